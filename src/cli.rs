@@ -1,0 +1,91 @@
+//! The commands, one file each. This is the only room where the others are wired together.
+
+#[cfg(feature = "agent")]
+mod agent;
+#[cfg(feature = "edge")]
+mod check;
+#[cfg(feature = "edge")]
+mod crds;
+#[cfg(all(feature = "edge", feature = "agent"))]
+mod demo;
+#[cfg(feature = "edge")]
+mod serve;
+#[cfg(feature = "edge")]
+mod token;
+
+use std::{future::Future, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::telemetry::{self, LogFormat};
+
+/// A Kubernetes-native tunnel ingress: services behind NAT become hostnames of your cluster.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    logs: LogArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct LogArgs {
+    /// How log lines are written to standard error.
+    #[arg(long, global = true, value_enum, default_value_t, env = "CULVERT_LOG_FORMAT")]
+    log_format: LogFormat,
+    /// Which log lines are written: a level, or levels by module, as in `info,culvert=debug`.
+    #[arg(long, global = true, default_value = "info", value_name = "FILTER", env = "CULVERT_LOG")]
+    log: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[cfg(feature = "edge")]
+    Serve(serve::Args),
+    #[cfg(feature = "agent")]
+    Agent(agent::Args),
+    #[cfg(feature = "edge")]
+    Check(check::Args),
+    #[cfg(all(feature = "edge", feature = "agent"))]
+    Demo(demo::Args),
+    #[cfg(feature = "edge")]
+    Crds(crds::Args),
+    #[cfg(feature = "edge")]
+    Token(token::Args),
+}
+
+/// Why a command ended without having done its work; printed as one line, exit code 1.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Parses the command line and runs the command: exit code 0, 1 where it failed, 2 where its use was wrong.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = telemetry::init_logs(cli.logs.log_format, &cli.logs.log) {
+        eprintln!("culvert: --log: {error}");
+        return ExitCode::from(2);
+    }
+    let result = match cli.command {
+        #[cfg(feature = "edge")]
+        Command::Serve(args) => block_on(serve::run(args)),
+        #[cfg(feature = "agent")]
+        Command::Agent(args) => block_on(agent::run(args)),
+        #[cfg(feature = "edge")]
+        Command::Check(args) => check::run(&args),
+        #[cfg(all(feature = "edge", feature = "agent"))]
+        Command::Demo(args) => block_on(demo::run(args)),
+        #[cfg(feature = "edge")]
+        Command::Crds(args) => crds::run(&args),
+        #[cfg(feature = "edge")]
+        Command::Token(args) => token::run(&args),
+    };
+    result.unwrap_or_else(|failure| {
+        eprintln!("culvert: {failure}");
+        ExitCode::FAILURE
+    })
+}
+
+fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
+}

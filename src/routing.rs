@@ -1,0 +1,24 @@
+//! The routing table: what the edge serves, compiled and immutable.
+//!
+//! A request finds its [`Rule`] by entry point, listener, hostname and match, in that order. The table is swapped
+//! whole when an object changes. It holds no sockets, sessions, counters or health: live state is kept elsewhere,
+//! keyed by object, so that a swap never closes a connection or resets a counter. This room is pure and knows
+//! nothing of Kubernetes; `compile` builds it from objects.
+
+mod agents;
+mod hostname;
+mod object;
+mod path;
+mod rule;
+mod table;
+mod target;
+
+pub use self::{
+    agents::{AgentEntry, Agents, Credential, Token, TokenError},
+    hostname::{Hostname, HostnameError, normalize_host},
+    object::ObjectName,
+    path::PathMatch,
+    rule::{Backend, BasicAuth, Filter, Password, Rule, RuleId, TunnelBackend, User},
+    table::{EntryPoint, HostRules, Listener, Lookup, RoutingTable},
+    target::{Target, TargetError},
+};

@@ -1,0 +1,81 @@
+use std::{fmt, net::Ipv6Addr, str::FromStr, sync::Arc};
+
+/// The `host:port` that the agent is asked to connect to. The host is a name, an IPv4 address or a bracketed IPv6
+/// address; names are resolved by the agent, where they mean something.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target(Arc<str>);
+
+/// Why a text is no target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// There is no `:port` at the end.
+    #[error("it has no port; write HOST:PORT, as in \"127.0.0.1:8080\"")]
+    NoPort,
+    /// The port is not 1 to 65535.
+    #[error("the port {0:?} is not a number from 1 to 65535")]
+    Port(String),
+    /// The host is neither a name nor an address.
+    #[error("the host {0:?} is neither a name, an IPv4 address nor an IPv6 address in brackets")]
+    Host(String),
+}
+
+// === impl Target ===
+
+impl Target {
+    /// The `host:port` as it goes over the wire.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (host, port) = text.rsplit_once(':').ok_or(TargetError::NoPort)?;
+        if !port.bytes().all(|b| b.is_ascii_digit()) || port.parse::<u16>().unwrap_or(0) == 0 {
+            return Err(TargetError::Port(port.to_owned()));
+        }
+        let valid = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+            // Underscores are no DNS names, but container networks resolve them.
+            None => {
+                let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+                !host.is_empty() && host.len() <= 253 && host.bytes().all(inner)
+            }
+        };
+        if valid { Ok(Self(text.into())) } else { Err(TargetError::Host(host.to_owned())) }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_addresses_with_a_port_are_targets() {
+        for text in ["127.0.0.1:8080", "[::1]:80", "app.lan:443", "my_db:5432"] {
+            assert_eq!(text.parse::<Target>().expect(text).as_str(), text);
+        }
+    }
+
+    #[test]
+    fn others_say_what_is_wrong() {
+        let error = |text: &str| text.parse::<Target>().expect_err(text);
+        assert_eq!(error("localhost"), TargetError::NoPort);
+        assert_eq!(error("localhost:"), TargetError::Port(String::new()));
+        assert_eq!(error("localhost:0"), TargetError::Port("0".into()));
+        assert_eq!(error("localhost:+80"), TargetError::Port("+80".into()));
+        assert_eq!(error("localhost:70000"), TargetError::Port("70000".into()));
+        assert_eq!(error("::1:80"), TargetError::Host("::1".into()));
+        assert_eq!(error(":80"), TargetError::Host(String::new()));
+        assert_eq!(error("http://a:80"), TargetError::Host("http://a".into()));
+    }
+}
