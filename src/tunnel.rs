@@ -1,1 +1,22 @@
-//! (being built)
+//! The wire between edge and agent, `culvert/1`: registration, frames, links.
+//!
+//! `docs/protocol.md` is its specification. An agent dials the bridge and registers ([`registration`]); from then on
+//! both sides run a [`Session`] on the connection. The edge opens a [`Link`] for every byte stream it needs to a
+//! target; the agent gets it as an [`Opening`]. What goes over the wire, and when, is decided by a state machine
+//! without I/O ([`machine`]); [`Session`], [`Link`] and [`Driver`] are the I/O around it.
+
+mod code;
+pub mod machine;
+mod note;
+mod open;
+pub mod registration;
+mod session;
+pub mod socket;
+pub mod tls;
+
+pub use self::{
+    code::{LinkError, RefuseCode, ResetCode},
+    note::{Note, Replica},
+    open::Open,
+    session::{CloseReason, Config, Driver, Incoming, IncomingEvent, Link, Opening, Role, Session, SessionClosed},
+};
