@@ -10,6 +10,7 @@ mod crds;
 mod demo;
 #[cfg(feature = "edge")]
 mod serve;
+mod signals;
 #[cfg(feature = "edge")]
 mod token;
 

@@ -31,7 +31,9 @@ pub enum AllowRuleError {
     #[error("the port {0:?} is neither a number from 1 to 65535, a range FIRST-LAST of them, nor *")]
     Port(String),
     /// The host is none.
-    #[error("the host {0:?} is neither a name, an address nor a network; IPv6 is written in brackets, as in [::1]:8080")]
+    #[error(
+        "the host {0:?} is neither a name, an address nor a network; IPv6 is written in brackets, as in [::1]:8080"
+    )]
     Host(String),
 }
 
@@ -172,9 +174,7 @@ fn parse_host(text: &str) -> Option<AllowHost> {
     };
     match network {
         // Brackets and IPv6 go together, else the port could not be told from the address.
-        Some(network) => {
-            (bracketed.is_some() == address.contains(':')).then_some(AllowHost::Network(network.trunc()))
-        }
+        Some(network) => (bracketed.is_some() == address.contains(':')).then_some(AllowHost::Network(network.trunc())),
         None if bracketed.is_some() => None,
         None => is_name(text).then(|| AllowHost::Name(text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase())),
     }
@@ -197,9 +197,8 @@ impl<'a> Target<'a> {
             Some(address) => Host::Address(IpAddr::V6(address.parse().ok()?)),
             None => match host.parse() {
                 Ok(IpAddr::V4(address)) => Host::Address(IpAddr::V4(address)),
-                Ok(IpAddr::V6(_)) => return None,
                 Err(_) if is_name(host) => Host::Name(host),
-                Err(_) => return None,
+                Ok(IpAddr::V6(_)) | Err(_) => return None,
             },
         };
         Some(Self { host, port })

@@ -57,9 +57,10 @@ async fn resolve(name: &str, port: u16, deadline: Instant) -> Result<Vec<SocketA
             if addresses.is_empty() { Err(unresolved(&"it has no address")) } else { Ok(addresses) }
         }
         Ok(Err(error)) => Err(unresolved(&error)),
-        Err(_) => {
-            Err(Refusal::new(RefuseCode::Timeout, format_args!("the agent's resolver did not answer for {name:?} in time")))
-        }
+        Err(_) => Err(Refusal::new(
+            RefuseCode::Timeout,
+            format_args!("the agent's resolver did not answer for {name:?} in time"),
+        )),
     }
 }
 

@@ -191,10 +191,8 @@ mod tests {
     const NONE: Duration = Duration::ZERO;
 
     fn replicas(ids: &[(&str, Option<&str>)]) -> Vec<Replica> {
-        let replica = |&(id, address): &(&str, Option<&str>)| Replica {
-            id: id.to_owned(),
-            address: address.map(str::to_owned),
-        };
+        let replica =
+            |&(id, address): &(&str, Option<&str>)| Replica { id: id.to_owned(), address: address.map(str::to_owned) };
         ids.iter().map(replica).collect()
     }
 

@@ -21,7 +21,6 @@ use crate::tunnel::{Link, LinkError, ResetCode};
 /// Every byte of every request goes through here, and most relays are idle most of the time. So nothing is kept for a
 /// read that has not happened: small reads go through a buffer that all relays of a thread share, and the link takes
 /// large ones as they are. Only what the other side did not take at once is kept, and then no more is read.
-#[derive(Debug)]
 pub(super) struct Relay {
     link: Link,
     backend: TcpStream,
@@ -337,5 +336,14 @@ impl Batch {
 impl Failure {
     fn of_link(error: &io::Error) -> Self {
         Self::Link(LinkError::from_io(error).cloned().unwrap_or(LinkError::SessionLost))
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Link(error) => write!(f, "{error}"),
+            Self::Backend(error) => write!(f, "the backend's connection failed: {error}"),
+        }
     }
 }

@@ -105,7 +105,8 @@ mod tests {
     use crate::routing::AgentEntry;
 
     fn agents(names: &[&ObjectName]) -> Agents {
-        let entry = |name: &&ObjectName| AgentEntry { name: (*name).clone(), credentials: vec![], max_connections: None };
+        let entry =
+            |name: &&ObjectName| AgentEntry { name: (*name).clone(), credentials: vec![], max_connections: None };
         names.iter().map(entry).collect()
     }
 

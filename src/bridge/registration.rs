@@ -140,9 +140,11 @@ impl Denied {
             }
             Self::Method => format!("agents register with GET {}", registration::PATH),
             Self::Request(error) => error.to_string(),
-            Self::Token(_) => "no such agent, or not its token: compare --agent and the token with the TunnelAgent and \
+            Self::Token(_) => {
+                "no such agent, or not its token: compare --agent and the token with the TunnelAgent and \
                                the Secret that its spec.credentials name"
-                .to_owned(),
+                    .to_owned()
+            }
             Self::AlreadyMet => "this replica is already met: dial again for another".to_owned(),
         }
     }

@@ -98,7 +98,7 @@ impl Listener {
     fn lookup(&self, host: &str, path: &str) -> Lookup<'_> {
         let mut owner: Option<&str> = None;
         for candidates in self.candidates(host) {
-            if *owner.get_or_insert(&*candidates.owner) != *candidates.owner {
+            if **owner.get_or_insert(&*candidates.owner) != *candidates.owner {
                 break;
             }
             if let Some(rule) = candidates.rules.iter().find(|rule| rule.path.matches(path)) {
