@@ -63,9 +63,11 @@ pub struct TunnelHostSpec {
     pub routes: Vec<Route>,
 }
 
-/// What visitors have to prove.
+/// What visitors have to prove. Empty, it is refused: it looks like protection, and would be none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.basic)")
+    .message("must say how visitors are checked, as in 'basic'; without 'auth' everybody may enter"))]
 pub struct Auth {
     /// HTTP Basic authentication (RFC 7617). Unset, none is asked for. The `Authorization` header of a visitor whom the
     /// edge has checked is not passed on to the backend.
