@@ -89,6 +89,14 @@ impl RequestBody {
     pub(super) fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
     }
+
+    /// How far the upload is, where there is one.
+    pub(super) fn progress(&self) -> Option<Arc<Progress>> {
+        match self {
+            Self::Empty => None,
+            Self::Upload { progress, .. } => Some(progress.clone()),
+        }
+    }
 }
 
 impl From<Incoming> for RequestBody {

@@ -87,7 +87,7 @@ impl Download {
 
     fn fail(&mut self, reason: &str, error: BodyError) -> BodyError {
         self.exchange = None;
-        Account::failed(&self.metrics, reason);
+        self.metrics.errors.with_label_values(&[reason]).inc();
         error
     }
 }

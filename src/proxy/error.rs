@@ -116,7 +116,7 @@ impl ProxyError {
         }
     }
 
-    /// Whether the backend saw nothing of the request, and another session or target may do better.
+    /// For a failure to connect: whether another session or target may do better. The backend saw nothing yet.
     pub(super) fn may_go_elsewhere(&self) -> bool {
         matches!(
             self,
@@ -124,7 +124,7 @@ impl ProxyError {
                 | Self::BackendRefused(_)
                 | Self::BackendUnreachable(_)
                 | Self::AgentOverloaded(_)
-                | Self::ConnectionLimit { .. }
+                | Self::SessionLost
         )
     }
 }

@@ -20,8 +20,9 @@ use super::{
     upstream::{Exchange, Upstream},
 };
 use crate::{
+    bridge::AgentSession,
     flow::Counted,
-    routing::{Rule, TunnelBackend},
+    routing::{Rule, Target, TunnelBackend},
     tunnel::Open,
 };
 
@@ -140,8 +141,8 @@ impl Forward<'_> {
     /// An idle connection of this TunnelHost to the target, or one over a new link.
     async fn connect(
         &self,
-        session: &crate::bridge::AgentSession,
-        target: &crate::routing::Target,
+        session: &AgentSession,
+        target: &Target,
     ) -> Result<Connected, ProxyError> {
         let pool = self.state.pool(session.id, target);
         if let Some(upstream) = pool.take() {
@@ -156,7 +157,7 @@ impl Forward<'_> {
         };
         let limit = self.shared.timeouts.connect;
         let started = Instant::now();
-        let mut link = session.open(&open).map_err(|_| ProxyError::SessionClosed)?;
+        let mut link = session.open(&open).map_err(|_| ProxyError::SessionLost)?;
         timeout(limit, link.opened())
             .await
             .map_err(|_| ProxyError::ConnectTimeout(limit))?
