@@ -1,5 +1,7 @@
 //! The agent and what goes over its links: real sockets and real TLS.
 
+#![cfg(all(feature = "edge", feature = "agent"))]
+
 #[path = "support/tunnel.rs"]
 mod support;
 
@@ -97,6 +99,7 @@ async fn a_reset_goes_through_in_both_directions() {
 
     let mut link = open(&session, &target);
     let stream = accept(&listener).await;
+    link.opened().await.expect("opened");
     stream.set_zero_linger().expect("an option");
     drop(stream);
     let error = read_all(&mut link).await.expect_err("no proper end");

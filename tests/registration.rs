@@ -1,5 +1,7 @@
 //! The bridge, as agents and others on its port see it: real sockets and real TLS.
 
+#![cfg(all(feature = "edge", feature = "agent"))]
+
 #[path = "support/tunnel.rs"]
 mod support;
 
@@ -261,6 +263,7 @@ async fn what_is_no_agent_is_closed_and_disturbs_nobody() {
     let mut answer = [0; 10];
     timeout(PATIENCE, link.read_exact(&mut answer)).await.expect("in time").expect("an answer");
     assert_eq!(&answer, b"still here");
+    drop(link);
     edge.metric_becomes("culvert_bridge_rejected_total{reason=\"timeout\"}", 3).await;
     edge.metric_becomes("culvert_bridge_rejected_total{reason=\"http\"}", 1).await;
     assert!(edge.metric("culvert_bridge_rejected_total{reason=\"tls\"}") >= 2);
