@@ -106,7 +106,8 @@ impl Refusal {
 
     fn of_error(target: &str, address: IpAddr, error: &io::Error) -> Self {
         let code = match error.kind() {
-            io::ErrorKind::ConnectionRefused => RefuseCode::Refused,
+            // Reset as soon as it was accepted: nothing was sent, so it is as good as refused.
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => RefuseCode::Refused,
             io::ErrorKind::TimedOut => RefuseCode::Timeout,
             _ if is_exhausted(error) => RefuseCode::Overloaded,
             _ => RefuseCode::Unreachable,

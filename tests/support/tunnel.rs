@@ -3,11 +3,7 @@
 // Each test program takes what it needs.
 #![allow(dead_code)]
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use culvert::{
     agent::{self, Agent, AllowRule, TokenSource},
@@ -27,39 +23,39 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub const TOKEN: &str = "token-0123456789abcdef";
+pub(crate) const TOKEN: &str = "token-0123456789abcdef";
 
 /// Longer than anything here takes, on a machine that is busy: who waits so long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A certificate that replicas of one edge share.
 #[derive(Clone)]
-pub struct Certificate {
-    pub pem: String,
-    pub key: String,
-    pub fingerprint: Fingerprint,
+pub(crate) struct Certificate {
+    pub(crate) pem: String,
+    pub(crate) key: String,
+    pub(crate) fingerprint: Fingerprint,
 }
 
 /// One replica of an edge.
-pub struct Edge {
-    pub bridge: Bridge,
-    pub address: SocketAddr,
-    pub agents: watch::Sender<Arc<Agents>>,
-    pub replicas: watch::Sender<Arc<[Replica]>>,
-    pub metrics: prometheus::Registry,
-    pub certificate: Certificate,
+pub(crate) struct Edge {
+    pub(crate) bridge: Bridge,
+    pub(crate) address: SocketAddr,
+    pub(crate) agents: watch::Sender<Arc<Agents>>,
+    pub(crate) replicas: watch::Sender<Arc<[Replica]>>,
+    pub(crate) metrics: prometheus::Registry,
+    pub(crate) certificate: Certificate,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 /// A running agent; it stops when this is dropped.
-pub struct RunningAgent {
-    pub stop: CancellationToken,
-    pub task: JoinHandle<()>,
+pub(crate) struct RunningAgent {
+    pub(crate) stop: CancellationToken,
+    pub(crate) task: JoinHandle<()>,
 }
 
 impl Certificate {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
         Self {
             pem: made.cert.pem(),
@@ -68,17 +64,17 @@ impl Certificate {
         }
     }
 
-    pub fn client(&self) -> Arc<ClientConfig> {
+    pub(crate) fn client(&self) -> Arc<ClientConfig> {
         tls::client(&Trust::Pinned(vec![self.fingerprint.clone()])).expect("a configuration")
     }
 }
 
 impl Edge {
-    pub async fn start(replica: &str) -> Self {
+    pub(crate) async fn start(replica: &str) -> Self {
         Self::start_as(replica, &[replica], &Certificate::new(), "127.0.0.1:0".parse().expect("an address")).await
     }
 
-    pub async fn start_as(replica: &str, replicas: &[&str], certificate: &Certificate, address: SocketAddr) -> Self {
+    pub(crate) async fn start_as(replica: &str, replicas: &[&str], certificate: &Certificate, address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let (agents, agents_seen) = watch::channel(Arc::new(agents(&[("lab", "lab-token", TOKEN)])));
@@ -101,36 +97,36 @@ impl Edge {
     }
 
     /// Stops it and waits until its port is free.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         timeout(PATIENCE, self.task).await.expect("stopped in time").expect("stopped");
     }
 
     /// Begins to stop it.
-    pub fn begin_stop(&self) {
+    pub(crate) fn begin_stop(&self) {
         self.stop.cancel();
     }
 
     /// Waits until its sessions are as they should be.
-    pub async fn sessions(&self, wanted: impl FnMut(&Sessions) -> bool) -> Sessions {
+    pub(crate) async fn sessions(&self, wanted: impl FnMut(&Sessions) -> bool) -> Sessions {
         let mut sessions = self.bridge.registry().watch();
         timeout(PATIENCE, sessions.wait_for(wanted)).await.expect("sessions in time").expect("a registry").clone()
     }
 
     /// Waits for the one session that there should be.
-    pub async fn session(&self) -> Arc<AgentSession> {
+    pub(crate) async fn session(&self) -> Arc<AgentSession> {
         self.sessions(|sessions| sessions.len() == 1).await[0].clone()
     }
 
     /// The value of the metric with these labels, as `name{a="b"}`; 0 where there is none.
-    pub fn metric(&self, series: &str) -> u64 {
+    pub(crate) fn metric(&self, series: &str) -> u64 {
         let text = prometheus::TextEncoder::new().encode_to_string(&self.metrics.gather()).expect("metrics");
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.map_or(0, |value| value.parse().expect("a number"))
     }
 
     /// Waits until that metric has this value: what a peer sees may come before what we count.
-    pub async fn metric_becomes(&self, series: &str, wanted: u64) {
+    pub(crate) async fn metric_becomes(&self, series: &str, wanted: u64) {
         let became = async {
             while self.metric(series) != wanted {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -140,23 +136,23 @@ impl Edge {
         assert!(in_time.is_ok(), "{series} is {}, not {wanted}", self.metric(series));
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("https://{}", self.address)
     }
 
     /// An agent for it.
-    pub fn agent(&self, allow: &[&str]) -> RunningAgent {
+    pub(crate) fn agent(&self, allow: &[&str]) -> RunningAgent {
         RunningAgent::start(&self.url(), &self.certificate, allow)
     }
 }
 
 impl RunningAgent {
-    pub fn start(edge: &str, certificate: &Certificate, allow: &[&str]) -> Self {
+    pub(crate) fn start(edge: &str, certificate: &Certificate, allow: &[&str]) -> Self {
         let token = TokenSource::Given(registration::Token::new(TOKEN).expect("a token"));
         Self::start_with(edge, certificate, allow, token)
     }
 
-    pub fn start_with(edge: &str, certificate: &Certificate, allow: &[&str], token: TokenSource) -> Self {
+    pub(crate) fn start_with(edge: &str, certificate: &Certificate, allow: &[&str], token: TokenSource) -> Self {
         let config = agent::Config {
             edges: vec![edge.parse().expect("a URL")],
             agent: "web/lab".to_owned(),
@@ -171,7 +167,7 @@ impl RunningAgent {
         Self { stop, task }
     }
 
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         timeout(PATIENCE, &mut self.task).await.expect("stopped in time").expect("stopped");
     }
@@ -184,11 +180,10 @@ impl Drop for RunningAgent {
 }
 
 /// Agents in the namespace `web`: name, Secret, token. One name may come several times.
-pub fn agents(entries: &[(&str, &str, &str)]) -> Agents {
+pub(crate) fn agents(entries: &[(&str, &str, &str)]) -> Agents {
     let mut agents: Vec<AgentEntry> = Vec::new();
     for &(name, secret, token) in entries {
-        let credential =
-            Credential { secret: secret.into(), token: Token::new(token.as_bytes()).expect("a token") };
+        let credential = Credential { secret: secret.into(), token: Token::new(token.as_bytes()).expect("a token") };
         let name = ObjectName::new("web", name);
         match agents.iter_mut().find(|agent| agent.name == name) {
             Some(agent) => agent.credentials.push(credential),
@@ -198,32 +193,32 @@ pub fn agents(entries: &[(&str, &str, &str)]) -> Agents {
     agents.into_iter().collect()
 }
 
-pub fn replica_set(ids: &[&str]) -> Arc<[Replica]> {
+pub(crate) fn replica_set(ids: &[&str]) -> Arc<[Replica]> {
     ids.iter().map(|&id| Replica { id: id.to_owned(), address: None }).collect()
 }
 
-pub fn lab() -> ObjectName {
+pub(crate) fn lab() -> ObjectName {
     ObjectName::new("web", "lab")
 }
 
-pub fn open(session: &AgentSession, target: &str) -> Link {
+pub(crate) fn open(session: &AgentSession, target: &str) -> Link {
     let open = Open { target: target.to_owned(), tunnel_host: "web/shop".to_owned(), ..Open::default() };
     session.open(&open).expect("a session that lives")
 }
 
 /// A listener on a free port, and its address as a target.
-pub async fn backend() -> (TcpListener, String) {
+pub(crate) async fn backend() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let target = listener.local_addr().expect("its address").to_string();
     (listener, target)
 }
 
-pub async fn accept(listener: &TcpListener) -> TcpStream {
+pub(crate) async fn accept(listener: &TcpListener) -> TcpStream {
     timeout(PATIENCE, listener.accept()).await.expect("a connection in time").expect("a connection").0
 }
 
 /// A backend that sends back what it gets, and ends when its peer ends.
-pub async fn echo() -> String {
+pub(crate) async fn echo() -> String {
     let (listener, target) = backend().await;
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
