@@ -18,5 +18,6 @@ pub use self::{
     code::{LinkError, RefuseCode, ResetCode},
     note::{Note, Replica},
     open::Open,
-    session::{CloseReason, Config, Driver, Incoming, IncomingEvent, Link, Opening, Role, Session, SessionClosed},
+    machine::{Config, Role},
+    session::{CloseReason, Driver, Incoming, IncomingEvent, Link, Opening, Session, SessionClosed},
 };
