@@ -16,8 +16,8 @@ pub mod tls;
 
 pub use self::{
     code::{LinkError, RefuseCode, ResetCode},
+    machine::{Config, Role},
     note::{Note, Replica},
     open::Open,
-    machine::{Config, Role},
     session::{CloseReason, Driver, Incoming, IncomingEvent, Link, Opening, Session, SessionClosed},
 };

@@ -67,10 +67,8 @@ mod tests {
     #[test]
     fn notes_are_read_back() {
         let address = Some("edge-1.example.com:7443".to_owned());
-        let replicas =
-            vec![Replica { id: "edge-0".into(), address: None }, Replica { id: "edge-1".into(), address }];
-        let welcome =
-            Note::Welcome { replica: "edge-0".into(), version: "0.1.0".into(), replicas: replicas.clone() };
+        let replicas = vec![Replica { id: "edge-0".into(), address: None }, Replica { id: "edge-1".into(), address }];
+        let welcome = Note::Welcome { replica: "edge-0".into(), version: "0.1.0".into(), replicas: replicas.clone() };
         for note in [welcome, Note::Replicas { replicas }, Note::Drain] {
             let value: serde_json::Value = serde_json::from_slice(&note.encode()).expect("JSON");
             assert!(KINDS.contains(&value["kind"].as_str().expect("a kind")));

@@ -51,7 +51,8 @@ impl Open {
 
     /// Reads the payload of OPEN; the error says what is wrong with it.
     pub(super) fn decode(mut payload: &[u8]) -> Result<Self, String> {
-        let (mut target, mut tunnel_host, mut visitor, mut request_id, mut traceparent) = (None, None, None, None, None);
+        let (mut target, mut tunnel_host, mut visitor, mut request_id, mut traceparent) =
+            (None, None, None, None, None);
         while let Some(([kind, a, b], rest)) = payload.split_first_chunk() {
             let length = usize::from(u16::from_be_bytes([*a, *b]));
             let Some((value, rest)) = rest.split_at_checked(length) else {

@@ -1,6 +1,9 @@
 use std::{fmt, future::poll_fn, sync::Arc, task::Poll};
 
-use super::{Link, shared::{Phase, Shared}};
+use super::{
+    Link,
+    shared::{Phase, Shared},
+};
 use crate::tunnel::{Note, Open, RefuseCode, machine::Arrival};
 
 /// What the other side began: links (to an agent) and notes. Bounded by the limits of the protocol. Once dropped,
