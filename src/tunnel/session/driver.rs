@@ -40,6 +40,8 @@ pub struct Driver<T> {
     read: usize,
     output: Output,
     unflushed: bool,
+    /// When the machine has something to do by time alone; it may be later in truth, never earlier.
+    deadline: Instant,
     alarm: Option<Pin<Box<Sleep>>>,
     wakers: Vec<Waker>,
     done: bool,
@@ -57,6 +59,7 @@ impl<T> Driver<T> {
             read: 0,
             output: Output::default(),
             unflushed: false,
+            deadline: Instant::now(),
             alarm: None,
             wakers: Vec::new(),
             done: false,
@@ -175,6 +178,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         state.machine.output(&mut self.output, now);
         state.happened(&mut self.wakers);
         let some = !self.output.is_empty();
+        self.deadline = state.machine.deadline().into();
         state.driver_idle = !some;
         if !some {
             state.set_driver(cx);
@@ -184,45 +188,51 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         some
     }
 
-    /// Does what is due by time. Ready only where the other side is dead.
+    /// Does what is due by time, and then sends what came of it. Ready where the other side is dead.
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         loop {
-            let deadline = Instant::from_std(self.shared.look(super::Machine::deadline));
-            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(self.deadline)));
             // An alarm that comes too early costs less than to set it anew with every request.
-            if deadline < alarm.deadline() {
-                alarm.as_mut().reset(deadline);
+            if self.deadline < alarm.deadline() {
+                alarm.as_mut().reset(self.deadline);
             }
             ready!(alarm.as_mut().poll(cx));
             let now = Instant::now();
-            let (beat, deadline) = {
+            let beat = {
                 let mut state = self.shared.lock();
-                (state.machine.tick(now.into_std()), state.machine.deadline())
+                let beat = state.machine.tick(now.into_std());
+                self.deadline = state.machine.deadline().into();
+                beat
             };
-            alarm.as_mut().reset(Instant::from_std(deadline));
+            alarm.as_mut().reset(self.deadline);
             match beat {
                 Err(_) => return Poll::Ready(CloseReason::Silence),
                 Ok(true) => self.shrink(),
                 Ok(false) => {}
             }
+            if let Poll::Ready(reason) = self.poll_output(cx) {
+                return Poll::Ready(reason);
+            }
         }
     }
 
     fn poll_session(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        {
+        let phase = {
             let mut state = self.shared.lock();
             state.set_driver(cx);
-            if state.phase != Phase::Running {
-                return Poll::Ready(CloseReason::Closed);
-            }
+            state.phase
+        };
+        if phase != Phase::Running {
+            return Poll::Ready(CloseReason::Closed);
         }
+        // Reading first: it is what keeps a session from being held for dead, and what most of the sending comes of.
         if let Poll::Ready(reason) = self.poll_input(cx) {
             return Poll::Ready(reason);
         }
-        if let Poll::Ready(reason) = self.poll_time(cx) {
+        if let Poll::Ready(reason) = self.poll_output(cx) {
             return Poll::Ready(reason);
         }
-        self.poll_output(cx)
+        self.poll_time(cx)
     }
 }
 
