@@ -25,7 +25,7 @@ use kube::Client;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use self::source::{Entry, FolderError, Manifest, Object, SyntaxError};
+pub use self::source::{Dating, Entry, FolderError, Manifest, Object, SyntaxError, manifest_names};
 use self::{
     membership::Members,
     metrics::Metrics,

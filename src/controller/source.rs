@@ -12,7 +12,7 @@ use kube::{core::DeserializeGuard, runtime::watcher::Event};
 pub(super) use self::{cluster::cluster, folder::folder};
 pub use self::{
     folder::FolderError,
-    manifest::{Entry, Manifest, Object, SyntaxError},
+    manifest::{Dating, Entry, Manifest, Object, SyntaxError, manifest_names},
 };
 use crate::api::{TunnelAgent, TunnelHost};
 

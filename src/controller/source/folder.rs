@@ -7,10 +7,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use k8s_openapi::{
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
-    jiff::{SignedDuration, Timestamp},
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     core::{DeserializeGuard, error_boundary::InvalidObject},
     runtime::watcher::Event,
@@ -19,7 +16,7 @@ use notify::{EventKind, RecursiveMode, Watcher, event::AccessKind};
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
-use super::{Change, Entry, Manifest, Object, Source};
+use super::{Change, Dating, Entry, Manifest, Object, Source, manifest_names};
 use crate::routing::ObjectName;
 
 /// How long the folder must be quiet before it is read: a file is often written in several steps.
@@ -27,10 +24,6 @@ const QUIET: Duration = Duration::from_millis(50);
 
 /// How long a folder that never gets quiet is waited for.
 const AT_MOST: Duration = Duration::from_millis(500);
-
-/// Objects without a creation time count as younger than all that have one, by file name and place in the file. This is
-/// the time of the first, in the year 9000; nothing shows it.
-const UNDATED: i64 = 221_845_392_000;
 
 /// The folder cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +110,7 @@ impl Folder {
     /// Reads what has changed, and lists all objects of all files.
     fn read(&mut self) -> Vec<Change> {
         let mut complaints = Vec::new();
-        match self.names() {
+        match manifest_names(&self.dir) {
             Ok(names) => {
                 self.files.retain(|name, _| names.contains(name));
                 for name in names {
@@ -136,19 +129,6 @@ impl Folder {
         }
         self.complaints = complaints.into_iter().collect();
         list
-    }
-
-    fn names(&self) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.dir)? {
-            let Ok(name) = entry?.file_name().into_string() else { continue };
-            let extension = Path::new(&name).extension().and_then(|extension| extension.to_str());
-            if matches!(extension, Some("yaml" | "yml" | "json")) && !name.starts_with('.') {
-                names.push(name);
-            }
-        }
-        names.sort();
-        Ok(names)
     }
 
     fn read_file(&mut self, name: &str, complaints: &mut Vec<String>) {
@@ -194,7 +174,7 @@ fn list(files: &BTreeMap<String, File>) -> (Vec<Change>, Vec<String>) {
         vec![Change::Secret(0, Event::Init), Change::TunnelAgent(Event::Init), Change::TunnelHost(Event::Init)];
     let mut duplicates = Vec::new();
     let mut seen = HashMap::<(&str, &ObjectName), (&str, usize)>::new();
-    let mut undated = Timestamp::from_second(UNDATED).unwrap_or(Timestamp::MAX);
+    let mut dating = Dating::default();
     for (file, entry) in files.iter().flat_map(|(name, file)| file.entries.iter().map(move |entry| (name, entry))) {
         if let Some((first, line)) = seen.insert((entry.kind, &entry.name), (file, entry.line)) {
             duplicates.push(format!(
@@ -204,9 +184,8 @@ fn list(files: &BTreeMap<String, File>) -> (Vec<Change>, Vec<String>) {
             seen.insert((entry.kind, &entry.name), (first, line));
             continue;
         }
-        undated = undated.checked_add(SignedDuration::from_millis(1)).unwrap_or(undated);
         let place = format!("{file}, line {}", entry.line);
-        changes.push(change(entry, &place, undated));
+        changes.push(change(entry, &place, &mut dating));
     }
     changes.extend([
         Change::Secret(0, Event::InitDone),
@@ -216,7 +195,7 @@ fn list(files: &BTreeMap<String, File>) -> (Vec<Change>, Vec<String>) {
     (changes, duplicates)
 }
 
-fn change(entry: &Entry, place: &str, undated: Timestamp) -> Change {
+fn change(entry: &Entry, place: &str, dating: &mut Dating) -> Change {
     fn apply<K>(object: Result<K, InvalidObject>) -> Event<DeserializeGuard<K>> {
         Event::InitApply(DeserializeGuard(object))
     }
@@ -234,7 +213,7 @@ fn change(entry: &Entry, place: &str, undated: Timestamp) -> Change {
             };
         }
     };
-    object.metadata_mut().creation_timestamp.get_or_insert(Time(undated));
+    dating.date(&mut object);
     match object {
         Object::TunnelHost(host) => Change::TunnelHost(apply(Ok(*host))),
         Object::TunnelAgent(agent) => Change::TunnelAgent(apply(Ok(*agent))),

@@ -1,7 +1,12 @@
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, fs, io, path::Path};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::Secret,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+    jiff::{SignedDuration, Timestamp},
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -53,6 +58,11 @@ pub struct SyntaxError {
     /// What is wrong there; it shows nothing of the text.
     pub problem: String,
 }
+
+/// Gives creation times to objects without one, as files have them: younger than all that have one, in the order in which
+/// they are dated. Nothing shows these times.
+#[derive(Debug)]
+pub struct Dating(Timestamp);
 
 // === impl Manifest ===
 
@@ -129,13 +139,31 @@ impl Object {
         }
     }
 
-    /// Its metadata, to be changed.
-    pub(super) fn metadata_mut(&mut self) -> &mut ObjectMeta {
+    fn metadata_mut(&mut self) -> &mut ObjectMeta {
         match self {
             Self::TunnelHost(host) => &mut host.metadata,
             Self::TunnelAgent(agent) => &mut agent.metadata,
             Self::Secret(secret) => &mut secret.metadata,
         }
+    }
+}
+
+// === impl Dating ===
+
+impl Dating {
+    /// The year 9000, in seconds of Unix time.
+    const FIRST: i64 = 221_845_392_000;
+
+    /// Dates the next object.
+    pub fn date(&mut self, object: &mut Object) {
+        self.0 = self.0.checked_add(SignedDuration::from_millis(1)).unwrap_or(self.0);
+        object.metadata_mut().creation_timestamp.get_or_insert(Time(self.0));
+    }
+}
+
+impl Default for Dating {
+    fn default() -> Self {
+        Self(Timestamp::from_second(Self::FIRST).unwrap_or(Timestamp::MAX))
     }
 }
 
@@ -145,6 +173,24 @@ impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind, self.name)
     }
+}
+
+/// The names of the files in a folder that are manifests, in order: `*.yaml`, `*.yml` and `*.json`, not those that begin
+/// with a dot. Folders in it are not looked into, as `kubectl apply -f` does not.
+///
+/// # Errors
+/// Where the folder cannot be read.
+pub fn manifest_names(dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let Ok(name) = entry?.file_name().into_string() else { continue };
+        let extension = Path::new(&name).extension().and_then(|extension| extension.to_str());
+        if matches!(extension, Some("yaml" | "yml" | "json")) && !name.starts_with('.') {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// The documents of a text, each with the number of its first line. Split by hand, as kubectl does, so that there is no
