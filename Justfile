@@ -13,7 +13,8 @@ test *args:
 # Everything that needs no compiler's verdict on behaviour: format, lints, dependencies, chart.
 lint:
     cargo fmt --check
-    cargo clippy --locked --all-targets --test e2e -- -D warnings
+    cargo clippy --locked --all-targets -- -D warnings
+    cargo clippy --locked --test e2e -- -D warnings
     cargo deny check bans licenses sources
     helm lint --strict charts/culvert
 

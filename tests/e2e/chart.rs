@@ -9,7 +9,9 @@ const SHAPES: [&[&str]; 4] = [
     &[],
     &["--set=http.service.type=NodePort,http.service.nodePort=30080,bridge.service.type=ClusterIP,replicas=1"],
     &["--set=crds.keep=false,bridge.certificate.existingSecret=mine,trustedProxies={10.0.0.0/8,fd00::/8}"],
-    &["--set=bridge.certificate.hostnames={tunnel.example.com,203.0.113.7},http.service.loadBalancerClass=example.com/lb"],
+    &[
+        "--set=bridge.certificate.hostnames={tunnel.example.com,203.0.113.7},http.service.loadBalancerClass=example.com/lb",
+    ],
 ];
 
 #[test]

@@ -21,7 +21,11 @@ pub(crate) use self::{
 /// Asks until there is an answer, and tells how long that took.
 ///
 /// Nothing signals what is waited for here (an object's condition, a pod's state), so it is asked again every 25 ms.
-pub(crate) async fn eventually<T>(what: &str, within: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> (T, Duration) {
+pub(crate) async fn eventually<T>(
+    what: &str,
+    within: Duration,
+    mut ask: impl AsyncFnMut() -> Option<T>,
+) -> (T, Duration) {
     let start = Instant::now();
     loop {
         if let Some(answer) = ask().await {

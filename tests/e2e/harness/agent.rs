@@ -50,7 +50,7 @@ impl Agent {
     pub(crate) async fn meets(&self, culvert: &Culvert) {
         let mut expected: Vec<String> = culvert.replicas().into_iter().map(|replica| replica.name).collect();
         expected.sort();
-        let what = format!("agent {}/{} has met {expected:?}; its log: {:?}", self.namespace, self.name, self.log());
+        let what = format!("agent {}/{} has met {expected:?}; see {}", self.namespace, self.name, self.log().display());
         eventually(&what, Duration::from_secs(30), async || {
             let object = self.object();
             let mut met: Vec<&str> =
@@ -115,7 +115,8 @@ impl Agent {
 
     /// The token as the object's Secret has it, in a file that only we read.
     fn token_file(&self) -> PathBuf {
-        let secret: Value = serde_json::from_str(&self.object()["spec"]["credentials"][0]["secretRef"].to_string()).unwrap();
+        let secret: Value =
+            serde_json::from_str(&self.object()["spec"]["credentials"][0]["secretRef"].to_string()).unwrap();
         let secret = secret["name"].as_str().unwrap();
         let encoded = kubectl(["-n", &self.namespace, "get", "secret", secret, "-o", "jsonpath={.data.token}"]);
         let path = self.scratch("token");

@@ -68,7 +68,7 @@ impl Culvert {
             _serial: serial,
         };
         // Ready pods are not yet pods that kube-proxy forwards to.
-        eventually("two ready replicas", Duration::from_secs(60), async || {
+        eventually("two ready replicas", Duration::from_mins(1), async || {
             (culvert.replicas().len() == 2).then_some(())
         })
         .await;
@@ -86,6 +86,7 @@ impl Culvert {
     }
 
     /// The pods that are ready now.
+    #[expect(clippy::unused_self, reason = "only an installation has replicas")]
     pub(crate) fn replicas(&self) -> Vec<Replica> {
         let pods = kubectl(["-n", NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/name=culvert", "-o", "json"]);
         let pods: Value = serde_json::from_str(&pods).unwrap();

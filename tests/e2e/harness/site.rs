@@ -65,7 +65,8 @@ spec:
             let object = kubectl(["-n", &self.namespace, "get", "tunnelhost", name, "-o", "json"]);
             let object: Value = serde_json::from_str(&object).unwrap();
             let conditions = object["status"]["conditions"].as_array()?;
-            let found = conditions.iter().find(|condition| condition["type"] == kind && condition["status"] == status)?;
+            let found =
+                conditions.iter().find(|condition| condition["type"] == kind && condition["status"] == status)?;
             let current = found["observedGeneration"] == object["metadata"]["generation"];
             current.then(|| (found["reason"].as_str().unwrap().into(), found["message"].as_str().unwrap().into()))
         })

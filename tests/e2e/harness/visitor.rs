@@ -65,9 +65,10 @@ impl Visitor {
             Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
         };
         let exchange = tokio::time::timeout(Duration::from_secs(30), exchange);
-        exchange.await.unwrap_or_else(|_| panic!("no answer from {} for {path} in 30 s", self.at)).map_err(
-            |error: hyper::Error| io::Error::other(error),
-        )
+        exchange
+            .await
+            .unwrap_or_else(|_| panic!("no answer from {} for {path} in 30 s", self.at))
+            .map_err(|error: hyper::Error| io::Error::other(error))
     }
 
     /// Asks for `/` until it is answered with `status`, and tells how long that took.
