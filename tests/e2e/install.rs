@@ -35,7 +35,7 @@ async fn the_service_account_may_do_no_more_than_it_must() {
     let account = format!("--as=system:serviceaccount:{NAMESPACE}:culvert");
     let may = |verb: &str, what: &str, place: &[&str]| {
         let mut ask = Command::new("kubectl");
-        ask.args(["auth", "can-i", verb, what, &account]).args(place);
+        ask.args(["auth", "can-i", &account, verb]).args(what.split(' ')).args(place);
         attempt(&mut ask, "").is_ok()
     };
     let everywhere: &[&str] = &["--all-namespaces"];
@@ -44,7 +44,7 @@ async fn the_service_account_may_do_no_more_than_it_must() {
     for (verb, what, place) in [
         ("watch", "tunnelhosts.culvert.dev", everywhere),
         ("list", "secrets", everywhere),
-        ("patch", "tunnelhosts.culvert.dev/status", everywhere),
+        ("patch", "tunnelhosts.culvert.dev --subresource=status", everywhere),
         ("update", "leases.coordination.k8s.io/culvert", home),
         ("watch", "endpointslices.discovery.k8s.io", home),
     ] {
