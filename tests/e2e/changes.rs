@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Culvert, Site, all_see, apply, kubectl};
+use crate::harness::{Culvert, Site, all_see, apply, eventually, kubectl};
 
 /// How soon a change shows, from the moment that kubectl has returned.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -102,8 +102,11 @@ async fn a_hostname_belongs_to_the_older_namespace() {
     owner.delete("tunnelhost", "first");
     for visitor in &visitors {
         let what = "the rival's page, once the owner is gone";
-        let page = async || visitor.get("/").await.ok().filter(|answer| answer.body == "rival\n");
-        let (_, took) = crate::harness::eventually(what, AT_ONCE, page).await;
+        let page = async || match visitor.get("/").await {
+            Ok(answer) if answer.body == "rival\n" => Ok(()),
+            other => Err(format!("{other:?}")),
+        };
+        let ((), took) = eventually(what, AT_ONCE, page).await;
         println!("taken over after {took:?}");
     }
     rival.wait_ready("second");

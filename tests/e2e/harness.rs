@@ -18,20 +18,20 @@ pub(crate) use self::{
     visitor::{Visitor, all_see},
 };
 
-/// Asks until there is an answer, and tells how long that took.
+/// Asks until the answer is what is waited for, and tells how long that took; `Err` is what was seen instead.
 ///
 /// Nothing signals what is waited for here (an object's condition, a pod's state), so it is asked again every 25 ms.
 pub(crate) async fn eventually<T>(
     what: &str,
     within: Duration,
-    mut ask: impl AsyncFnMut() -> Option<T>,
+    mut ask: impl AsyncFnMut() -> Result<T, String>,
 ) -> (T, Duration) {
     let start = Instant::now();
     loop {
-        if let Some(answer) = ask().await {
-            return (answer, start.elapsed());
+        match ask().await {
+            Ok(answer) => return (answer, start.elapsed()),
+            Err(seen) => assert!(start.elapsed() < within, "not within {within:?}: {what}; but: {seen}"),
         }
-        assert!(start.elapsed() < within, "not within {within:?}: {what}");
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
 }

@@ -53,10 +53,11 @@ impl Agent {
         let what = format!("agent {}/{} has met {expected:?}; see {}", self.namespace, self.name, self.log().display());
         eventually(&what, Duration::from_secs(30), async || {
             let object = self.object();
-            let mut met: Vec<&str> =
-                object["status"]["sessions"].as_array()?.iter().filter_map(|s| s["replica"].as_str()).collect();
+            let sessions = object["status"]["sessions"].as_array().into_iter().flatten();
+            let mut met: Vec<&str> = sessions.filter_map(|session| session["replica"].as_str()).collect();
             met.sort_unstable();
-            (met == expected && condition(&object, "AgentConnected") == "True").then_some(())
+            let connected = condition(&object, "AgentConnected") == "True";
+            if met == expected && connected { Ok(()) } else { Err(object["status"].to_string()) }
         })
         .await;
     }

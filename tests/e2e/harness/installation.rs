@@ -69,7 +69,8 @@ impl Culvert {
         };
         // Ready pods are not yet pods that kube-proxy forwards to.
         eventually("two ready replicas", Duration::from_mins(1), async || {
-            (culvert.replicas().len() == 2).then_some(())
+            let replicas = culvert.replicas();
+            if replicas.len() == 2 { Ok(()) } else { Err(format!("{replicas:?}")) }
         })
         .await;
         culvert

@@ -64,11 +64,12 @@ spec:
         let (found, _) = eventually(&what, Duration::from_secs(10), async || {
             let object = kubectl(["-n", &self.namespace, "get", "tunnelhost", name, "-o", "json"]);
             let object: Value = serde_json::from_str(&object).unwrap();
-            let conditions = object["status"]["conditions"].as_array()?;
-            let found =
-                conditions.iter().find(|condition| condition["type"] == kind && condition["status"] == status)?;
-            let current = found["observedGeneration"] == object["metadata"]["generation"];
-            current.then(|| (found["reason"].as_str().unwrap().into(), found["message"].as_str().unwrap().into()))
+            let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+            let current = |condition: &&Value| condition["observedGeneration"] == object["metadata"]["generation"];
+            let wanted = |condition: &&Value| condition["type"] == kind && condition["status"] == status;
+            let found = conditions.find(|condition| wanted(condition) && current(condition));
+            let found = found.ok_or_else(|| object["status"].to_string())?;
+            Ok((found["reason"].as_str().unwrap().into(), found["message"].as_str().unwrap().into()))
         })
         .await;
         found

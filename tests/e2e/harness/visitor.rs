@@ -73,12 +73,10 @@ impl Visitor {
 
     /// Asks for `/` until it is answered with `status`, and tells how long that took.
     pub(crate) async fn sees(&self, status: u16, within: Duration) -> (Answer, Duration) {
-        let mut last = String::new();
         let what = format!("{} answers {status} for {}", self.at, self.host);
-        let (answer, took) = eventually(&what, within, async || {
-            let answer = self.get("/").await;
-            last = format!("{answer:?}");
-            answer.ok().filter(|answer| answer.status == status)
+        let (answer, took) = eventually(&what, within, async || match self.get("/").await {
+            Ok(answer) if answer.status == status => Ok(answer),
+            other => Err(format!("{other:?}")),
         })
         .await;
         println!("{what}: after {took:?}");
