@@ -32,9 +32,13 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let token = BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
-    io::stdout().write_all(manifest(args, &token)?.as_bytes())?;
+    io::stdout().write_all(manifest(args, &generate())?.as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A token of 32 random bytes.
+pub(super) fn generate() -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
 }
 
 fn manifest(args: &Args, token: &str) -> Result<String, Failure> {
