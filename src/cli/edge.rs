@@ -1,6 +1,6 @@
 //! The edge put together: controller, proxy, bridge and admin listener, and who hears what from whom.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use kube::Client;
@@ -110,17 +110,26 @@ impl Edge {
             },
             &metrics,
         )?;
-        let proxy =
-            Proxy::new(bridge.registry().clone(), config.trusted_proxies, Timeouts::default(), &metrics)?;
+        let proxy = Proxy::new(bridge.registry().clone(), config.trusted_proxies, Timeouts::default(), &metrics)?;
         let sessions = watch::Sender::new(Arc::new(Sessions::new()));
         let controller = match config.source {
-            Source::Cluster { client, config } => {
-                Controller::cluster(client, config, sessions.subscribe(), &metrics)?
-            }
+            Source::Cluster { client, config } => Controller::cluster(client, config, sessions.subscribe(), &metrics)?,
             Source::Folder(dir) => Controller::folder(&dir, &config.replica, &metrics)?,
         };
         let drain_delay = config.drain_delay;
-        Ok(Self { addresses, listeners, metrics, controller, proxy, bridge, agents, replicas, sessions, own, drain_delay })
+        Ok(Self {
+            addresses,
+            listeners,
+            metrics,
+            controller,
+            proxy,
+            bridge,
+            agents,
+            replicas,
+            sessions,
+            own,
+            drain_delay,
+        })
     }
 
     /// Follows the agents' sessions.
@@ -142,14 +151,14 @@ impl Edge {
         rest.spawn(controller.run(stop_rest.clone()).map(Ok));
         let mut data = JoinSet::new();
         let (visitors, agents) = (proxy.clone(), bridge.clone());
-        data.spawn({
-            let stop = stop_data.clone();
-            async move { visitors.serve(listeners.http, stop).await }
-        });
-        data.spawn({
-            let stop = stop_data.clone();
-            async move { agents.serve(listeners.bridge, stop).await }
-        });
+        // Until the objects are known, nobody is answered: whoever comes earlier waits in the listener's backlog, and is
+        // not told that there is no such host or agent.
+        data.spawn(once_ready(ready.subscribe(), stop_data.clone(), move |stop| async move {
+            visitors.serve(listeners.http, stop).await;
+        }));
+        data.spawn(once_ready(ready.subscribe(), stop_data.clone(), move |stop| async move {
+            agents.serve(listeners.bridge, stop).await;
+        }));
 
         let wiring = async {
             tokio::join!(
@@ -180,6 +189,18 @@ impl Edge {
         stop_rest.cancel();
         let _ = timeout(REST, async { while rest.join_next().await.is_some() {} }).await;
         ended
+    }
+}
+
+/// Starts a part when the edge is ready, unless it stops before.
+async fn once_ready<F: Future<Output = ()>>(
+    mut ready: watch::Receiver<bool>,
+    stop: CancellationToken,
+    serve: impl FnOnce(CancellationToken) -> F,
+) {
+    let ready = stop.run_until_cancelled(ready.wait_for(|ready| *ready)).await.is_some_and(|ready| ready.is_ok());
+    if ready {
+        serve(stop).await;
     }
 }
 

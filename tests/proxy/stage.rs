@@ -14,7 +14,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::support::{Edge, PATIENCE, RunningAgent, agents, lab};
 
@@ -26,7 +26,7 @@ pub(crate) struct Stage {
     pub(crate) proxy: Proxy,
     pub(crate) http: SocketAddr,
     pub(crate) agent: Option<RunningAgent>,
-    pub(crate) stop: CancellationToken,
+    _stop: DropGuard,
 }
 
 /// What may differ between stages.
@@ -49,11 +49,7 @@ pub(crate) struct Answer {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            timeouts: Timeouts::default(),
-            trusted_proxies: TrustedProxies::default(),
-            allow: &["127.0.0.1:*"],
-        }
+        Self { timeouts: Timeouts::default(), trusted_proxies: TrustedProxies::default(), allow: &["127.0.0.1:*"] }
     }
 }
 
@@ -72,9 +68,10 @@ impl Stage {
         let (serving, stop) = (proxy.clone(), CancellationToken::new());
         let stopping = stop.clone();
         tokio::spawn(async move { serving.serve(listener, stopping).await });
+        let stop = stop.drop_guard();
         let agent = Some(edge.agent(options.allow));
         edge.session().await;
-        Self { edge, proxy, http, agent, stop }
+        Self { edge, proxy, http, agent, _stop: stop }
     }
 
     /// Serves [`HOST`] from these targets.
@@ -152,7 +149,8 @@ impl Answer {
     /// Reads one answer and not a byte more.
     pub(crate) async fn read(stream: &mut TcpStream) -> Self {
         let head = read_head(stream).await;
-        let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no head: {head:?}"));
+        let status =
+            head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no head: {head:?}"));
         let mut answer = Self { status, head, body: String::new() };
         let mut body = match answer.header("content-length") {
             Some(length) => vec![0; length.parse().expect("a length")],

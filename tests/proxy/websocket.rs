@@ -71,7 +71,7 @@ async fn a_thousand_open_websockets_echo() {
 async fn a_message_of_16_mib_arrives_whole() {
     let stage = Stage::start().await;
     stage.serve(&[&echo_server().await]);
-    let mut socket = connect(&stage).await;
+    let socket = connect(&stage).await;
     let message: Vec<u8> = (0_u32..4 << 20).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_be_bytes()).collect();
     let (mut sink, mut stream) = socket.split();
     let sent = Message::binary(message.clone());
