@@ -1,6 +1,6 @@
 //! The agent and what goes over its links: real sockets and real TLS.
 
-#![cfg(all(feature = "edge", feature = "agent"))]
+#![cfg(all(unix, feature = "edge", feature = "agent"))]
 
 #[path = "support/tunnel.rs"]
 mod support;
@@ -18,6 +18,7 @@ use culvert::{
     agent::TokenSource,
     tunnel::{Link, LinkError, RefuseCode, ResetCode},
 };
+use rustix::process::{Resource, getrlimit, setrlimit};
 use support::*;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -196,6 +197,10 @@ async fn a_closed_port_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_links_work_side_by_side() {
+    // Both ends of each backend connection are in this process.
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("the hard limit");
     let edge = Edge::start("r1").await;
     let _agent = edge.agent(&["127.0.0.1:*"]);
     let session = edge.session().await;
