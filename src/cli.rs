@@ -10,6 +10,7 @@ mod check;
 mod crds;
 #[cfg(all(feature = "edge", feature = "agent"))]
 mod demo;
+mod limits;
 #[cfg(feature = "edge")]
 mod edge;
 #[cfg(feature = "edge")]
@@ -73,6 +74,7 @@ pub fn run() -> ExitCode {
         eprintln!("culvert: --log: {error}");
         return ExitCode::from(2);
     }
+    limits::raise_open_files();
     let result = match cli.command {
         #[cfg(feature = "edge")]
         Command::Serve(args) => block_on(serve::run(args)),
