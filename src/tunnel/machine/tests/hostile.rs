@@ -146,7 +146,7 @@ fn readers_that_stall_cannot_hold_more_than_the_limit() {
 fn readers_that_stall_in_mid_download_hold_no_more_than_the_budget() {
     let mut wire = Wire::new(Config::default(), Config::default());
     let links: Vec<u32> = (0..128).map(|_| wire.linked()).collect();
-    let data = [0; 64 << 10];
+    let data = vec![0; 64 << 10];
     for &id in &links {
         // As fast as can be: all of it within one round trip.
         for _ in 0..30 {

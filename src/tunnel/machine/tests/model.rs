@@ -248,7 +248,9 @@ impl Model {
             assert!(!failures.contains(&Some(false)), "link {id}: one side does not know that it is over");
         }
         let waiting: Vec<_> = self.waiting.drain(..).collect();
-        waiting.into_iter().for_each(|id| self.wire.agent.refuse(id, RefuseCode::Draining, ""));
+        for id in waiting {
+            self.wire.agent.refuse(id, RefuseCode::Draining, "");
+        }
         for ((id, edge), user) in std::mem::take(&mut self.users) {
             if !user.gone {
                 self.wire.machine(if edge { Role::Edge } else { Role::Agent }).release(id);
