@@ -1,1 +1,18 @@
-//! (being built)
+//! The edge's side of the tunnel: where agents dial in, register and hold a session.
+//!
+//! [`Bridge`] answers on the agents' port and turns each accepted registration into an [`AgentSession`]; [`Registry`]
+//! holds those that live, so that the proxy can choose one and open a link through it. This room knows nothing of
+//! Kubernetes: who may register comes in as a watch of [`Agents`](crate::routing::Agents), which replicas there are
+//! as a watch of [`Replica`](crate::tunnel::Replica)s, and its sessions go out as a watch.
+
+mod connection;
+mod listener;
+mod metrics;
+mod registration;
+mod registry;
+mod throttle;
+
+pub use self::{
+    listener::{Bridge, BridgeError, Config, Security},
+    registry::{AgentSession, Registry, Sessions},
+};

@@ -3,15 +3,22 @@
 #[cfg(feature = "agent")]
 mod agent;
 #[cfg(feature = "edge")]
+mod certificate;
+#[cfg(feature = "edge")]
 mod check;
 #[cfg(feature = "edge")]
 mod crds;
 #[cfg(all(feature = "edge", feature = "agent"))]
 mod demo;
 #[cfg(feature = "edge")]
+mod edge;
+#[cfg(feature = "edge")]
 mod serve;
+mod signals;
 #[cfg(feature = "edge")]
 mod token;
+#[cfg(feature = "edge")]
+mod wiring;
 
 use std::{future::Future, process::ExitCode};
 

@@ -1,11 +1,191 @@
-use std::process::ExitCode;
+use std::{env, path::PathBuf, process::ExitCode, time::Duration};
 
-use super::Failure;
+use super::{Failure, signals};
+use crate::{
+    agent::{Agent, AllowRule, Config, EdgeUrl, Security, TokenSource},
+    tunnel::{
+        registration::Token,
+        tls::{self, Fingerprint, Trust},
+    },
+};
 
 /// Runs an agent next to the backends: dials the edge and serves its links.
+///
+/// The agent only dials out. It keeps one session with each replica of the edge, and dials again when one is lost. It
+/// connects to the targets that --allow names, and to no others.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+#[command(
+    after_help = "The token comes from --token-file, or from the environment variable CULVERT_TOKEN. It is never \
+                        taken from the command line, where other users of the machine could read it."
+)]
+pub(super) struct Args {
+    /// Where the edge's bridge is, as in `https://edge.example.com:7443`. Several are ways to the same edge, tried in
+    /// turn.
+    #[arg(long, value_name = "URL", env = "CULVERT_EDGE", value_delimiter = ',', required = true)]
+    edge: Vec<EdgeUrl>,
+    /// The TunnelAgent to register as.
+    #[arg(long, value_name = "NAMESPACE/NAME", env = "CULVERT_AGENT", value_parser = parse_agent)]
+    agent: String,
+    /// A file with the agent's token. It is read again at each dial, so that a rotated token needs no restart.
+    #[arg(long, value_name = "FILE", env = "CULVERT_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// What the agent may connect to: HOST:PORT, where HOST is a name, an address or a network (`10.0.0.0/8`) and PORT
+    /// a number, a range (`8000-8100`) or `*`. May be given several times. Without it nothing is allowed.
+    #[arg(long, value_name = "HOST:PORT", env = "CULVERT_ALLOW", value_delimiter = ',')]
+    allow: Vec<AllowRule>,
+    /// A PEM file with the authorities that sign the edge's certificate. Without this and --edge-fingerprint those that
+    /// the system trusts are asked.
+    #[arg(long, value_name = "FILE", env = "CULVERT_EDGE_CA", conflicts_with = "edge_fingerprint")]
+    edge_ca: Option<PathBuf>,
+    /// The fingerprint of the edge's public key, `sha256:…`, whoever signed its certificate. Several may be given, as
+    /// for a change of the key.
+    #[arg(long, value_name = "sha256:…", env = "CULVERT_EDGE_FINGERPRINT", value_delimiter = ',')]
+    edge_fingerprint: Vec<Fingerprint>,
+    /// Do not encrypt the tunnel: the token and all traffic can be read on the way. Goes with an `http://` edge.
+    #[arg(long, env = "CULVERT_INSECURE_PLAINTEXT", conflicts_with_all = ["edge_ca", "edge_fingerprint"])]
+    insecure_plaintext: bool,
+}
 
-pub(super) async fn run(_args: Args) -> Result<ExitCode, Failure> {
+/// How long a target's name and connection together may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long links may go on after the agent was asked to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+    let config = match config(args, env::var("CULVERT_TOKEN").ok()) {
+        Ok(config) => config,
+        Err(wrong) => {
+            eprintln!("culvert: {wrong}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    if config.allow.is_empty() {
+        tracing::warn!("nothing is allowed: every link will be refused; give --allow HOST:PORT");
+    }
+    Agent::new(config).run(signals::stop_token()?).await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Checks what clap cannot: flags against each other, and the files that they name. Errors name the flag.
+fn config(args: Args, token: Option<String>) -> Result<Config, String> {
+    let security = security(&args)?;
+    let token = match (args.token_file, token) {
+        (Some(file), None) => TokenSource::File(file),
+        (None, Some(token)) => {
+            TokenSource::Given(Token::new(&token).map_err(|error| format!("CULVERT_TOKEN: {error}"))?)
+        }
+        (Some(_), Some(_)) => return Err("--token-file: CULVERT_TOKEN is set too; give one of them".to_owned()),
+        (None, None) => {
+            return Err("--token-file is missing: the agent needs a token; `culvert token` makes one".to_owned());
+        }
+    };
+    token.read().map_err(|error| format!("--token-file: {error}"))?;
+    Ok(Config {
+        edges: args.edge,
+        agent: args.agent,
+        token,
+        allow: args.allow.into_iter().collect(),
+        security,
+        connect_timeout: CONNECT_TIMEOUT,
+        grace: GRACE,
+    })
+}
+
+fn security(args: &Args) -> Result<Security, String> {
+    if args.insecure_plaintext {
+        return match args.edge.iter().find(|edge| edge.is_encrypted()) {
+            Some(edge) => Err(format!("--insecure-plaintext: it needs an http:// edge, {edge} is encrypted")),
+            None => Ok(Security::InsecurePlaintext),
+        };
+    }
+    if let Some(edge) = args.edge.iter().find(|edge| !edge.is_encrypted()) {
+        return Err(format!("--edge: {edge} is not encrypted; use https://, or allow it with --insecure-plaintext"));
+    }
+    let (flag, trust) = match &args.edge_ca {
+        Some(file) => {
+            let pem =
+                std::fs::read(file).map_err(|error| format!("--edge-ca: cannot read {}: {error}", file.display()))?;
+            (format!("--edge-ca: {}", file.display()), Trust::Authorities(pem))
+        }
+        None if args.edge_fingerprint.is_empty() => ("--edge-ca is not given".to_owned(), Trust::System),
+        None => ("--edge-fingerprint".to_owned(), Trust::Pinned(args.edge_fingerprint.clone())),
+    };
+    tls::client(&trust).map(Security::Tls).map_err(|error| format!("{flag}: {error}"))
+}
+
+fn parse_agent(text: &str) -> Result<String, String> {
+    let is_name = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+    };
+    match text.split_once('/') {
+        Some((namespace, name)) if is_name(namespace) && is_name(name) => Ok(text.to_owned()),
+        _ => Err("it is not NAMESPACE/NAME, as in web/home-lab".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    const TOKEN: &str = "0123456789abcdef";
+
+    fn parsed(flags: &str) -> Result<Config, String> {
+        let command = Command::try_parse_from(["agent"].into_iter().chain(flags.split_whitespace()));
+        config(command.map_err(|error| error.to_string())?.args, Some(TOKEN.to_owned()))
+    }
+
+    #[test]
+    fn several_edges_and_rules_are_taken() {
+        let config = parsed(
+            "--edge http://a:1,http://b:2 --agent web/lab --allow 127.0.0.1:80 --allow app:1-2,10.0.0.0/8:* \
+             --insecure-plaintext",
+        )
+        .expect("a configuration");
+        assert_eq!(config.edges.len(), 2);
+        let rules = ["127.0.0.1:80", "app:1-2", "10.0.0.0/8:*"].map(|rule| rule.parse::<AllowRule>().expect(rule));
+        assert_eq!(config.allow, rules.into_iter().collect());
+        assert!(matches!(config.security, Security::InsecurePlaintext));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_flag() {
+        let error = |flags: &str| parsed(flags).expect_err(flags);
+        let starts = |flags: &str, start: &str| assert!(error(flags).starts_with(start), "{}", error(flags));
+        starts("--edge http://a --agent web/lab", "--edge: http://a:80 is not encrypted");
+        starts("--edge https://a --agent web/lab --insecure-plaintext", "--insecure-plaintext: ");
+        starts("--edge https://a --agent web/lab --edge-ca /no/such/file", "--edge-ca: cannot read /no/such/file");
+        starts("--edge https://a --agent web/lab --edge-ca /dev/null", "--edge-ca: /dev/null: ");
+        for (flags, flag) in [
+            ("--agent web/lab", "--edge"),
+            ("--edge a:1 --agent web/lab", "--edge"),
+            ("--edge https://a --agent lab", "--agent"),
+            ("--edge https://a --agent web/lab --allow 8080", "--allow"),
+            ("--edge https://a --agent web/lab --edge-fingerprint 00", "--edge-fingerprint"),
+        ] {
+            assert!(error(flags).contains(flag), "{}", error(flags));
+        }
+    }
+
+    #[test]
+    fn there_is_one_token_and_it_is_not_shown() {
+        let args = |flags: &str| {
+            let flags = format!("--edge http://a --insecure-plaintext --agent web/lab {flags}");
+            Command::try_parse_from(["agent"].into_iter().chain(flags.split_whitespace())).expect("flags").args
+        };
+        assert!(config(args(""), None).expect_err("no token").starts_with("--token-file is missing"));
+        let error = config(args("--token-file /no/such/file"), None).expect_err("no file");
+        assert!(error.starts_with("--token-file: cannot read /no/such/file"), "{error}");
+        assert!(config(args("--token-file /dev/null"), Some(TOKEN.to_owned())).is_err());
+        let error = config(args(""), Some("se cret".to_owned())).expect_err("no token");
+        assert!(error.starts_with("CULVERT_TOKEN: ") && !error.contains("cret"), "{error}");
+    }
 }

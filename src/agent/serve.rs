@@ -1,0 +1,109 @@
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    AllowList, backend,
+    dial::{Dialled, Io},
+    relay::Relay,
+};
+use crate::tunnel::{
+    self, CloseReason, Driver, Incoming, IncomingEvent, Note, Opening, RefuseCode, Replica, Role, Session,
+};
+
+/// What the sessions of an agent share.
+#[derive(Debug)]
+pub(super) struct Serve {
+    pub(super) allow: AllowList,
+    /// For a target's name and connection together.
+    pub(super) connect_timeout: Duration,
+    /// How long links may go on after `stop`.
+    pub(super) grace: Duration,
+    pub(super) stop: CancellationToken,
+    /// Takes what the edge says of its replicas.
+    pub(super) replicas: mpsc::Sender<Vec<Replica>>,
+}
+
+// === impl Serve ===
+
+impl Serve {
+    /// Serves one session until it is over. After `stop` it takes no more links, waits a little for those that it has,
+    /// and ends.
+    pub(super) async fn session(self: Arc<Self>, dialled: Dialled) -> CloseReason {
+        match dialled.io {
+            Io::Tls(io) => self.start(Session::start(Role::Agent, *io, dialled.early, tunnel::Config::default())).await,
+            Io::Plaintext(io) => {
+                self.start(Session::start(Role::Agent, io, dialled.early, tunnel::Config::default())).await
+            }
+        }
+    }
+
+    async fn start<T>(self: Arc<Self>, (session, incoming, driver): (Session, Incoming, Driver<T>)) -> CloseReason
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        // A task of its own, so that what wakes it for every byte wakes nothing else.
+        let driver = tokio::spawn(driver);
+        self.serve(&session, incoming).await;
+        session.close();
+        // It fails only with the runtime.
+        driver.await.unwrap_or(CloseReason::Closed)
+    }
+
+    async fn serve(self: &Arc<Self>, session: &Session, mut incoming: Incoming) {
+        loop {
+            tokio::select! {
+                event = incoming.next() => match event {
+                    Some(IncomingEvent::Open(opening)) => {
+                        tokio::spawn(link(opening, self.clone()));
+                    }
+                    Some(IncomingEvent::Note(Note::Welcome { replicas, .. } | Note::Replicas { replicas })) => {
+                        let _ = self.replicas.send(replicas).await;
+                    }
+                    // The session's end comes soon, and with it the next dial.
+                    Some(IncomingEvent::Note(Note::Drain)) => {}
+                    None => return,
+                },
+                () = self.stop.cancelled() => break,
+            }
+        }
+        let _ = session.note(&Note::Drain);
+        let end = Instant::now() + self.grace;
+        while session.links() > 0 && Instant::now() < end {
+            // Links tell nobody that they end, and this is once in the life of a process.
+            let look_again = (Instant::now() + Duration::from_millis(20)).min(end);
+            tokio::select! {
+                event = incoming.next() => match event {
+                    Some(IncomingEvent::Open(opening)) => opening.refuse(RefuseCode::Draining, "the agent is stopping"),
+                    Some(IncomingEvent::Note(_)) => {}
+                    None => return,
+                },
+                () = sleep_until(look_again) => {}
+            }
+        }
+    }
+}
+
+/// Connects a link to its target and copies until it is over.
+async fn link(opening: Opening, serve: Arc<Serve>) {
+    // Boxed, so that what is needed for connecting is freed before the link's long life begins.
+    let connect = Box::pin(backend::connect(&opening.request.target, &serve.allow, serve.connect_timeout));
+    let backend = match connect.await {
+        Ok(backend) => backend,
+        Err(refusal) => {
+            let tunnel_host = &opening.request.tunnel_host;
+            tracing::debug!(tunnel_host, code = ?refusal.code, "link refused: {}", refusal.text);
+            return opening.refuse(refusal.code, &refusal.text);
+        }
+    };
+    drop(serve);
+    let link = opening.accept();
+    if let Err(failure) = Relay::new(link, backend).await {
+        tracing::debug!("link ended: {failure}");
+    }
+}

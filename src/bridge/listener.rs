@@ -1,0 +1,166 @@
+use std::{sync::Arc, time::Duration};
+
+use rustls::ServerConfig;
+use tokio::{net::TcpListener, sync::watch, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Registry,
+    connection::{Shared, end_if_revoked},
+    metrics::Metrics,
+    registration::Registrar,
+    registry::Cause,
+    throttle::Throttle,
+};
+use crate::{
+    routing::Agents,
+    tunnel::{Note, Replica},
+};
+
+/// What a bridge needs to know.
+#[derive(Debug)]
+pub struct Config {
+    /// This replica's id; printable ASCII without spaces and commas. In a cluster the pod's name.
+    pub replica: String,
+    /// How connections are protected.
+    pub security: Security,
+    /// Who may register. A change ends the sessions whose credential is gone.
+    pub agents: watch::Receiver<Arc<Agents>>,
+    /// All replicas of the edge, this one among them. Agents are told of a change.
+    pub replicas: watch::Receiver<Arc<[Replica]>>,
+    /// How long the links of a bridge that stops may go on. Default in `culvert serve`: 30 s.
+    pub drain: Duration,
+}
+
+/// How the agents' connections are protected.
+#[derive(Clone, Debug)]
+pub enum Security {
+    /// By TLS, as in [`tunnel::tls::server`].
+    Tls(Arc<ServerConfig>),
+    /// Not at all: tokens and traffic can be read on the way. Only where the operator asked for it.
+    InsecurePlaintext,
+}
+
+/// Why there is no bridge.
+#[derive(Debug, thiserror::Error)]
+pub enum BridgeError {
+    /// The replica's id cannot be sent.
+    #[error("the replica id {0:?} cannot be sent to agents; use printable ASCII without spaces and commas")]
+    Replica(String),
+    /// A metric of that name exists already.
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Where agents dial in and register; their sessions are in its [`Registry`].
+#[derive(Clone, Debug)]
+pub struct Bridge(Arc<Shared>);
+
+// === impl Bridge ===
+
+impl Bridge {
+    /// Makes a bridge, and lists its metrics in `metrics`.
+    pub fn new(config: Config, metrics: &prometheus::Registry) -> Result<Self, BridgeError> {
+        let registrar = Registrar::new(&config.replica).ok_or_else(|| BridgeError::Replica(config.replica.clone()))?;
+        let metrics = Metrics::new(metrics)?;
+        metrics.follow(&config.agents.borrow());
+        let registry = Registry::new();
+        Ok(Self(Arc::new(Shared { config, registrar, registry, metrics, throttle: Throttle::default() })))
+    }
+
+    /// The sessions of the agents that registered here.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    /// Serves agents until `stop`. Then it takes no more of them, tells those that it has, waits for their links, at
+    /// most as long as the configuration says, and ends the sessions.
+    pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
+        let tasks = TaskTracker::new();
+        let abort = CancellationToken::new();
+        let revoke = self.revoke();
+        let announce = self.announce();
+        let accept = self.accept(listener, &tasks, &abort);
+        tokio::select! {
+            () = accept => {}
+            () = revoke => {}
+            () = announce => {}
+            () = stop.cancelled() => {}
+        }
+        // Those that have not registered yet are sent away; they dial another replica.
+        abort.cancel();
+        self.drain().await;
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    async fn accept(&self, listener: TcpListener, tasks: &TaskTracker, abort: &CancellationToken) {
+        loop {
+            match listener.accept().await {
+                Ok((tcp, source)) => {
+                    let (bridge, tasks, abort) = (self.0.clone(), tasks.clone(), abort.clone());
+                    tasks.clone().spawn(async move {
+                        tokio::select! {
+                            () = bridge.connection(tcp, source, &tasks) => {}
+                            () = abort.cancelled() => {}
+                        }
+                    });
+                }
+                // The connection's own trouble, over with it.
+                Err(error) if is_of_connection(&error) => {}
+                Err(error) => {
+                    tracing::error!("cannot accept agents: {error}");
+                    // Out of file descriptors, most likely: some have to be closed first.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    /// Ends the sessions whose credential is gone. Never returns, unless nobody can change the agents any more.
+    async fn revoke(&self) {
+        let mut agents = self.0.config.agents.clone();
+        while agents.changed().await.is_ok() {
+            let agents = agents.borrow_and_update().clone();
+            self.0.metrics.follow(&agents);
+            for session in self.0.registry.sessions().iter() {
+                end_if_revoked(session, &agents);
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+
+    /// Tells the agents when the set of replicas changes.
+    async fn announce(&self) {
+        let mut replicas = self.0.config.replicas.clone();
+        while replicas.changed().await.is_ok() {
+            let note = Note::Replicas { replicas: replicas.borrow_and_update().to_vec() };
+            for session in self.0.registry.sessions().iter() {
+                session.tell(&note);
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+
+    async fn drain(&self) {
+        for session in self.0.registry.sessions().iter() {
+            session.tell(&Note::Drain);
+        }
+        let idle = async {
+            // Links tell nobody that they end, and this is once in the life of a process.
+            while self.0.registry.sessions().iter().any(|session| session.links() > 0) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let _ = timeout(self.0.config.drain, idle).await;
+        for session in self.0.registry.sessions().iter() {
+            session.close(Cause::Drained);
+        }
+    }
+}
+
+fn is_of_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}

@@ -1,0 +1,255 @@
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+
+use crate::{
+    routing::{Agents, Credential, ObjectName, Token},
+    tunnel::registration::{self, PROTOCOL, Registration, RegistrationError},
+};
+
+/// Who registered, and with which credential.
+#[derive(Clone, Debug)]
+pub(super) struct Accepted {
+    pub(super) agent: ObjectName,
+    pub(super) credential: Credential,
+    pub(super) registration: Registration,
+}
+
+/// Why a request is no registration that this replica takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Denied {
+    /// Another path: not for us.
+    NotFound,
+    /// The path is right, the method is not.
+    Method,
+    /// A header is missing or malformed, or asks for another protocol.
+    Request(RegistrationError),
+    /// The agent does not exist, or the token is none of its own: which of the two is nobody's business.
+    Token(ObjectName),
+    /// The agent holds a session with this replica already, and was led here again by a balancer.
+    AlreadyMet,
+}
+
+/// Decides who may register. Pure.
+#[derive(Debug)]
+pub(super) struct Registrar {
+    /// This replica's id.
+    replica: String,
+    replica_header: HeaderValue,
+    /// Compared with where there is nothing to compare with, so that an unknown agent takes the same way.
+    decoy: Option<Token>,
+}
+
+// === impl Registrar ===
+
+impl Registrar {
+    /// `replica` is this replica's id; one that no header can carry is `None`.
+    pub(super) fn new(replica: &str) -> Option<Self> {
+        // A comma would make it two in the list of those that are met.
+        let sendable = !replica.is_empty() && replica.bytes().all(|b| b.is_ascii_graphic() && b != b',');
+        let replica_header = HeaderValue::from_str(replica).ok().filter(|_| sendable)?;
+        let decoy = Token::new(&[b'-'; 32]).ok();
+        Some(Self { replica: replica.to_owned(), replica_header, decoy })
+    }
+
+    /// Whether this request registers one of `agents`.
+    pub(super) fn decide<B>(&self, request: &Request<B>, agents: &Agents) -> Result<Accepted, Denied> {
+        if request.uri().path() != registration::PATH {
+            return Err(Denied::NotFound);
+        }
+        if request.method() != Method::GET {
+            return Err(Denied::Method);
+        }
+        let registration = Registration::from_headers(request.headers()).map_err(Denied::Request)?;
+        let malformed = RegistrationError::Malformed(registration::header::AGENT, "NAMESPACE/NAME");
+        let agent: ObjectName = registration.agent.parse().map_err(|_| Denied::Request(malformed))?;
+        let credential = self.verify(&registration, agents.get(&agent).map(|entry| &entry.credentials[..]));
+        let credential = credential.ok_or_else(|| Denied::Token(agent.clone()))?.clone();
+        if registration.met.contains(&self.replica) {
+            return Err(Denied::AlreadyMet);
+        }
+        Ok(Accepted { agent, credential, registration })
+    }
+
+    /// The credential whose token was presented. All are compared, so that the time does not tell which it was.
+    fn verify<'a>(&self, registration: &Registration, credentials: Option<&'a [Credential]>) -> Option<&'a Credential> {
+        let presented = registration.token.expose().as_bytes();
+        let credentials = credentials.unwrap_or_default();
+        if credentials.is_empty()
+            && let Some(decoy) = &self.decoy
+        {
+            std::hint::black_box(decoy.verify(presented));
+        }
+        credentials.iter().fold(None, |found, credential| {
+            let matches = credential.token.verify(presented);
+            found.or(matches.then_some(credential))
+        })
+    }
+
+    /// The answer to a registration that is accepted: what comes after it are frames.
+    pub(super) fn welcome(&self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
+        headers.insert(registration::header::REPLICA, self.replica_header.clone());
+        response
+    }
+
+    /// The answer to a request that is denied: a status and a line that says what to do.
+    pub(super) fn refusal(&self, denied: &Denied) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::from(denied.text() + "\n"));
+        *response.status_mut() = denied.status();
+        let mut set = |name: HeaderName, value: &HeaderValue| {
+            response.headers_mut().insert(name, value.clone());
+        };
+        set(header::CONTENT_TYPE, &HeaderValue::from_static("text/plain; charset=utf-8"));
+        match denied.status() {
+            StatusCode::UNAUTHORIZED => set(header::WWW_AUTHENTICATE, &HeaderValue::from_static("Bearer")),
+            StatusCode::UPGRADE_REQUIRED => {
+                set(header::CONNECTION, &HeaderValue::from_static("Upgrade"));
+                set(header::UPGRADE, &HeaderValue::from_static(PROTOCOL));
+            }
+            StatusCode::CONFLICT => set(registration::header::REPLICA, &self.replica_header),
+            _ => {}
+        }
+        response
+    }
+}
+
+// === impl Denied ===
+
+impl Denied {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Method => StatusCode::BAD_REQUEST,
+            Self::Request(error) => error.status(),
+            Self::Token(_) => StatusCode::UNAUTHORIZED,
+            Self::AlreadyMet => StatusCode::CONFLICT,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::NotFound => {
+                format!("nothing here: this is where culvert agents dial in, at GET {}", registration::PATH)
+            }
+            Self::Method => format!("agents register with GET {}", registration::PATH),
+            Self::Request(error) => error.to_string(),
+            Self::Token(_) => {
+                "no such agent, or not its token: compare --agent and the token with the TunnelAgent and \
+                               the Secret that its spec.credentials name"
+                    .to_owned()
+            }
+            Self::AlreadyMet => "this replica is already met: dial again for another".to_owned(),
+        }
+    }
+
+    /// What it is counted as.
+    pub(super) fn result(&self) -> &'static str {
+        match self.status() {
+            StatusCode::NOT_FOUND => "not_found",
+            StatusCode::UNAUTHORIZED => "unauthorized",
+            StatusCode::CONFLICT => "already_met",
+            StatusCode::UPGRADE_REQUIRED => "protocol",
+            _ => "malformed",
+        }
+    }
+
+    /// Writes a log line where somebody should look into it. The token is in none of it.
+    pub(super) fn log(&self, source: SocketAddr) {
+        match self {
+            Self::Token(agent) => tracing::warn!(%agent, %source, "agent refused: no such agent, or not its token"),
+            Self::Request(error) => tracing::warn!(%source, "agent refused: {error}"),
+            Self::NotFound | Self::Method => tracing::debug!(%source, "request on the agents' port: {}", self.text()),
+            Self::AlreadyMet => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::AgentEntry;
+
+    const TOKEN: &str = "0123456789abcdef";
+
+    fn agents() -> Agents {
+        let credential = |secret: &str, token: &str| Credential {
+            secret: secret.into(),
+            token: Token::new(token.as_bytes()).expect("a token"),
+        };
+        let name = ObjectName::new("web", "lab");
+        let credentials = vec![credential("old", "ffffffffffffffff"), credential("new", TOKEN)];
+        [AgentEntry { name, credentials, max_connections: None }].into_iter().collect()
+    }
+
+    fn request(change: impl FnOnce(&mut Request<()>)) -> Request<()> {
+        let mut request = Request::get(registration::PATH)
+            .header("upgrade", PROTOCOL)
+            .header("authorization", format!("Bearer {TOKEN}"))
+            .header("culvert-agent", "web/lab")
+            .header("culvert-instance", "0a")
+            .header("culvert-version", "0.1.0")
+            .header("culvert-slot", "0")
+            .body(())
+            .expect("a request");
+        change(&mut request);
+        request
+    }
+
+    fn decide(change: impl FnOnce(&mut Request<()>)) -> Result<Accepted, Denied> {
+        Registrar::new("r1").expect("an id").decide(&request(change), &agents())
+    }
+
+    fn set(request: &mut Request<()>, name: &'static str, value: &'static str) {
+        request.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+
+    #[test]
+    fn an_agent_is_known_by_any_of_its_tokens() {
+        let accepted = decide(|_| {}).expect("accepted");
+        assert_eq!((accepted.agent.to_string(), &*accepted.credential.secret), ("web/lab".to_owned(), "new"));
+        let accepted = decide(|r| set(r, "authorization", "Bearer ffffffffffffffff")).expect("accepted");
+        assert_eq!(&*accepted.credential.secret, "old");
+    }
+
+    #[test]
+    fn an_unknown_agent_and_a_wrong_token_get_one_answer() {
+        let registrar = Registrar::new("r1").expect("an id");
+        let unknown = decide(|r| set(r, "culvert-agent", "web/other")).expect_err("denied");
+        let wrong = decide(|r| set(r, "authorization", "Bearer 0000000000000000")).expect_err("denied");
+        assert_eq!((unknown.status(), unknown.text()), (wrong.status(), wrong.text()));
+        let response = registrar.refusal(&wrong);
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(response.headers()["www-authenticate"], "Bearer");
+    }
+
+    #[test]
+    fn every_denial_has_its_status() {
+        let status = |change: &dyn Fn(&mut Request<()>)| decide(change).expect_err("denied").status();
+        assert_eq!(status(&|r| *r.uri_mut() = "/".parse().expect("a path")), StatusCode::NOT_FOUND);
+        assert_eq!(status(&|r| *r.method_mut() = Method::POST), StatusCode::BAD_REQUEST);
+        assert_eq!(status(&|r| set(r, "upgrade", "culvert/9")), StatusCode::UPGRADE_REQUIRED);
+        assert_eq!(status(&|r| set(r, "culvert-agent", "lab")), StatusCode::BAD_REQUEST);
+        assert_eq!(status(&|r| set(r, "culvert-met", "r0, r1")), StatusCode::CONFLICT);
+        assert!(decide(|r| set(r, "culvert-met", "r0,r10")).is_ok());
+        // Only who may know which replica this is learns it.
+        let both = |r: &mut Request<()>| {
+            set(r, "culvert-met", "r1");
+            set(r, "authorization", "Bearer 0000000000000000");
+        };
+        assert_eq!(status(&both), StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
+    fn ids_that_no_header_can_carry_are_none() {
+        for id in ["", "a b", "a,b", "ä", "a\n"] {
+            assert!(Registrar::new(id).is_none(), "{id:?}");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+use std::{
+    collections::HashMap,
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    routing::{Credential, ObjectName},
+    tunnel::{Link, Note, Open, Session, SessionClosed, registration::Registration},
+};
+
+/// The sessions that live in this process; cheap to clone, all clones are one registry.
+#[derive(Clone, Debug, Default)]
+pub struct Registry(Arc<Inner>);
+
+/// All live sessions at one moment, in no particular order.
+pub type Sessions = Arc<Vec<Arc<AgentSession>>>;
+
+/// One registered agent's connection to this replica.
+pub struct AgentSession {
+    /// Names the session in this process; never used twice.
+    pub id: u64,
+    /// The TunnelAgent that it registered as.
+    pub agent: ObjectName,
+    /// The agent process: several may run under one name, and each makes up a new id when it starts.
+    pub instance: Arc<str>,
+    /// The version of the agent's program.
+    pub version: Arc<str>,
+    /// What carries the session: `tls`, or `plaintext` where that was asked for.
+    pub transport: &'static str,
+    /// Where the connection comes from; a balancer in between shows its own address.
+    pub remote_address: SocketAddr,
+    /// When it registered.
+    pub since: SystemTime,
+    /// The Secret, in the agent's namespace, with whose token it registered.
+    pub secret: Arc<str>,
+    slot: u32,
+    credential: Credential,
+    session: Session,
+    /// Why this side ended it, where it did.
+    cause: OnceLock<Cause>,
+    ended: CancellationToken,
+}
+
+/// Why this side ends a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The token, its Secret or the whole agent is no longer valid.
+    Revoked,
+    /// The same agent process dialled again for the same slot, so the old connection is of no use to it.
+    Replaced,
+    /// This replica stops.
+    Drained,
+}
+
+/// What a new session starts from.
+pub(super) struct NewSession {
+    pub(super) agent: ObjectName,
+    pub(super) credential: Credential,
+    pub(super) registration: Registration,
+    pub(super) transport: &'static str,
+    pub(super) remote_address: SocketAddr,
+    pub(super) session: Session,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// What `choose` reads; the lock is held for a lookup and a clone.
+    agents: RwLock<HashMap<ObjectName, Group>>,
+    all: watch::Sender<Sessions>,
+    last_id: AtomicU64,
+}
+
+/// The sessions of one agent that take new links.
+#[derive(Debug, Default)]
+struct Group {
+    sessions: Vec<Arc<AgentSession>>,
+    turn: AtomicUsize,
+}
+
+// === impl Registry ===
+
+impl Registry {
+    /// A registry without sessions.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A session of that agent to open the next link through, all its sessions in turn; `None` where it has none.
+    #[must_use]
+    pub fn choose(&self, agent: &ObjectName) -> Option<Arc<AgentSession>> {
+        let agents = self.read();
+        let group = agents.get(agent)?;
+        // A session that just ended may still be listed, for as long as its task has not run.
+        (0..group.sessions.len()).find_map(|_| {
+            let turn = group.turn.fetch_add(1, Ordering::Relaxed);
+            let session = group.sessions.get(turn % group.sessions.len())?;
+            (!session.is_closed()).then(|| session.clone())
+        })
+    }
+
+    /// How many sessions of that agent take new links.
+    #[must_use]
+    pub fn count(&self, agent: &ObjectName) -> usize {
+        self.read().get(agent).map_or(0, |group| group.sessions.len())
+    }
+
+    /// The live session of that id.
+    #[must_use]
+    pub fn get(&self, id: u64) -> Option<Arc<AgentSession>> {
+        self.0.all.borrow().iter().find(|session| session.id == id).cloned()
+    }
+
+    /// Follows the live sessions: a new value for each one that comes or goes.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Sessions> {
+        self.0.all.subscribe()
+    }
+
+    /// All live sessions now.
+    #[must_use]
+    pub fn sessions(&self) -> Sessions {
+        self.0.all.borrow().clone()
+    }
+
+    /// Lists a new session. One that the same process had for the same slot is closed: an agent never dials for a
+    /// slot that it believes to hold, so that one is dead and only this side does not know it yet.
+    pub(super) fn insert(&self, new: NewSession) -> Arc<AgentSession> {
+        let session = Arc::new(AgentSession {
+            id: self.0.last_id.fetch_add(1, Ordering::Relaxed) + 1,
+            agent: new.agent,
+            instance: new.registration.instance.as_str().into(),
+            version: new.registration.version.as_str().into(),
+            transport: new.transport,
+            remote_address: new.remote_address,
+            since: SystemTime::now(),
+            secret: new.credential.secret.clone(),
+            slot: new.registration.slot,
+            credential: new.credential,
+            session: new.session,
+            cause: OnceLock::new(),
+            ended: CancellationToken::new(),
+        });
+        let mut agents = self.write();
+        let group = agents.entry(session.agent.clone()).or_default();
+        let old = group.sessions.iter().position(|other| other.is_same_slot(&session));
+        let old = old.map(|index| group.sessions.swap_remove(index));
+        group.sessions.push(session.clone());
+        // Still under the lock, so that the list follows the groups in the same order.
+        self.0.all.send_modify(|all| Arc::make_mut(all).push(session.clone()));
+        drop(agents);
+        if let Some(old) = old {
+            old.close(Cause::Replaced);
+        }
+        session
+    }
+
+    /// Gives a session no more links; those that it has go on.
+    pub(super) fn retire(&self, session: &AgentSession) {
+        leave_group(&mut self.write(), session);
+    }
+
+    /// Takes a session that ended out of all lists and tells those who wait for its end.
+    pub(super) fn remove(&self, session: &AgentSession) {
+        let mut agents = self.write();
+        leave_group(&mut agents, session);
+        self.0.all.send_if_modified(|all| {
+            let Some(index) = all.iter().position(|other| other.id == session.id) else { return false };
+            Arc::make_mut(all).swap_remove(index);
+            true
+        });
+        drop(agents);
+        session.ended.cancel();
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<ObjectName, Group>> {
+        // Nothing is left half done where a holder could panic, so a poisoned lock is as good as any.
+        self.0.agents.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<ObjectName, Group>> {
+        self.0.agents.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn leave_group(agents: &mut HashMap<ObjectName, Group>, session: &AgentSession) {
+    let Some(group) = agents.get_mut(&session.agent) else { return };
+    group.sessions.retain(|other| other.id != session.id);
+    if group.sessions.is_empty() {
+        agents.remove(&session.agent);
+    }
+}
+
+// === impl AgentSession ===
+
+impl AgentSession {
+    /// Opens a link to a target. It never waits: bytes may be written before the agent has connected.
+    ///
+    /// # Errors
+    /// Where the session has ended; another one may be chosen, since nothing was sent.
+    pub fn open(&self, open: &Open) -> Result<Link, SessionClosed> {
+        self.session.open(open)
+    }
+
+    /// Waits until the session has ended and is in the registry no more.
+    pub async fn closed(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Whether the session has ended; its links have then ended too.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.session.is_closed()
+    }
+
+    /// Links that are open now.
+    #[must_use]
+    pub fn links(&self) -> usize {
+        self.session.links()
+    }
+
+    /// The last measured round trip to the agent; `None` before the first.
+    #[must_use]
+    pub fn rtt(&self) -> Option<Duration> {
+        self.session.rtt()
+    }
+
+    /// The credential that it registered with.
+    pub(super) fn credential(&self) -> &Credential {
+        &self.credential
+    }
+
+    /// Tells the agent something; one that is gone need not know.
+    pub(super) fn tell(&self, note: &Note) {
+        let _ = self.session.note(note);
+    }
+
+    /// Ends the session now. The first cause is the one that counts.
+    pub(super) fn close(&self, cause: Cause) {
+        let _ = self.cause.set(cause);
+        self.session.close();
+    }
+
+    /// Why this side ended it, where it did.
+    pub(super) fn cause(&self) -> Option<Cause> {
+        self.cause.get().copied()
+    }
+
+    fn is_same_slot(&self, other: &Self) -> bool {
+        self.instance == other.instance && self.slot == other.slot
+    }
+}
+
+impl fmt::Debug for AgentSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentSession")
+            .field("id", &self.id)
+            .field("agent", &self.agent)
+            .field("instance", &self.instance)
+            .field("remote_address", &self.remote_address)
+            .finish_non_exhaustive()
+    }
+}

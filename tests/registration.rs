@@ -1,0 +1,296 @@
+//! The bridge, as agents and others on its port see it: real sockets and real TLS.
+
+#![cfg(all(feature = "edge", feature = "agent"))]
+
+#[path = "support/tunnel.rs"]
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use culvert::tunnel::{
+    CloseReason, Config, Driver, Incoming, IncomingEvent, Note, Role, Session,
+    registration::{self, RegisterError, Registration},
+};
+use rustls_pki_types::ServerName;
+use support::*;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+async fn connect(edge: &Edge) -> TlsStream<TcpStream> {
+    let tcp = TcpStream::connect(edge.address).await.expect("connected");
+    let name = ServerName::try_from("localhost").expect("a name");
+    TlsConnector::from(edge.certificate.client()).connect(name, tcp).await.expect("TLS")
+}
+
+/// What a request gets, up to the end of the connection.
+async fn answer(edge: &Edge, request: &str) -> String {
+    let mut stream = connect(edge).await;
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("in time").expect("an answer and a proper end");
+    answer
+}
+
+fn registration(instance: &str, met: &[&str]) -> Registration {
+    Registration {
+        agent: "web/lab".to_owned(),
+        token: registration::Token::new(TOKEN).expect("a token"),
+        instance: instance.to_owned(),
+        version: "0.1.0".to_owned(),
+        slot: 0,
+        met: met.iter().map(|&id| id.to_owned()).collect(),
+    }
+}
+
+/// An agent's side of a session, made by hand.
+struct Peer {
+    session: Session,
+    incoming: Incoming,
+    driver: tokio::task::JoinHandle<CloseReason>,
+}
+
+impl Peer {
+    async fn register(edge: &Edge, registration: &Registration) -> Result<Self, RegisterError> {
+        let mut stream = connect(edge).await;
+        let registered = registration::register(&mut stream, "localhost", registration).await?;
+        let (session, incoming, driver): (_, _, Driver<_>) =
+            Session::start(Role::Agent, stream, registered.early, Config::default());
+        Ok(Self { session, incoming, driver: tokio::spawn(driver) })
+    }
+
+    async fn note(&mut self) -> Note {
+        match timeout(PATIENCE, self.incoming.next()).await.expect("in time") {
+            Some(IncomingEvent::Note(note)) => note,
+            Some(IncomingEvent::Open(_)) => panic!("a link instead of a note"),
+            None => panic!("the session is over"),
+        }
+    }
+
+    async fn over(self) -> CloseReason {
+        timeout(PATIENCE, self.driver).await.expect("in time").expect("no panic")
+    }
+}
+
+#[tokio::test]
+async fn every_answer_has_its_status_and_says_what_to_do() {
+    let edge = Edge::start("r1").await;
+    let request =
+        |headers: &str| format!("GET /v1/tunnel HTTP/1.1\r\nHost: edge\r\nConnection: Upgrade\r\n{headers}\r\n");
+    let agent = |token: &str, agent: &str, more: &str| {
+        request(&format!(
+            "Upgrade: culvert/1\r\nAuthorization: Bearer {token}\r\nCulvert-Agent: {agent}\r\n\
+             Culvert-Instance: 0a\r\nCulvert-Version: 0.1.0\r\nCulvert-Slot: 0\r\n{more}"
+        ))
+    };
+    let body = |answer: &str| answer.split_once("\r\n\r\n").expect("a body").1.to_owned();
+
+    let not_found = answer(&edge, "GET / HTTP/1.1\r\nHost: edge\r\n\r\n").await;
+    assert!(not_found.starts_with("HTTP/1.1 404 Not Found\r\n"), "{not_found}");
+    assert!(body(&not_found).contains("/v1/tunnel"), "{not_found}");
+
+    let protocol = answer(&edge, &request("Upgrade: culvert/9\r\n")).await;
+    assert!(protocol.starts_with("HTTP/1.1 426 Upgrade Required\r\n"), "{protocol}");
+    assert!(protocol.contains("\r\nupgrade: culvert/1\r\n"), "{protocol}");
+
+    let malformed = answer(&edge, &agent(TOKEN, "lab", "")).await;
+    assert!(malformed.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{malformed}");
+    assert!(body(&malformed).contains("culvert-agent"), "{malformed}");
+
+    let wrong = answer(&edge, &agent("wrong-token-0123456789", "web/lab", "")).await;
+    assert!(wrong.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{wrong}");
+    assert!(wrong.contains("\r\nwww-authenticate: Bearer\r\n"), "{wrong}");
+    assert!(!wrong.contains("wrong-token"), "{wrong}");
+    let unknown = answer(&edge, &agent(TOKEN, "web/other", "")).await;
+    let without_date =
+        |text: &str| text.lines().filter(|line| !line.starts_with("date:")).collect::<Vec<_>>().join("\n");
+    assert_eq!(without_date(&unknown), without_date(&wrong), "nobody learns which agents there are");
+
+    let met = answer(&edge, &agent(TOKEN, "web/lab", "Culvert-Met: r0, r1\r\n")).await;
+    assert!(met.starts_with("HTTP/1.1 409 Conflict\r\n"), "{met}");
+    assert!(met.contains("\r\nculvert-replica: r1\r\n"), "{met}");
+
+    for answer in [&not_found, &protocol, &malformed, &wrong, &met] {
+        assert!(answer.contains("\r\ncontent-type: text/plain; charset=utf-8\r\n"), "{answer}");
+        assert_eq!(body(answer).matches('\n').count(), 1, "one line: {answer}");
+    }
+    for (result, count) in
+        [("not_found", 1), ("protocol", 1), ("malformed", 1), ("unauthorized", 2), ("already_met", 1)]
+    {
+        let series = format!("culvert_agent_connects_total{{result=\"{result}\"}}");
+        assert_eq!(edge.metric(&series), count, "{series}");
+    }
+    assert!(edge.bridge.registry().sessions().is_empty());
+}
+
+#[tokio::test]
+async fn who_is_accepted_is_welcomed_and_listed() {
+    let edge = Edge::start_as("r1", &["r1", "r2"], &Certificate::new(), ([127, 0, 0, 1], 0).into()).await;
+    let mut peer = Peer::register(&edge, &registration("0a", &["r0"])).await.expect("registered");
+    let Note::Welcome { replica, replicas, .. } = peer.note().await else { panic!("no welcome") };
+    assert_eq!(replica, "r1");
+    assert_eq!(replicas, *replica_set(&["r1", "r2"]));
+    let session = edge.session().await;
+    assert_eq!((&session.agent, &*session.instance, session.transport), (&lab(), "0a", "tls"));
+    assert_eq!((&*session.version, &*session.secret), ("0.1.0", "lab-token"));
+    assert!(session.remote_address.ip().is_loopback());
+    assert_eq!(edge.bridge.registry().get(session.id).map(|found| found.id), Some(session.id));
+    let gauge = "culvert_agent_sessions{agent=\"lab\",namespace=\"web\"}";
+    edge.metric_becomes(gauge, 1).await;
+
+    edge.replicas.send_replace(replica_set(&["r1", "r3"]));
+    assert_eq!(peer.note().await, Note::Replicas { replicas: replica_set(&["r1", "r3"]).to_vec() });
+
+    peer.session.close();
+    timeout(PATIENCE, session.closed()).await.expect("its end is seen");
+    assert!(edge.bridge.registry().choose(&lab()).is_none());
+    edge.metric_becomes(gauge, 0).await;
+    edge.metric_becomes("culvert_agent_disconnects_total{reason=\"peer_closed\"}", 1).await;
+}
+
+#[tokio::test]
+async fn instances_are_used_in_turn_and_one_that_leaves_is_not() {
+    let edge = Edge::start("r1").await;
+    let one = Peer::register(&edge, &registration("01", &[])).await.expect("registered");
+    let two = Peer::register(&edge, &registration("02", &[])).await.expect("registered");
+    edge.sessions(|sessions| sessions.len() == 2).await;
+    let registry = edge.bridge.registry();
+    let chosen: Vec<_> = (0..6).map(|_| registry.choose(&lab()).expect("a session").instance.clone()).collect();
+    assert_eq!(chosen.iter().filter(|instance| &***instance == "01").count(), 3, "{chosen:?}");
+    assert!(chosen.windows(2).all(|pair| pair[0] != pair[1]), "{chosen:?}");
+
+    one.session.note(&Note::Drain).expect("told");
+    let left = async {
+        while registry.count(&lab()) != 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, left).await.expect("taken out");
+    assert!((0..4).all(|_| &*registry.choose(&lab()).expect("a session").instance == "02"));
+    assert_eq!(registry.sessions().len(), 2, "it is still there for its links");
+    two.session.close();
+    edge.sessions(|sessions| sessions.len() == 1).await;
+    assert!(registry.choose(&lab()).is_none());
+}
+
+#[tokio::test]
+async fn a_process_that_dials_again_replaces_its_old_session() {
+    let edge = Edge::start("r1").await;
+    let old = Peer::register(&edge, &registration("01", &[])).await.expect("registered");
+    let first = edge.session().await;
+    let _new = Peer::register(&edge, &registration("01", &[])).await.expect("registered");
+    assert_eq!(old.over().await, CloseReason::PeerClosed);
+    timeout(PATIENCE, first.closed()).await.expect("ended");
+    assert_ne!(edge.session().await.id, first.id);
+    edge.metric_becomes("culvert_agent_disconnects_total{reason=\"replaced\"}", 1).await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_taken_back_ends_only_its_own_sessions() {
+    let edge = Edge::start("r1").await;
+    let other = "token-of-the-other-secret";
+    edge.agents.send_replace(Arc::new(agents(&[("lab", "lab-token", TOKEN), ("lab", "other-token", other)])));
+    let revoked = Peer::register(&edge, &registration("01", &[])).await.expect("registered");
+    let with_other =
+        Registration { token: registration::Token::new(other).expect("a token"), ..registration("02", &[]) };
+    let _kept = Peer::register(&edge, &with_other).await.expect("registered");
+    edge.sessions(|sessions| sessions.len() == 2).await;
+
+    let start = Instant::now();
+    edge.agents.send_replace(Arc::new(agents(&[("lab", "other-token", other)])));
+    assert_eq!(revoked.over().await, CloseReason::PeerClosed);
+    assert!(start.elapsed() < Duration::from_secs(2));
+    assert_eq!(&*edge.session().await.instance, "02");
+    edge.metric_becomes("culvert_agent_disconnects_total{reason=\"revoked\"}", 1).await;
+    let again = Peer::register(&edge, &registration("01", &[])).await;
+    assert!(matches!(again, Err(RegisterError::Rejected(rejection)) if rejection.status == 401));
+
+    edge.agents.send_replace(Arc::default());
+    edge.sessions(|sessions| sessions.is_empty()).await;
+}
+
+#[tokio::test]
+async fn what_is_no_agent_is_closed_and_disturbs_nobody() {
+    let edge = Edge::start("r1").await;
+    let agent = edge.agent(&["127.0.0.1:*"]);
+    let session = edge.session().await;
+    let target = echo().await;
+
+    // Ten seconds is what they have; all of them wait side by side.
+    let start = Instant::now();
+    let mut silent = Vec::new();
+    for first in ["", "GET /v1/tunnel HT", "\u{16}\u{3}\u{1}"] {
+        let mut stream = TcpStream::connect(edge.address).await.expect("connected");
+        stream.write_all(first.as_bytes()).await.expect("sent");
+        silent.push(tokio::spawn(async move {
+            let mut rest = Vec::new();
+            let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("closed in time");
+        }));
+    }
+    let mut half = connect(&edge).await;
+    half.write_all(b"GET /v1/tunnel HTTP/1.1\r\nHost: e").await.expect("sent");
+    silent.push(tokio::spawn(async move {
+        let mut rest = Vec::new();
+        let _ = timeout(PATIENCE, half.read_to_end(&mut rest)).await.expect("closed in time");
+    }));
+
+    let garbage: Vec<u8> = (0..10_000).map(|_| rand::random()).collect();
+    let mut plain = TcpStream::connect(edge.address).await.expect("connected");
+    let _ = plain.write_all(&garbage).await;
+    let _ = timeout(PATIENCE, plain.read_to_end(&mut Vec::new())).await.expect("closed in time");
+    let mut inside = connect(&edge).await;
+    let _ = inside.write_all(&garbage).await;
+    let _ = timeout(PATIENCE, inside.read_to_end(&mut Vec::new())).await.expect("closed in time");
+    assert!(start.elapsed() < Duration::from_secs(5), "garbage is closed when it is seen");
+
+    // Behind a registration it ends the session.
+    let mut liar = connect(&edge).await;
+    registration::register(&mut liar, "localhost", &registration("0b", &[])).await.expect("registered");
+    let _ = liar.write_all(&[0xff; 10_000]).await;
+    let _ = timeout(PATIENCE, liar.read_to_end(&mut Vec::new())).await.expect("closed in time");
+
+    for stream in silent {
+        stream.await.expect("closed");
+    }
+    let waited = start.elapsed();
+    assert!((Duration::from_secs(9)..Duration::from_secs(14)).contains(&waited), "{waited:?}");
+
+    let mut link = open(&session, &target);
+    link.write_all(b"still here").await.expect("sent");
+    let mut answer = [0; 10];
+    timeout(PATIENCE, link.read_exact(&mut answer)).await.expect("in time").expect("an answer");
+    assert_eq!(&answer, b"still here");
+    drop(link);
+    edge.metric_becomes("culvert_bridge_rejected_total{reason=\"timeout\"}", 3).await;
+    edge.metric_becomes("culvert_bridge_rejected_total{reason=\"http\"}", 1).await;
+    assert!(edge.metric("culvert_bridge_rejected_total{reason=\"tls\"}") >= 2);
+    assert_eq!(edge.metric("culvert_agent_disconnects_total{reason=\"protocol\"}"), 1);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_bridge_that_stops_lets_links_finish() {
+    let edge = Edge::start("r1").await;
+    let _agent = edge.agent(&["127.0.0.1:*"]);
+    let session = edge.session().await;
+    let mut link = open(&session, &echo().await);
+    link.opened().await.expect("opened");
+    edge.begin_stop();
+    let refused = async {
+        while TcpStream::connect(edge.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("its port is closed");
+    link.write_all(b"last words").await.expect("sent");
+    link.shutdown().await.expect("ended");
+    let mut answer = Vec::new();
+    timeout(PATIENCE, link.read_to_end(&mut answer)).await.expect("in time").expect("an answer");
+    assert_eq!(answer, b"last words");
+    drop(link);
+    timeout(PATIENCE, session.closed()).await.expect("ended");
+    edge.metric_becomes("culvert_agent_disconnects_total{reason=\"drained\"}", 1).await;
+}
