@@ -103,7 +103,7 @@ mod tests {
             walk(spec, "spec", &mut |path, schema| match schema.type_.as_deref() {
                 Some("array") => assert!(schema.max_items.is_some(), "{path} has no maxItems"),
                 Some("string") if schema.enum_.is_none() => {
-                    assert!(schema.max_length.is_some(), "{path} has no maxLength")
+                    assert!(schema.max_length.is_some(), "{path} has no maxLength");
                 }
                 _ => {}
             });

@@ -99,11 +99,6 @@ impl Metrics {
     pub(super) fn status_update(&self, result: StatusUpdate) {
         self.status_updates.with_label_values(&[result.as_str()]).inc();
     }
-
-    #[cfg(test)]
-    pub(super) fn undecodable_now(&self, kind: &str) -> i64 {
-        self.undecodable.with_label_values(&[kind]).get()
-    }
 }
 
 // === impl StatusUpdate ===

@@ -54,7 +54,9 @@ pub(super) async fn run(mut source: Source, mut stores: Stores, published: Publi
         };
         match stores.apply(change) {
             Effect::None => {}
-            Effect::Status => drop(published.touched.send_replace(())),
+            Effect::Status => {
+                published.touched.send_replace(());
+            }
             Effect::Table => {
                 let now = Instant::now();
                 let at_most = due.map_or(now + AT_MOST, |due| due.at_most);

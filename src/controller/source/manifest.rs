@@ -96,7 +96,9 @@ impl Manifest {
                 _ => None,
             };
             let Some(Value::Array(items)) = items else { return };
-            items.into_iter().for_each(|item| self.add(item, line));
+            for item in items {
+                self.add(item, line);
+            }
             return;
         }
         let (kind, object) = match (api_version.split_once('/').unwrap_or(("", &api_version)), kind.as_str()) {
