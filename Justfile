@@ -18,9 +18,9 @@ lint:
     cargo deny check bans licenses sources
     helm lint --strict charts/culvert
 
-# Writes the CustomResourceDefinitions, which the chart installs, from the types.
+# Writes the CustomResourceDefinitions from the types, into the chart's folder that `crds` points to.
 crds:
-    tests/crds write
+    CULVERT_GENERATE=1 cargo test --locked --lib api
 
 # The real cluster, with the image loaded.
 up:
