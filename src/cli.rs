@@ -10,9 +10,9 @@ mod check;
 mod crds;
 #[cfg(all(feature = "edge", feature = "agent"))]
 mod demo;
-mod limits;
 #[cfg(feature = "edge")]
 mod edge;
+mod limits;
 #[cfg(feature = "edge")]
 mod serve;
 mod signals;

@@ -74,14 +74,12 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let agent = tokio::spawn(agent.run(stop.clone()));
     let edge = tokio::spawn(edge.run(stop.clone()));
     let connected = tokio::time::timeout(START, sessions.wait_for(|sessions| !sessions.is_empty())).await;
-    match connected {
-        Ok(Ok(_)) => println!("{}", lines(addresses, &folder.0)),
-        _ => {
-            stop.cancel();
-            edge.await??;
-            return Err("the agent did not connect to the edge; the log above says why".into());
-        }
+    if !matches!(connected, Ok(Ok(_))) {
+        stop.cancel();
+        edge.await??;
+        return Err("the agent did not connect to the edge; the log above says why".into());
     }
+    println!("{}", lines(addresses, &folder.0));
     edge.await??;
     agent.await?;
     Ok(ExitCode::SUCCESS)
@@ -117,7 +115,7 @@ fn lines(addresses: Addresses, folder: &Path) -> String {
         "\nCulvert runs: visitor -> edge ({http}) == TLS tunnel == agent -> backend. Try, in another terminal:\n"
     );
     for (what, command) in tries {
-        text += &format!("\n  # {what}\n  {command}\n");
+        text.extend(["\n  # ", what, "\n  ", &command, "\n"]);
     }
     text + &format!(
         "\nOr open http://demo.localhost:{port}/ in a browser: the page does most of it.\n\

@@ -167,7 +167,7 @@ impl Edge {
                 wiring::follow_sessions(bridge.registry().watch(), &self.own.id, &self.sessions),
             );
             // What they follow ends only with the process.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let ended = tokio::select! {
             () = stop.cancelled() => Ok(()),
