@@ -1,1 +1,31 @@
-//! (being built)
+//! The objects that users write: group `culvert.dev`, version `v1alpha1`, and the Secrets they refer to.
+//!
+//! A field is here only once it works. Rules that CEL can express are CEL in the schema, so that the API server refuses
+//! a wrong object at once and `culvert check` refuses it offline; what needs other objects is told by conditions.
+//! The doc comment of a field is its text in `kubectl explain`.
+
+// KubeSchema copies each struct into a function, where nobody can reach it.
+#![allow(unreachable_pub, reason = "of the derive's copies")]
+
+mod agent;
+mod conditions;
+mod crds;
+mod host;
+mod secrets;
+
+pub use self::{
+    agent::{AgentLimits, AgentSession, CredentialSource, TunnelAgent, TunnelAgentSpec, TunnelAgentStatus},
+    conditions::{ConditionStatus, ConditionType, Reason},
+    crds::crds,
+    host::{
+        AgentRef, Auth, Backend, BasicAuth, PathRule, PathType, Route, TargetAddress, TunnelHost, TunnelHostSpec,
+        TunnelHostStatus,
+    },
+    secrets::{SecretRef, SecretType},
+};
+
+/// The API group of Culvert's objects.
+pub const GROUP: &str = "culvert.dev";
+
+/// The version of Culvert's objects.
+pub const VERSION: &str = "v1alpha1";

@@ -3,6 +3,8 @@
 #[cfg(feature = "agent")]
 mod agent;
 #[cfg(feature = "edge")]
+mod certificate;
+#[cfg(feature = "edge")]
 mod check;
 #[cfg(feature = "edge")]
 mod crds;
@@ -10,10 +12,14 @@ mod crds;
 mod demo;
 mod limits;
 #[cfg(feature = "edge")]
+mod edge;
+#[cfg(feature = "edge")]
 mod serve;
 mod signals;
 #[cfg(feature = "edge")]
 mod token;
+#[cfg(feature = "edge")]
+mod wiring;
 
 use std::{future::Future, process::ExitCode};
 

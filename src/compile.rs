@@ -1,1 +1,110 @@
-//! (being built)
+//! Objects in, routing table and verdicts out: one pure function, so that every conflict, order and message is tested as
+//! plain data.
+//!
+//! Partial validity: what is wrong with one hostname, route or Secret is told in the object's [`Verdict`] and never
+//! unroutes the rest of it. A route with a broken reference stays in the table and answers 500; it must not fall through
+//! to a less specific one.
+
+mod agents;
+mod claims;
+mod hosts;
+mod schema;
+mod secrets;
+mod verdict;
+
+use std::{collections::HashMap, sync::Arc};
+
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
+
+use self::{claims::Claims, secrets::Secrets};
+pub use self::{
+    schema::{Finding, Schema},
+    verdict::{Judgement, ObjectKind, Verdict},
+};
+use crate::{
+    api::{TunnelAgent, TunnelHost},
+    routing::{Agents, EntryPoint, Listener, ObjectName, RoutingTable, Rule, RuleId},
+};
+
+/// All objects that are known, in any order.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    /// The hostnames and routes.
+    pub tunnel_hosts: Vec<Arc<TunnelHost>>,
+    /// The agents.
+    pub tunnel_agents: Vec<Arc<TunnelAgent>>,
+    /// The Secrets of Culvert's types; those of other types are not looked at.
+    pub secrets: Vec<Arc<Secret>>,
+}
+
+/// What the objects mean.
+#[derive(Clone, Debug, Default)]
+pub struct Compiled {
+    /// What the edge serves.
+    pub table: Arc<RoutingTable>,
+    /// Who may register.
+    pub agents: Arc<Agents>,
+    /// What is to be said of each TunnelHost and TunnelAgent, the oldest first.
+    pub verdicts: Vec<Verdict>,
+    /// Every rule of the table once, so that the next compilation can take over those that are the same.
+    rules: HashMap<RuleId, Arc<Rule>>,
+}
+
+/// Compiles the objects. Rules that are the same as in `previous` are taken over from it by their `Arc`.
+#[must_use]
+pub fn compile(objects: &Objects, previous: Option<&Compiled>) -> Compiled {
+    let secrets = Secrets::index(&objects.secrets);
+    let mut verdicts = Vec::with_capacity(objects.tunnel_hosts.len() + objects.tunnel_agents.len());
+
+    let mut known = HashMap::with_capacity(objects.tunnel_agents.len());
+    for agent in by_age(&objects.tunnel_agents, |agent| &agent.metadata) {
+        let (entry, verdict) = agents::compile(agent, &secrets);
+        known.insert(entry.name.clone(), entry);
+        verdicts.push(verdict);
+    }
+
+    let mut claims = Claims::default();
+    let mut rules = HashMap::with_capacity(objects.tunnel_hosts.len());
+    for host in by_age(&objects.tunnel_hosts, |host| &host.metadata) {
+        let context = hosts::Context { secrets: &secrets, agents: &known, previous: previous.map(|p| &p.rules) };
+        verdicts.push(hosts::compile(host, &context, &mut claims, &mut rules));
+    }
+
+    let listener = Listener::new(None, claims.into_hosts());
+    Compiled {
+        table: Arc::new(RoutingTable::new([(EntryPoint::Http, listener)])),
+        agents: Arc::new(known.into_values().collect()),
+        verdicts,
+        rules,
+    }
+}
+
+// === impl Compiled ===
+
+impl Compiled {
+    /// How many rules the table holds; one under several hostnames counts once.
+    #[must_use]
+    pub fn rule_count(&self) -> usize {
+        self.rules.len()
+    }
+}
+
+/// The namespace and name of an object. Without a namespace, as in a file, it is in `default`.
+pub(crate) fn object_name(metadata: &ObjectMeta) -> ObjectName {
+    let namespace = metadata.namespace.as_deref().unwrap_or("default");
+    ObjectName::new(namespace, metadata.name.as_deref().unwrap_or_default())
+}
+
+/// The oldest first; of those made in the same second, by namespace and name, so that every replica sees one order.
+fn by_age<T>(objects: &[Arc<T>], metadata: impl Fn(&T) -> &ObjectMeta) -> Vec<&T> {
+    let mut sorted: Vec<&T> = objects.iter().map(|object| &**object).collect();
+    sorted.sort_by(|a, b| {
+        let (a, b) = (metadata(a), metadata(b));
+        let created = |m: &ObjectMeta| m.creation_timestamp.as_ref().map_or(Timestamp::MAX, |time| time.0);
+        created(a).cmp(&created(b)).then_with(|| a.namespace.cmp(&b.namespace)).then_with(|| a.name.cmp(&b.name))
+    });
+    sorted
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,211 @@
-//! (being built)
+//! Follows the objects, of a cluster or of a folder, and keeps the routing table and their status up to date.
+//!
+//! ```text
+//! source ─▶ stores ─▶ compile ─▶ Outputs ─▶ proxy, bridge
+//!    ▲                   └─▶ conditions (by the lease holder)
+//!    └── API server ◀──────────── sessions (by every replica)
+//! ```
+//!
+//! Nothing is published before all lists have been read once, and nothing is taken back when the API server goes away:
+//! the edge routes on from the last table.
+
+mod lease;
+mod membership;
+mod metrics;
+mod pauses;
+mod reconcile;
+mod report;
+mod source;
+mod status;
+mod stores;
+
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+use kube::Client;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use self::source::{Dating, Entry, FolderError, Manifest, Object, SyntaxError, manifest_names};
+use self::{
+    membership::Members,
+    metrics::Metrics,
+    reconcile::Published,
+    source::Source,
+    status::{ConditionWriter, SessionWriter},
+    stores::Stores,
+};
+use crate::{api::AgentSession, compile::Compiled, routing::ObjectName};
+
+/// The sessions that this replica holds, by agent.
+pub type Sessions = HashMap<ObjectName, Vec<AgentSession>>;
+
+/// What a controller is made of; it does nothing until it runs.
+pub struct Controller {
+    source: Source,
+    stores: Stores,
+    metrics: Arc<Metrics>,
+    compiled: watch::Sender<Option<Arc<Compiled>>>,
+    members: watch::Sender<Members>,
+    replicas: watch::Sender<Arc<[String]>>,
+    cluster: Option<Cluster>,
+}
+
+/// What a controller tells the rest of the process.
+#[derive(Clone, Debug)]
+pub struct Outputs {
+    /// The last compilation: routing table, agents and verdicts. `None` until all objects have been listed once; from
+    /// then on the replica is ready to serve.
+    pub compiled: watch::Receiver<Option<Arc<Compiled>>>,
+    /// The replicas of the edge that agents should hold a session with, by id, in order; this one is always among them.
+    pub replicas: watch::Receiver<Arc<[String]>>,
+}
+
+/// Who this replica is in its cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// The replica's id: its pod's name.
+    pub replica: String,
+    /// The namespace of the edge, of its Lease and of its Services.
+    pub namespace: String,
+    /// The name of the Lease whose holder writes conditions; it is created when there is none.
+    pub lease: String,
+    /// The name of the headless Service of the bridge, whose endpoints are the replicas.
+    pub bridge_service: String,
+}
+
+struct Cluster {
+    client: Client,
+    config: ClusterConfig,
+    sessions: watch::Receiver<Arc<Sessions>>,
+}
+
+// === impl Controller ===
+
+impl Controller {
+    /// A controller of the objects of a cluster. `sessions` are those that this replica holds; they are written to the
+    /// status of their agents.
+    ///
+    /// # Errors
+    /// Where the registry has metrics of these names already.
+    pub fn cluster(
+        client: Client,
+        config: ClusterConfig,
+        sessions: watch::Receiver<Arc<Sessions>>,
+        registry: &prometheus::Registry,
+    ) -> Result<Self, prometheus::Error> {
+        let metrics = Arc::new(Metrics::register(registry)?);
+        let source = source::cluster(&client, &metrics);
+        let replica = config.replica.clone();
+        Ok(Self::new(source, metrics, &replica, Some(Cluster { client, config, sessions })))
+    }
+
+    /// A controller of the objects of a folder. There are no other replicas, and verdicts go to the log.
+    ///
+    /// # Errors
+    /// Where the folder cannot be watched, or the registry has metrics of these names already.
+    pub fn folder(
+        dir: &Path,
+        replica: &str,
+        registry: &prometheus::Registry,
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let metrics = Arc::new(Metrics::register(registry)?);
+        Ok(Self::new(source::folder(dir)?, metrics, replica, None))
+    }
+
+    fn new(source: Source, metrics: Arc<Metrics>, replica: &str, cluster: Option<Cluster>) -> Self {
+        let members = Members::alone(replica);
+        Self {
+            stores: Stores::new(source.secret_lists, metrics.clone()),
+            source,
+            metrics,
+            compiled: watch::Sender::new(None),
+            replicas: watch::Sender::new(members.serving.clone()),
+            members: watch::Sender::new(members),
+            cluster,
+        }
+    }
+
+    /// What it tells the rest of the process; any number of times.
+    #[must_use]
+    pub fn outputs(&self) -> Outputs {
+        Outputs { compiled: self.compiled.subscribe(), replicas: self.replicas.subscribe() }
+    }
+
+    /// Runs until `shutdown`, then gives the lease back.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Self { source, stores, metrics, compiled, members, replicas, cluster } = self;
+        let touched = watch::Sender::new(());
+        let Some(Cluster { client, config, sessions }) = cluster else {
+            let report = report::follow(compiled.subscribe());
+            let reconcile = reconcile::run(source, stores, Published { compiled, touched }, metrics);
+            tokio::select! {
+                () = async { tokio::join!(reconcile, report); } => {}
+                () = shutdown.cancelled() => {}
+            }
+            return;
+        };
+
+        let (hosts, agents) = stores.readers();
+        let holder = watch::Sender::new(false);
+        let conditions = ConditionWriter {
+            client: client.clone(),
+            hosts,
+            agents: agents.clone(),
+            replica: config.replica.clone(),
+            compiled: compiled.subscribe(),
+            touched: touched.subscribe(),
+            sessions: sessions.clone(),
+            members: members.subscribe(),
+            holder: holder.subscribe(),
+            metrics: metrics.clone(),
+        };
+        let own_sessions = SessionWriter {
+            client: client.clone(),
+            replica: config.replica.clone(),
+            agents,
+            sessions,
+            touched: touched.subscribe(),
+            metrics: metrics.clone(),
+        };
+        let published_members = members.subscribe();
+        let ClusterConfig { replica, namespace, lease, bridge_service } = &config;
+        let membership =
+            membership::follow(client.clone(), namespace, bridge_service, replica, members, metrics.clone());
+        let reconcile = reconcile::run(source, stores, Published { compiled, touched }, metrics);
+        let lease = lease::compete(client, namespace, lease, replica, holder, shutdown.clone());
+        let work = async {
+            tokio::join!(
+                reconcile,
+                conditions.run(),
+                own_sessions.run(),
+                membership,
+                show(published_members, replicas)
+            );
+        };
+        // The lease has its own way to end; all others may be dropped anywhere.
+        tokio::join!(lease, async {
+            tokio::select! {
+                () = work => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
+    }
+}
+
+/// Shows the serving ones of the members, for ever.
+async fn show(mut members: watch::Receiver<Members>, replicas: watch::Sender<Arc<[String]>>) {
+    loop {
+        let serving = members.borrow_and_update().serving.clone();
+        replicas.send_if_modified(|last| {
+            let changed = *last != serving;
+            *last = serving;
+            changed
+        });
+        if members.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

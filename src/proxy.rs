@@ -1,1 +1,162 @@
-//! (being built)
+//! The proxy: visitors' connections, and each request's way to a backend.
+//!
+//! [`service`] is that way on one page; the other files are its stages and what they need.
+
+mod account;
+mod answer;
+mod body;
+mod choose;
+mod connection;
+mod download;
+mod error;
+mod failure;
+mod forward;
+mod gate;
+mod headers;
+mod idle;
+mod joiner;
+mod live;
+mod metrics;
+mod pool;
+mod service;
+mod upgrade;
+mod upstream;
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use prometheus::Registry as MetricsRegistry;
+use tokio::{
+    net::TcpListener,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::{forward::Timeouts, headers::TrustedProxies};
+use self::{
+    gate::Gate,
+    live::{Live, Makers},
+    metrics::{HostMetrics, Metrics},
+};
+use crate::{
+    bridge::Registry,
+    flow::{Connections, Flow},
+    routing::{Agents, RoutingTable},
+};
+
+/// How often idle connections to backends are looked over.
+const SWEEP: Duration = Duration::from_secs(5);
+/// How long to wait when the process has no more descriptors for connections.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The proxy; cheap to clone, all clones are one.
+#[derive(Clone)]
+pub struct Proxy {
+    shared: Arc<Shared>,
+}
+
+/// What all requests share.
+struct Shared {
+    live: ArcSwap<Live>,
+    registry: Registry,
+    makers: Makers,
+    /// For requests that no TunnelHost gets.
+    unrouted: Arc<HostMetrics>,
+    gate: Gate,
+    timeouts: Timeouts,
+    trusted_proxies: TrustedProxies,
+    /// How many replicas share the agents' limits.
+    replicas: AtomicU32,
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    /// A proxy that serves nothing yet, for the agents' sessions of `registry`.
+    ///
+    /// # Errors
+    /// Where `metrics` has the proxy's metrics already.
+    pub fn new(
+        registry: Registry,
+        trusted_proxies: TrustedProxies,
+        timeouts: Timeouts,
+        metrics: &MetricsRegistry,
+    ) -> prometheus::Result<Self> {
+        let makers = Makers {
+            flow: Flow::new(metrics)?,
+            connections: Connections::new(metrics)?,
+            metrics: Arc::new(Metrics::new(metrics)?),
+        };
+        let unrouted = Arc::new(makers.metrics.host("", ""));
+        let shared = Shared {
+            live: ArcSwap::from_pointee(Live::empty()),
+            registry,
+            makers,
+            unrouted,
+            gate: Gate::new(),
+            timeouts,
+            trusted_proxies,
+            replicas: AtomicU32::new(1),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Serves this table from now on; requests in progress go on with the one they found.
+    pub fn update(&self, table: Arc<RoutingTable>, agents: &Agents) {
+        let next = self.shared.live.load().next(table, agents, &self.shared.makers);
+        self.shared.live.store(Arc::new(next));
+    }
+
+    /// How many replicas share the agents' connection limits, this one included.
+    pub fn set_replicas(&self, replicas: u32) {
+        self.shared.replicas.store(replicas, Ordering::Relaxed);
+    }
+
+    /// Accepts visitors until `shutdown`, then lets the requests in progress end.
+    pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) {
+        let connections = TaskTracker::new();
+        let mut sweep = interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                _ = sweep.tick() => self.shared.live.load().sweep(Instant::now()),
+                accepted = listener.accept() => match accepted {
+                    Ok((tcp, peer)) => {
+                        // Where the socket does not take it, it is only slower.
+                        let _ = tcp.set_nodelay(true);
+                        connections.spawn(connection::serve(self.shared.clone(), tcp, peer, shutdown.clone()));
+                    }
+                    Err(error) => pause_after(&error).await,
+                },
+            }
+        }
+        drop(listener);
+        connections.close();
+        connections.wait().await;
+    }
+}
+
+/// A connection that is gone before it is accepted is nobody's trouble; without descriptors, trying again at once
+/// would only burn the processor.
+async fn pause_after(error: &io::Error) {
+    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+        tracing::warn!(%error, "cannot accept a visitor's connection");
+        sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn replicas(&self) -> u32 {
+        self.replicas.load(Ordering::Relaxed)
+    }
+}

@@ -16,7 +16,8 @@ pub mod tls;
 
 pub use self::{
     code::{LinkError, RefuseCode, ResetCode},
+    machine::{Config, Role},
     note::{Note, Replica},
     open::Open,
-    session::{CloseReason, Config, Driver, Incoming, IncomingEvent, Link, Opening, Role, Session, SessionClosed},
+    session::{CloseReason, Driver, Incoming, IncomingEvent, Link, Opening, Session, SessionClosed},
 };

@@ -1,11 +1,150 @@
-use std::process::ExitCode;
+mod backends;
 
-use super::Failure;
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use super::{
+    Failure, certificate,
+    edge::{Addresses, Edge, EdgeConfig, Source},
+    signals, token,
+};
+use crate::{
+    agent::{self, Agent, AllowRule, TokenSource},
+    bridge,
+    proxy::TrustedProxies,
+    tunnel::{
+        registration::Token,
+        tls::{self, Fingerprint, Trust},
+    },
+};
 
 /// Runs an edge, an agent and sample backends in one process, and prints the lines to try.
+///
+/// Everything is real: the objects are YAML files in a folder, the agent dials the edge over TLS, and each request goes
+/// through the tunnel. Nothing outlives the process.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// Where visitors come in. Port 0 is any free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0", env = "CULVERT_HTTP")]
+    http: SocketAddr,
+    /// Where the agent dials in.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0", env = "CULVERT_BRIDGE")]
+    bridge: SocketAddr,
+    /// Where the metrics are.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0", env = "CULVERT_ADMIN")]
+    admin: SocketAddr,
+}
 
-pub(super) async fn run(_args: Args) -> Result<ExitCode, Failure> {
+/// How long everything may take to be connected.
+const START: Duration = Duration::from_secs(10);
+
+/// The folder of the objects; removed when the demo ends.
+struct Folder(PathBuf);
+
+pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+    let stop = signals::stop_token()?;
+    let backend = backends::serve().await?;
+    let agent_token = token::generate();
+    let folder = Folder::create(&agent_token, backend)?;
+    let certificate = certificate::ephemeral()?;
+    let edge = Edge::bind(EdgeConfig {
+        source: Source::Folder(folder.0.clone()),
+        replica: "demo".to_owned(),
+        http: args.http,
+        bridge: args.bridge,
+        admin: args.admin,
+        security: bridge::Security::Tls(certificate.config),
+        advertise: None,
+        trusted_proxies: TrustedProxies::default(),
+        drain_delay: Duration::ZERO,
+    })
+    .await?;
+    let addresses = edge.addresses;
+    let agent = agent(addresses.bridge, &agent_token, certificate.fingerprint, backend)?;
+    let mut sessions = edge.sessions();
+
+    let agent = tokio::spawn(agent.run(stop.clone()));
+    let edge = tokio::spawn(edge.run(stop.clone()));
+    let connected = tokio::time::timeout(START, sessions.wait_for(|sessions| !sessions.is_empty())).await;
+    match connected {
+        Ok(Ok(_)) => println!("{}", lines(addresses, &folder.0)),
+        _ => {
+            stop.cancel();
+            edge.await??;
+            return Err("the agent did not connect to the edge; the log above says why".into());
+        }
+    }
+    edge.await??;
+    agent.await?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn agent(
+    bridge: SocketAddr,
+    token: &str,
+    fingerprint: Fingerprint,
+    backend: SocketAddr,
+) -> Result<Agent, Failure> {
+    let allow: AllowRule = backend.to_string().parse()?;
+    Ok(Agent::new(agent::Config {
+        edges: vec![format!("https://{bridge}").parse()?],
+        agent: "default/laptop".to_owned(),
+        token: TokenSource::Given(Token::new(token)?),
+        allow: [allow].into_iter().collect(),
+        security: agent::Security::Tls(tls::client(&Trust::Pinned(vec![fingerprint]))?),
+        connect_timeout: Duration::from_secs(5),
+        grace: Duration::from_secs(5),
+    }))
+}
+
+/// What to try. Names under `localhost` are this machine (RFC 6761, 6.3), for curl and for browsers.
+fn lines(addresses: Addresses, folder: &Path) -> String {
+    let (http, admin) = (addresses.http, addresses.admin);
+    let (site, private) = (format!("http://demo.localhost:{}", http.port()), format!("http://private.localhost:{}", http.port()));
+    let folder = folder.display();
+    format!(
+        r"
+Culvert runs: visitor -> edge {http} == TLS tunnel ==> agent -> backend. Try, in another terminal:
+
+  curl -i {site}/                                 # a page from behind the tunnel: 200
+  curl -N --max-time 4 {site}/clock               # server-sent events, one a second
+  curl -i http://nobody.localhost:{port}/                     # a host that nobody has: 404
+  curl -i {private}/                              # a protected host: 401 ...
+  curl -i -u ada:lovelace {private}/              # ... and 200 with credentials
+  curl -s http://{admin}/metrics | grep culvert_flow_bytes_total   # every byte, counted
+
+  # A WebSocket: the handshake, then one frame that says hello, and its echo.
+  (printf 'GET /echo HTTP/1.1\r\nHost: demo.localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n\201\205\0\0\0\0hello'; sleep 1) | curl -sN --max-time 2 telnet://{http}
+
+Or open {site}/ in a browser: the page does all of it.
+The objects are in {folder}: change them, and they are live at once. Ctrl-C ends the demo.",
+        port = http.port(),
+    )
+}
+
+// === impl Folder ===
+
+impl Folder {
+    fn create(token: &str, backend: SocketAddr) -> Result<Self, Failure> {
+        let path = std::env::temp_dir().join(format!("culvert-demo-{:016x}", rand::random::<u64>()));
+        fs::create_dir(&path).map_err(|error| format!("cannot create {}: {error}", path.display()))?;
+        let folder = Self(path);
+        let manifest = include_str!("demo/objects.yaml")
+            .replace("TOKEN", token)
+            .replace("BACKEND", &backend.to_string());
+        fs::write(folder.0.join("demo.yaml"), manifest)?;
+        Ok(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What cannot be removed stays in the system's folder for such files.
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }

@@ -1,11 +1,132 @@
-use std::process::ExitCode;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
-use super::Failure;
+use ipnet::IpNet;
+use kube::Client;
+
+use super::{
+    Failure,
+    certificate::{self, BridgeCertificate},
+    edge::{Edge, EdgeConfig, Source},
+    signals,
+};
+use crate::{bridge, controller::ClusterConfig, proxy::TrustedProxies};
 
 /// Runs the edge: controller, proxy and bridge in one process.
+///
+/// In a cluster it follows the objects of the API server. With --manifests it follows the same YAML in a folder, and
+/// needs no cluster.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// A folder with TunnelHosts, TunnelAgents and Secrets as YAML or JSON, followed as its files change. Without it
+    /// the objects come from the API server of the cluster.
+    #[arg(long, value_name = "DIR", env = "CULVERT_MANIFESTS")]
+    manifests: Option<PathBuf>,
+    /// Where visitors come in, over HTTP. As for each listener, port 0 asks for a free one; what is bound is logged.
+    #[arg(long, value_name = "ADDRESS", default_value_t = any(8080), env = "CULVERT_HTTP")]
+    http: SocketAddr,
+    /// Where agents dial in.
+    #[arg(long, value_name = "ADDRESS", default_value_t = any(7443), env = "CULVERT_BRIDGE")]
+    bridge: SocketAddr,
+    /// Where /livez, /readyz and /metrics are. Keep it away from visitors.
+    #[arg(long, value_name = "ADDRESS", default_value_t = local(9090), env = "CULVERT_ADMIN")]
+    admin: SocketAddr,
+    /// Networks of the proxies in front of the edge, whose X-Forwarded-* and X-Request-Id are believed.
+    #[arg(long, value_name = "CIDR", env = "CULVERT_TRUSTED_PROXIES", value_delimiter = ',')]
+    trusted_proxies: Vec<IpNet>,
+    /// The address that agents are told to dial for this replica, HOST:PORT, where it has one of its own. Without it
+    /// they dial the address that they know again, until they have met every replica.
+    #[arg(long, value_name = "HOST:PORT", env = "CULVERT_ADVERTISE")]
+    advertise: Option<String>,
+    /// A folder for what must outlive a restart: the bridge's certificate, where --bridge-cert is not given.
+    #[arg(long, value_name = "DIR", default_value = "culvert-state", env = "CULVERT_STATE")]
+    state: PathBuf,
+    /// A PEM file with the bridge's certificate, the same on all replicas. Without it one is made, and kept in --state.
+    #[arg(long, value_name = "FILE", env = "CULVERT_BRIDGE_CERT", requires = "bridge_key")]
+    bridge_cert: Option<PathBuf>,
+    /// A PEM file with the private key of --bridge-cert.
+    #[arg(long, value_name = "FILE", env = "CULVERT_BRIDGE_KEY", requires = "bridge_cert")]
+    bridge_key: Option<PathBuf>,
+    /// Do not encrypt the tunnels: tokens and traffic can be read on the way. Agents need the same flag.
+    #[arg(long, env = "CULVERT_INSECURE_PLAINTEXT", conflicts_with_all = ["bridge_cert", "bridge_key"])]
+    insecure_plaintext: bool,
+    /// The id of this replica: in a cluster the name of its pod.
+    #[arg(long, value_name = "NAME", default_value = "edge", env = "CULVERT_REPLICA")]
+    replica: String,
+    /// The namespace of the edge itself, for its Lease and its Services. Only in a cluster.
+    #[arg(long, value_name = "NAME", default_value = "culvert", env = "CULVERT_NAMESPACE", conflicts_with = "manifests")]
+    namespace: String,
+    /// The headless Service of the bridge, whose endpoints are the replicas. Only in a cluster.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "culvert-bridge-headless",
+        env = "CULVERT_BRIDGE_SERVICE",
+        conflicts_with = "manifests"
+    )]
+    bridge_service: String,
+    /// The Lease whose holder writes the objects' conditions. Only in a cluster.
+    #[arg(long, value_name = "NAME", default_value = "culvert", env = "CULVERT_LEASE", conflicts_with = "manifests")]
+    lease: String,
+}
 
-pub(super) async fn run(_args: Args) -> Result<ExitCode, Failure> {
+/// How long a replica that is no longer ready still takes visitors, since balancers hear of it late.
+const DRAIN_DELAY: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+    let stop = signals::stop_token()?;
+    let security = security(&args)?;
+    let (source, drain_delay) = match args.manifests {
+        Some(dir) => (Source::Folder(dir), Duration::ZERO),
+        None => {
+            let client = Client::try_default().await.map_err(|error| {
+                format!("there is no cluster to follow ({error}); give its kubeconfig, or --manifests DIR")
+            })?;
+            let config = ClusterConfig {
+                replica: args.replica.clone(),
+                namespace: args.namespace,
+                lease: args.lease,
+                bridge_service: args.bridge_service,
+            };
+            (Source::Cluster { client, config }, DRAIN_DELAY)
+        }
+    };
+    let edge = Edge::bind(EdgeConfig {
+        source,
+        replica: args.replica,
+        http: args.http,
+        bridge: args.bridge,
+        admin: args.admin,
+        security,
+        advertise: args.advertise,
+        trusted_proxies: TrustedProxies::new(args.trusted_proxies),
+        drain_delay,
+    })
+    .await?;
+    edge.run(stop).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn security(args: &Args) -> Result<bridge::Security, Failure> {
+    if args.insecure_plaintext {
+        return Ok(bridge::Security::InsecurePlaintext);
+    }
+    let BridgeCertificate { config, fingerprint } = match (&args.bridge_cert, &args.bridge_key) {
+        (Some(certificate), Some(key)) => certificate::read(certificate, key)?,
+        _ => certificate::read_or_make(&args.state)?,
+    };
+    tracing::info!("agents can trust this edge with --edge-fingerprint {fingerprint}");
+    Ok(bridge::Security::Tls(config))
+}
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }

@@ -179,10 +179,10 @@ mod tests {
     fn the_most_specific_listener_takes_the_request_even_if_it_has_no_rule() {
         let all = Listener::new(
             None,
-            [("*.example.com".parse().expect("a hostname"), HostRules {
-                owner: "web".into(),
-                rules: vec![rule("all", PathMatch::prefix("/"))],
-            })],
+            [(
+                "*.example.com".parse().expect("a hostname"),
+                HostRules { owner: "web".into(), rules: vec![rule("all", PathMatch::prefix("/"))] },
+            )],
         );
         let narrow = Listener::new(Some("*.b.example.com".parse().expect("a hostname")), []);
         let table = RoutingTable::new([(EntryPoint::Http, all), (EntryPoint::Http, narrow)]);

@@ -32,3 +32,60 @@ pub struct Replica {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
 }
+
+/// The kinds that this version knows.
+const KINDS: [&str; 3] = ["welcome", "replicas", "drain"];
+
+// === impl Note ===
+
+impl Note {
+    /// The payload of NOTE.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        // Strings and arrays of them always become JSON.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads the payload of NOTE; `None` is a kind that this version does not know, the error says what is wrong.
+    pub(super) fn decode(payload: &[u8]) -> Result<Option<Self>, String> {
+        #[derive(Deserialize)]
+        struct Kind {
+            kind: String,
+        }
+
+        let Kind { kind } = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+        if !KINDS.contains(&&*kind) {
+            return Ok(None);
+        }
+        serde_json::from_slice(payload).map(Some).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_are_read_back() {
+        let address = Some("edge-1.example.com:7443".to_owned());
+        let replicas = vec![Replica { id: "edge-0".into(), address: None }, Replica { id: "edge-1".into(), address }];
+        let welcome = Note::Welcome { replica: "edge-0".into(), version: "0.1.0".into(), replicas: replicas.clone() };
+        for note in [welcome, Note::Replicas { replicas }, Note::Drain] {
+            let value: serde_json::Value = serde_json::from_slice(&note.encode()).expect("JSON");
+            assert!(KINDS.contains(&value["kind"].as_str().expect("a kind")));
+            assert_eq!(Note::decode(&note.encode()), Ok(Some(note)));
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_adds_is_skipped() {
+        assert_eq!(Note::decode(br#"{"kind":"health","targets":[]}"#), Ok(None));
+        assert_eq!(Note::decode(br#"{"kind":"drain","seconds":5}"#), Ok(Some(Note::Drain)));
+    }
+
+    #[test]
+    fn anything_else_is_malformed() {
+        for payload in [&b""[..], b"[]", b"{}", b"\xff", br#"{"kind":"replicas"}"#] {
+            assert!(Note::decode(payload).is_err(), "{payload:?}");
+        }
+    }
+}

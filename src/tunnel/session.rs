@@ -1,62 +1,34 @@
-#![expect(clippy::todo, unused_variables, missing_debug_implementations)]
+//! The I/O around the state machine: one task a session, which its links share the machine with.
+
+mod driver;
+mod incoming;
 mod link;
-use std::{
-    future::Future,
-    io,
-    marker::PhantomData,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
+mod shared;
+
+use std::{fmt, io, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
 };
 
-use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite};
+use self::shared::Shared;
+pub use self::{
+    driver::Driver,
+    incoming::{Incoming, IncomingEvent, Opening},
+    link::Link,
+};
+use super::{
+    Note, Open,
+    machine::{Config, Machine, Role},
+};
 
-pub use self::link::Link;
-use super::{Note, Open, RefuseCode};
-
-/// Which side of a session this is: only the edge opens links.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Opens links.
-    Edge,
-    /// Accepts or refuses them.
-    Agent,
-}
-
-/// The limits of a session; the defaults are those of `docs/protocol.md`.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Most links at a time; more are refused as overloaded. Default 65,536.
-    pub max_links: usize,
-}
-
-/// A handle to a session; cheap to clone. The session lives in its [`Driver`].
+/// A handle to a session; cheap to clone. The session lives in its [`Driver`], and ends with it.
 #[derive(Clone)]
-pub struct Session(Arc<()>);
+pub struct Session(Arc<Shared>);
 
-/// Does the session's I/O; nothing moves unless it is polled. Resolves when the session is over.
-pub struct Driver<T>(PhantomData<T>);
-
-/// What the other side began: links (to an agent) and notes.
-pub struct Incoming(());
-
-/// Something the other side began.
-pub enum IncomingEvent {
-    /// The edge wants a link.
-    Open(Opening),
-    /// The other side tells something.
-    Note(Note),
-}
-
-/// A link that the edge wants; dropped, it is refused.
-pub struct Opening {
-    /// What for.
-    pub request: Open,
-}
-
-/// The session is over.
+/// The session is over, or was never one that may do this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the session is over")]
 pub struct SessionClosed;
@@ -77,93 +49,71 @@ pub enum CloseReason {
     #[error("the connection failed: {0}")]
     Io(io::ErrorKind),
     /// This side closed the session.
-    #[error("closed")]
+    #[error("this side closed the session")]
     Closed,
-}
-
-// === impl Config ===
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { max_links: 65_536 }
-    }
 }
 
 // === impl Session ===
 
 impl Session {
     /// Makes a session of a registered connection. `early` is what was read of it behind the registration.
+    ///
+    /// Nothing moves unless the driver is polled, by a task of its own on a tokio runtime with time.
     pub fn start<T>(role: Role, io: T, early: Bytes, config: Config) -> (Self, Incoming, Driver<T>)
     where
         T: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        todo!()
+        let machine = Machine::new(role, config, Instant::now().into_std());
+        let shared = Arc::new(Shared::new(machine));
+        let driver = Driver::new(Arc::clone(&shared), io, BytesMut::from(early));
+        (Self(Arc::clone(&shared)), Incoming::new(shared), driver)
     }
 
     /// Opens a link (the edge's side). Never waits: what is written before the agent's answer is sent right behind.
+    /// Where the session has too many links, the link is there and is refused.
+    ///
+    /// # Errors
+    /// Where the session is over, or this is the agent's side, which opens no links.
     pub fn open(&self, open: &Open) -> Result<Link, SessionClosed> {
-        todo!()
+        let id = self.0.command(|machine| machine.open(open, Instant::now().into_std())).flatten();
+        Ok(Link::new(Arc::clone(&self.0), id.ok_or(SessionClosed)?))
     }
 
     /// Tells the other side something.
+    ///
+    /// # Errors
+    /// Where the session is over, or the note is longer than a frame (16 KiB of JSON).
     pub fn note(&self, note: &Note) -> Result<(), SessionClosed> {
-        todo!()
+        let sent = self.0.command(|machine| machine.note(note)).unwrap_or(false);
+        if sent { Ok(()) } else { Err(SessionClosed) }
     }
 
     /// Ends the session now; every link sees [`super::LinkError::SessionLost`].
     pub fn close(&self) {
-        todo!()
+        self.0.close();
     }
 
     /// Whether the session is over.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        todo!()
+        self.0.is_closed()
     }
 
     /// How many links there are now.
     #[must_use]
     pub fn links(&self) -> usize {
-        todo!()
+        self.0.look(Machine::links)
     }
 
-    /// The round-trip time, once measured.
+    /// The round-trip time, once measured: the shortest of the last few.
     #[must_use]
     pub fn rtt(&self) -> Option<Duration> {
-        todo!()
+        self.0.look(Machine::rtt)
     }
 }
 
-// === impl Incoming ===
-
-impl Incoming {
-    /// What comes next; `None` when the session is over.
-    pub async fn next(&mut self) -> Option<IncomingEvent> {
-        std::future::pending().await
-    }
-}
-
-// === impl Opening ===
-
-impl Opening {
-    /// Opens the link.
-    #[must_use]
-    pub fn accept(self) -> Link {
-        todo!()
-    }
-
-    /// Does not open it; `text` (at most 1 KiB is sent) is for people.
-    pub fn refuse(self, code: RefuseCode, text: &str) {
-        todo!()
-    }
-}
-
-// === impl Driver ===
-
-impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
-    type Output = CloseReason;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        todo!()
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("links", &self.links()).field("closed", &self.is_closed()).finish()
     }
 }

@@ -1,0 +1,42 @@
+# The recipes of this project; each is one or two commands that can as well be typed. CI is .ci/run, which needs no just.
+
+cluster := env("CULVERT_CLUSTER", justfile_directory() / "tests/cluster/cluster")
+
+# What there is.
+default:
+    @just --list
+
+# Unit and behaviour tests: they need nothing.
+test *args:
+    cargo test --locked {{ args }}
+
+# Everything that needs no compiler's verdict on behaviour: format, lints, dependencies, chart.
+lint:
+    cargo fmt --check
+    cargo clippy --locked --all-targets -- -D warnings
+    cargo clippy --locked --test e2e -- -D warnings
+    cargo deny check bans licenses sources
+    helm lint --strict charts/culvert
+
+# Writes the CustomResourceDefinitions, which the chart installs, from the types.
+crds:
+    tests/crds write
+
+# The real cluster, with the image loaded.
+up:
+    {{ cluster }} build
+    {{ cluster }} up
+    CULVERT_CLUSTER={{ cluster }} tests/cluster/image
+
+# Ends the real cluster.
+down:
+    {{ cluster }} down
+
+# End-to-end tests on the cluster that `just up` started.
+e2e *args:
+    cargo test --locked --test e2e --no-run
+    CULVERT_CLUSTER={{ cluster }} {{ cluster }} exec cargo test --locked --test e2e -- --nocapture {{ args }}
+
+# The same on a kind cluster, where Docker exists.
+kind *args:
+    just cluster={{ justfile_directory() / "tests/cluster/kind" }} up e2e {{ args }}

@@ -1,0 +1,113 @@
+/// The conditions of an object's status, by their `type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ConditionType {
+    /// The object itself is right and nothing of it is in conflict with another.
+    Accepted,
+    /// Everything that the object refers to exists and is right.
+    ResolvedRefs,
+    /// The edge's routing table holds the object.
+    Programmed,
+    /// An agent of the object has a session. Not part of `Ready`: an offline laptop must not hang a deployment.
+    AgentConnected,
+    /// Copies the first of `Accepted`, `ResolvedRefs` and `Programmed` that is not True; what to wait for.
+    Ready,
+}
+
+/// A condition's `status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConditionStatus {
+    /// It holds.
+    True,
+    /// It does not; the reason and the message say why.
+    False,
+    /// Nobody has judged it yet.
+    Unknown,
+}
+
+/// A condition's `reason`: one word for programs; the message is for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// `Accepted` is True.
+    Accepted,
+    /// Not judged yet.
+    Pending,
+    /// Another namespace owns a hostname of the object.
+    HostnameConflict,
+    /// An older object has the same hostname and path.
+    RouteConflict,
+    /// A field has a value that is not possible.
+    UnsupportedValue,
+    /// The object could not be read, or nothing of it could be used.
+    Invalid,
+    /// `ResolvedRefs` is True.
+    ResolvedRefs,
+    /// There is no Secret of that name and type in the namespace.
+    SecretNotFound,
+    /// The Secret is there, and what it holds is not right.
+    InvalidSecret,
+    /// There is no TunnelAgent of that name in the namespace.
+    AgentNotFound,
+    /// `Programmed` is True.
+    Programmed,
+    /// `AgentConnected` is True.
+    Connected,
+    /// No agent of the object has a session with any replica.
+    NoSession,
+    /// `Ready` is True.
+    Ready,
+}
+
+// === impl ConditionType ===
+
+impl ConditionType {
+    /// The word in the object.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::ResolvedRefs => "ResolvedRefs",
+            Self::Programmed => "Programmed",
+            Self::AgentConnected => "AgentConnected",
+            Self::Ready => "Ready",
+        }
+    }
+}
+
+// === impl ConditionStatus ===
+
+impl ConditionStatus {
+    /// The word in the object.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+// === impl Reason ===
+
+impl Reason {
+    /// The word in the object.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::Pending => "Pending",
+            Self::HostnameConflict => "HostnameConflict",
+            Self::RouteConflict => "RouteConflict",
+            Self::UnsupportedValue => "UnsupportedValue",
+            Self::Invalid => "Invalid",
+            Self::ResolvedRefs => "ResolvedRefs",
+            Self::SecretNotFound => "SecretNotFound",
+            Self::InvalidSecret => "InvalidSecret",
+            Self::AgentNotFound => "AgentNotFound",
+            Self::Programmed => "Programmed",
+            Self::Connected => "Connected",
+            Self::NoSession => "NoSession",
+            Self::Ready => "Ready",
+        }
+    }
+}

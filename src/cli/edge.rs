@@ -1,0 +1,198 @@
+//! The edge put together: controller, proxy, bridge and admin listener, and who hears what from whom.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+use kube::Client;
+use prometheus::Registry as MetricsRegistry;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{JoinError, JoinSet},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, wiring};
+use crate::{
+    bridge::{self, Bridge},
+    controller::{ClusterConfig, Controller, Sessions},
+    proxy::{Proxy, Timeouts, TrustedProxies},
+    routing::Agents,
+    telemetry,
+    tunnel::Replica,
+};
+
+/// How long requests in progress and links may go on once the edge stops.
+const DRAIN: Duration = Duration::from_secs(30);
+/// How long what only watches may take to stop, as to give the lease back.
+const REST: Duration = Duration::from_secs(5);
+
+/// What an edge is made of.
+pub(super) struct EdgeConfig {
+    pub(super) source: Source,
+    pub(super) replica: String,
+    pub(super) http: SocketAddr,
+    pub(super) bridge: SocketAddr,
+    pub(super) admin: SocketAddr,
+    pub(super) security: bridge::Security,
+    pub(super) advertise: Option<String>,
+    pub(super) trusted_proxies: TrustedProxies,
+    /// How long visitors are still taken after readiness is gone.
+    pub(super) drain_delay: Duration,
+}
+
+/// Where the objects come from.
+pub(super) enum Source {
+    Cluster { client: Client, config: ClusterConfig },
+    Folder(PathBuf),
+}
+
+/// An edge whose listeners are bound.
+pub(super) struct Edge {
+    pub(super) addresses: Addresses,
+    listeners: Listeners,
+    metrics: MetricsRegistry,
+    controller: Controller,
+    proxy: Proxy,
+    bridge: Bridge,
+    agents: watch::Sender<Arc<Agents>>,
+    replicas: watch::Sender<Arc<[Replica]>>,
+    sessions: watch::Sender<Arc<Sessions>>,
+    own: Replica,
+    drain_delay: Duration,
+}
+
+/// What is bound.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Addresses {
+    pub(super) http: SocketAddr,
+    pub(super) bridge: SocketAddr,
+    pub(super) admin: SocketAddr,
+}
+
+struct Listeners {
+    http: TcpListener,
+    bridge: TcpListener,
+    admin: TcpListener,
+}
+
+// === impl Edge ===
+
+impl Edge {
+    /// Binds the listeners and makes the parts. Errors name the flag to change.
+    pub(super) async fn bind(config: EdgeConfig) -> Result<Self, Failure> {
+        let listeners = Listeners {
+            http: bind("--http", config.http).await?,
+            bridge: bind("--bridge", config.bridge).await?,
+            admin: bind("--admin", config.admin).await?,
+        };
+        let addresses = Addresses {
+            http: listeners.http.local_addr()?,
+            bridge: listeners.bridge.local_addr()?,
+            admin: listeners.admin.local_addr()?,
+        };
+        let Addresses { http, bridge, admin } = addresses;
+        tracing::info!(%http, %bridge, %admin, "listening");
+
+        let metrics = MetricsRegistry::new();
+        telemetry::register_build_info(&metrics)?;
+        let own = Replica { id: config.replica.clone(), address: config.advertise };
+        let agents = watch::Sender::new(Arc::new(Agents::default()));
+        let replicas = watch::Sender::new(Arc::from([own.clone()]));
+        let bridge = Bridge::new(
+            bridge::Config {
+                replica: config.replica.clone(),
+                security: config.security,
+                agents: agents.subscribe(),
+                replicas: replicas.subscribe(),
+                drain: DRAIN,
+            },
+            &metrics,
+        )?;
+        let proxy =
+            Proxy::new(bridge.registry().clone(), config.trusted_proxies, Timeouts::default(), &metrics)?;
+        let sessions = watch::Sender::new(Arc::new(Sessions::new()));
+        let controller = match config.source {
+            Source::Cluster { client, config } => {
+                Controller::cluster(client, config, sessions.subscribe(), &metrics)?
+            }
+            Source::Folder(dir) => Controller::folder(&dir, &config.replica, &metrics)?,
+        };
+        let drain_delay = config.drain_delay;
+        Ok(Self { addresses, listeners, metrics, controller, proxy, bridge, agents, replicas, sessions, own, drain_delay })
+    }
+
+    /// Follows the agents' sessions.
+    pub(super) fn sessions(&self) -> watch::Receiver<bridge::Sessions> {
+        self.bridge.registry().watch()
+    }
+
+    /// Runs until `stop`. Then readiness goes first, then the listeners; requests in progress end before the tunnels
+    /// that they need, and those before what only watches.
+    pub(super) async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
+        let Self { listeners, metrics, controller, proxy, bridge, drain_delay, .. } = self;
+        let ready = watch::Sender::new(false);
+        let (stop_data, stop_rest) = (CancellationToken::new(), CancellationToken::new());
+        let outputs = controller.outputs();
+
+        let mut rest = JoinSet::new();
+        let admin = telemetry::serve_admin(listeners.admin, metrics, ready.subscribe(), stop_rest.clone());
+        rest.spawn(async move { admin.await.map_err(Failure::from) });
+        rest.spawn(controller.run(stop_rest.clone()).map(Ok));
+        let mut data = JoinSet::new();
+        let (visitors, agents) = (proxy.clone(), bridge.clone());
+        data.spawn({
+            let stop = stop_data.clone();
+            async move { visitors.serve(listeners.http, stop).await }
+        });
+        data.spawn({
+            let stop = stop_data.clone();
+            async move { agents.serve(listeners.bridge, stop).await }
+        });
+
+        let wiring = async {
+            tokio::join!(
+                wiring::publish(outputs.compiled, &proxy, &self.agents, &ready),
+                wiring::follow_replicas(outputs.replicas, &self.own, &proxy, &self.replicas),
+                wiring::follow_sessions(bridge.registry().watch(), &self.own.id, &self.sessions),
+            );
+            // What they follow ends only with the process.
+            std::future::pending().await
+        };
+        let ended = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            () = wiring => Ok(()),
+            ended = rest.join_next() => Err(early(ended)),
+            ended = data.join_next() => Err(early(ended.map(|ended| ended.map(Ok)))),
+        };
+
+        ready.send_replace(false);
+        if ended.is_ok() {
+            tracing::info!("stopping");
+            sleep(drain_delay).await;
+        }
+        stop_data.cancel();
+        let drained = timeout(DRAIN, async { while data.join_next().await.is_some() {} }).await;
+        if drained.is_err() {
+            tracing::warn!("some requests or links did not end within {} s and are cut", DRAIN.as_secs());
+        }
+        stop_rest.cancel();
+        let _ = timeout(REST, async { while rest.join_next().await.is_some() {} }).await;
+        ended
+    }
+}
+
+/// A part ended while the others still run.
+fn early(ended: Option<Result<Result<(), Failure>, JoinError>>) -> Failure {
+    match ended {
+        Some(Ok(Err(failure))) => failure,
+        Some(Err(error)) => format!("a part of the edge failed: {error}").into(),
+        Some(Ok(Ok(()))) | None => "a part of the edge ended".into(),
+    }
+}
+
+async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|error| format!("cannot listen on {address}: {error}; choose another address with {flag}").into())
+}

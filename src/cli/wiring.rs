@@ -1,0 +1,91 @@
+//! Who hears what from whom, while an edge runs.
+
+use std::{collections::HashMap, sync::Arc};
+
+use k8s_openapi::jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::{
+    api,
+    bridge::{self, AgentSession},
+    compile::Compiled,
+    controller,
+    proxy::Proxy,
+    routing::Agents,
+    tunnel::Replica,
+};
+
+/// Gives each compilation to the proxy and the bridge; the edge is ready from the first one on.
+pub(super) async fn publish(
+    mut compiled: watch::Receiver<Option<Arc<Compiled>>>,
+    proxy: &Proxy,
+    agents: &watch::Sender<Arc<Agents>>,
+    ready: &watch::Sender<bool>,
+) {
+    loop {
+        let latest = compiled.borrow_and_update().clone();
+        if let Some(latest) = latest {
+            // The proxy first, so that an agent that may register now finds its limits there.
+            proxy.update(latest.table.clone(), &latest.agents);
+            agents.send_replace(latest.agents.clone());
+            ready.send_replace(true);
+        }
+        if compiled.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the proxy and the agents which replicas there are. Only `own` has an address that agents can be told: that
+/// of another replica they learn from itself, once they have met it.
+pub(super) async fn follow_replicas(
+    mut ids: watch::Receiver<Arc<[String]>>,
+    own: &Replica,
+    proxy: &Proxy,
+    replicas: &watch::Sender<Arc<[Replica]>>,
+) {
+    loop {
+        let latest = ids.borrow_and_update().clone();
+        proxy.set_replicas(u32::try_from(latest.len()).unwrap_or(u32::MAX));
+        let replica = |id: &String| match *id == own.id {
+            true => own.clone(),
+            false => Replica { id: id.clone(), address: None },
+        };
+        replicas.send_replace(latest.iter().map(replica).collect());
+        if ids.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the controller which sessions this replica has, in the form that the agents' status shows.
+pub(super) async fn follow_sessions(
+    mut live: watch::Receiver<bridge::Sessions>,
+    replica: &str,
+    sessions: &watch::Sender<Arc<controller::Sessions>>,
+) {
+    loop {
+        let latest = live.borrow_and_update().clone();
+        let mut by_agent = HashMap::<_, Vec<_>>::new();
+        for session in latest.iter() {
+            by_agent.entry(session.agent.clone()).or_default().push(status(session, replica));
+        }
+        sessions.send_replace(Arc::new(by_agent));
+        if live.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn status(session: &AgentSession, replica: &str) -> api::AgentSession {
+    // Whole seconds, as in all timestamps of Kubernetes.
+    let since = Timestamp::try_from(session.since).unwrap_or_default();
+    api::AgentSession {
+        replica: replica.to_owned(),
+        instance: session.instance.to_string(),
+        version: session.version.to_string(),
+        transport: session.transport.to_owned(),
+        remote_address: session.remote_address.to_string(),
+        since: since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    }
+}

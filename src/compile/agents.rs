@@ -1,0 +1,58 @@
+use super::{
+    object_name,
+    secrets::Secrets,
+    verdict::{ObjectKind, Problems, Verdict},
+};
+use crate::{
+    api::{ConditionType, Reason, TunnelAgent},
+    routing::{AgentEntry, Credential},
+};
+
+/// Compiles one TunnelAgent. It always gets an entry: without a valid credential nobody can register as it, but routes
+/// to it stay what they are.
+pub(super) fn compile(agent: &TunnelAgent, secrets: &Secrets<'_>) -> (AgentEntry, Verdict) {
+    let name = object_name(&agent.metadata);
+    let mut accepted = Problems::default();
+    let mut refs = Problems::default();
+
+    let mut credentials = Vec::with_capacity(agent.spec.credentials.len());
+    for (index, credential) in agent.spec.credentials.iter().enumerate() {
+        let secret = credential.secret_ref.name.as_str();
+        match secrets.token(&name.namespace, secret) {
+            Ok(token) => credentials.push(Credential { secret: secret.into(), token }),
+            Err(problem) => {
+                let message = format!("spec.credentials[{index}].secretRef.name: {}", problem.message);
+                refs.add(problem.reason, message);
+            }
+        }
+    }
+    if credentials.is_empty() && agent.spec.credentials.is_empty() {
+        accepted
+            .add(Reason::UnsupportedValue, "spec.credentials: it is empty, so no agent can register; name a Secret");
+    }
+
+    // A limit that makes no sense must not become no limit.
+    let connections = agent.spec.limits.as_ref().and_then(|limits| limits.connections);
+    let max_connections = connections.map(|limit| u32::try_from(limit).unwrap_or(0));
+    if max_connections == Some(0) {
+        let message = "spec.limits.connections: it is below 1, so no visitor gets through; raise or remove it";
+        accepted.add(Reason::UnsupportedValue, message);
+    }
+
+    let usable = match credentials.len() {
+        1 => "1 credential can be used".to_owned(),
+        n => format!("{n} credentials can be used"),
+    };
+    let verdict = Verdict {
+        kind: ObjectKind::TunnelAgent,
+        name: name.clone(),
+        generation: agent.metadata.generation,
+        conditions: vec![
+            accepted.judge(ConditionType::Accepted, Reason::Accepted, "the object is right".to_owned()),
+            refs.judge(ConditionType::ResolvedRefs, Reason::ResolvedRefs, usable),
+        ],
+        rules: 0,
+        agents: vec![name.clone()],
+    };
+    (AgentEntry { name, credentials, max_connections }, verdict)
+}

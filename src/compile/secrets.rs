@@ -1,0 +1,153 @@
+use std::{collections::HashMap, str::FromStr, sync::Arc};
+
+use k8s_openapi::api::core::v1::Secret;
+
+use crate::{
+    api::{Reason, SecretType},
+    routing::{Password, Token, User},
+};
+
+/// The highest bcrypt cost that is accepted. Every step doubles the work of a login: 14 is about a second, and a Secret
+/// must not be able to stall the edge for everybody.
+const MAX_BCRYPT_COST: u32 = 14;
+
+/// The Secrets by namespace and name.
+pub(super) struct Secrets<'a>(HashMap<(&'a str, &'a str), &'a Secret>);
+
+/// Why a Secret cannot be used. The text names key and line, never a value.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct SecretProblem {
+    pub(super) reason: Reason,
+    pub(super) message: String,
+}
+
+// === impl Secrets ===
+
+impl<'a> Secrets<'a> {
+    pub(super) fn index(secrets: &'a [Arc<Secret>]) -> Self {
+        let key = |secret: &'a Secret| {
+            let namespace = secret.metadata.namespace.as_deref().unwrap_or("default");
+            Some((namespace, secret.metadata.name.as_deref()?))
+        };
+        Self(secrets.iter().filter_map(|secret| Some((key(secret)?, &**secret))).collect())
+    }
+
+    /// The token of an agent.
+    pub(super) fn token(&self, namespace: &str, name: &str) -> Result<Token, SecretProblem> {
+        let (_, secret) = self.find(namespace, name, &[SecretType::AgentToken])?;
+        let bytes = value(secret, name, SecretType::TOKEN)?;
+        Token::new(bytes)
+            .map_err(|error| SecretProblem::invalid(format!("Secret {name:?}, key {:?}: {error}", SecretType::TOKEN)))
+    }
+
+    /// The visitors that may enter.
+    pub(super) fn users(&self, namespace: &str, name: &str) -> Result<Vec<User>, SecretProblem> {
+        match self.find(namespace, name, &[SecretType::BasicAuth, SecretType::Htpasswd])? {
+            (SecretType::Htpasswd, secret) => htpasswd(text(secret, name, SecretType::AUTH)?).map_err(|problem| {
+                SecretProblem::invalid(format!("Secret {name:?}, key {:?}: {problem}", SecretType::AUTH))
+            }),
+            (_, secret) => {
+                let user = text(secret, name, SecretType::USERNAME)?;
+                let password = text(secret, name, SecretType::PASSWORD)?;
+                if user.contains(':') || user.chars().any(char::is_control) {
+                    return Err(SecretProblem::invalid(format!(
+                        "Secret {name:?}, key {:?}: a user's name cannot have ':' or control characters (RFC 7617)",
+                        SecretType::USERNAME
+                    )));
+                }
+                Ok(vec![User { name: user.into(), password: Password::Plain(password.into()) }])
+            }
+        }
+    }
+
+    /// One message for a Secret that is missing and one of another type: the edge sees no other types.
+    fn find(
+        &self,
+        namespace: &str,
+        name: &str,
+        types: &[SecretType],
+    ) -> Result<(SecretType, &'a Secret), SecretProblem> {
+        let found = self.0.get(&(namespace, name)).and_then(|secret| {
+            let kind = types.iter().find(|kind| secret.type_.as_deref() == Some(kind.as_str()))?;
+            Some((*kind, *secret))
+        });
+        found.ok_or_else(|| {
+            let types: Vec<&str> = types.iter().map(|kind| kind.as_str()).collect();
+            let message = format!(
+                "no Secret {name:?} of type {} in namespace {namespace:?}; create it, or correct the name",
+                types.join(" or ")
+            );
+            SecretProblem { reason: Reason::SecretNotFound, message }
+        })
+    }
+}
+
+// === impl SecretProblem ===
+
+impl SecretProblem {
+    fn invalid(message: String) -> Self {
+        Self { reason: Reason::InvalidSecret, message }
+    }
+}
+
+fn value<'a>(secret: &'a Secret, name: &str, key: &str) -> Result<&'a [u8], SecretProblem> {
+    let value = secret.data.as_ref().and_then(|data| data.get(key)).map_or(&[][..], |value| &value.0);
+    if value.is_empty() {
+        return Err(SecretProblem::invalid(format!("Secret {name:?} has no key {key:?}, or an empty one; set it")));
+    }
+    Ok(value)
+}
+
+fn text<'a>(secret: &'a Secret, name: &str, key: &str) -> Result<&'a str, SecretProblem> {
+    let value = value(secret, name, key)?;
+    std::str::from_utf8(value)
+        .map_err(|_| SecretProblem::invalid(format!("Secret {name:?}, key {key:?}: it is not UTF-8 text")))
+}
+
+/// The lines of an htpasswd file. Any line that is wrong refuses the file: who wrote it meant somebody to enter, or not.
+fn htpasswd(text: &str) -> Result<Vec<User>, String> {
+    let mut users = Vec::new();
+    let mut lines = HashMap::new();
+    for (index, line) in text.lines().enumerate() {
+        let (number, line) = (index + 1, line.trim());
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (user, hash) = line
+            .split_once(':')
+            .filter(|(user, _)| !user.is_empty())
+            .ok_or_else(|| format!("line {number} is not USER:HASH"))?;
+        if let Some(first) = lines.insert(user, number) {
+            return Err(format!("line {number} is for the same user as line {first}; remove one of them"));
+        }
+        let cost = bcrypt_cost(hash).ok_or_else(|| {
+            format!("line {number} has no bcrypt hash ({}); make it with `htpasswd -nB USER`", describe(hash))
+        })?;
+        if cost > MAX_BCRYPT_COST {
+            return Err(format!(
+                "line {number} has a bcrypt cost of {cost}, the most is {MAX_BCRYPT_COST}; make it with `htpasswd -nB \
+                 -C 10 USER`"
+            ));
+        }
+        users.push(User { name: user.into(), password: Password::Bcrypt(hash.into()) });
+    }
+    if users.is_empty() { Err("it has no line USER:HASH".to_owned()) } else { Ok(users) }
+}
+
+/// The cost of a bcrypt hash; `None` for anything else.
+fn bcrypt_cost(hash: &str) -> Option<u32> {
+    let known = ["$2y$", "$2b$", "$2a$", "$2x$"].iter().any(|version| hash.starts_with(version));
+    let parts = known.then(|| bcrypt::HashParts::from_str(hash).ok()).flatten()?;
+    Some(parts.get_cost())
+}
+
+/// What a hash looks like, by its public prefix only.
+fn describe(hash: &str) -> &'static str {
+    match hash {
+        _ if hash.starts_with("$2") => "a bcrypt hash that is cut off or misspelt",
+        _ if hash.starts_with("$apr1$") || hash.starts_with("$1$") => "MD5, which is refused",
+        _ if hash.starts_with("{SHA}") => "SHA-1, which is refused",
+        _ if hash.starts_with("$5$") || hash.starts_with("$6$") => "SHA crypt, which is refused",
+        _ => "plain text or DES, which are refused",
+    }
+}

@@ -1,0 +1,112 @@
+use crate::{
+    api::{ConditionStatus, ConditionType, Reason},
+    routing::ObjectName,
+};
+
+/// How many problems a message lists before it only counts the rest: a condition is for reading.
+const MAX_LISTED: usize = 5;
+
+/// What kind of object a verdict is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectKind {
+    /// A TunnelHost.
+    TunnelHost,
+    /// A TunnelAgent.
+    TunnelAgent,
+}
+
+/// What is to be said of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Its kind.
+    pub kind: ObjectKind,
+    /// Its namespace and name.
+    pub name: ObjectName,
+    /// Its `metadata.generation`, which the conditions are about; `None` where no API server counts it.
+    pub generation: Option<i64>,
+    /// `Accepted` and `ResolvedRefs`, in this order.
+    pub conditions: Vec<Judgement>,
+    /// How many rules the table holds of it, each once for every hostname; 0 for a TunnelAgent.
+    pub rules: usize,
+    /// The agents that can carry its requests: those of its routes that exist, or the TunnelAgent itself.
+    pub agents: Vec<ObjectName>,
+}
+
+/// One condition as compilation judges it; whoever writes it adds generation and time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// Which condition.
+    pub condition: ConditionType,
+    /// Whether it holds.
+    pub status: ConditionStatus,
+    /// Why, for programs.
+    pub reason: Reason,
+    /// Why, for people: object, field and remedy.
+    pub message: String,
+}
+
+/// Collects what is wrong with one aspect of an object.
+#[derive(Debug, Default)]
+pub(super) struct Problems(Vec<(Reason, String)>);
+
+// === impl ObjectKind ===
+
+impl ObjectKind {
+    /// The word in the object.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TunnelHost => "TunnelHost",
+            Self::TunnelAgent => "TunnelAgent",
+        }
+    }
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    /// The judgement of that condition, if compilation makes one.
+    #[must_use]
+    pub fn condition(&self, condition: ConditionType) -> Option<&Judgement> {
+        self.conditions.iter().find(|judgement| judgement.condition == condition)
+    }
+}
+
+// === impl Judgement ===
+
+impl Judgement {
+    /// The condition holds.
+    pub fn holds(condition: ConditionType, reason: Reason, message: impl Into<String>) -> Self {
+        Self { condition, status: ConditionStatus::True, reason, message: message.into() }
+    }
+
+    /// The condition does not hold.
+    pub fn fails(condition: ConditionType, reason: Reason, message: impl Into<String>) -> Self {
+        Self { condition, status: ConditionStatus::False, reason, message: message.into() }
+    }
+}
+
+// === impl Problems ===
+
+impl Problems {
+    pub(super) fn add(&mut self, reason: Reason, message: impl Into<String>) {
+        self.0.push((reason, message.into()));
+    }
+
+    /// The judgement: the first problem gives the reason, all are listed up to a bound. One that something only is
+    /// missing gives way to one that something is wrong: what is missing may still come.
+    pub(super) fn judge(mut self, condition: ConditionType, fine: Reason, fine_message: String) -> Judgement {
+        let missing = |reason: Reason| matches!(reason, Reason::SecretNotFound | Reason::AgentNotFound);
+        self.0.sort_by_key(|(reason, _)| missing(*reason));
+        let Some((reason, _)) = self.0.first() else {
+            return Judgement::holds(condition, fine, fine_message);
+        };
+        let reason = *reason;
+        let more = self.0.len().saturating_sub(MAX_LISTED);
+        let mut listed: Vec<String> = self.0.into_iter().take(MAX_LISTED).map(|(_, message)| message).collect();
+        if more > 0 {
+            listed.push(format!("and {more} more"));
+        }
+        Judgement::fails(condition, reason, listed.join("; "))
+    }
+}

@@ -1,0 +1,92 @@
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use tokio::{sync::watch, time::Instant};
+use tracing::{debug, error, info};
+
+use super::{
+    metrics::Metrics,
+    source::Source,
+    stores::{Effect, Stores},
+};
+use crate::compile::{Compiled, compile};
+
+/// How long the objects must be quiet before they are compiled: `kubectl apply` of a folder comes as many changes.
+const QUIET: Duration = Duration::from_millis(50);
+
+/// How long objects that never get quiet are waited for.
+const AT_MOST: Duration = Duration::from_millis(200);
+
+/// What the loop tells the rest of the process.
+pub(super) struct Published {
+    /// The last compilation; `None` until all objects have been listed once.
+    pub(super) compiled: watch::Sender<Option<Arc<Compiled>>>,
+    /// Sent after every change that could make a status differ from what is written.
+    pub(super) touched: watch::Sender<()>,
+}
+
+/// When to compile next, as long as something has changed.
+struct Due {
+    quiet: Instant,
+    at_most: Instant,
+}
+
+/// Follows the source for ever: keeps the stores up to date, and compiles them when they have changed.
+pub(super) async fn run(mut source: Source, mut stores: Stores, published: Published, metrics: Arc<Metrics>) {
+    let mut due: Option<Due> = None;
+    loop {
+        let when = due.as_ref().map(|due| due.quiet.min(due.at_most));
+        // Biased: all that is ready is taken in before the objects are compiled. Half of a list must not be.
+        let change = tokio::select! {
+            biased;
+            change = source.changes.next() => change,
+            () = sleep_until(when), if !stores.listing() || !stores.complete() => {
+                due = None;
+                if stores.complete() {
+                    publish(&stores, &published, &metrics).await;
+                }
+                continue;
+            }
+        };
+        let Some(change) = change else {
+            error!("the source of objects has ended; the last known ones stay in force");
+            return;
+        };
+        match stores.apply(change) {
+            Effect::None => {}
+            Effect::Status => drop(published.touched.send_replace(())),
+            Effect::Table => {
+                let now = Instant::now();
+                let at_most = due.map_or(now + AT_MOST, |due| due.at_most);
+                due = Some(Due { quiet: now + QUIET, at_most });
+            }
+        }
+    }
+}
+
+async fn publish(stores: &Stores, published: &Published, metrics: &Metrics) {
+    let previous = published.compiled.borrow().clone();
+    let objects = stores.objects();
+    let started = Instant::now();
+    // It takes a while where there are many objects, and requests must not wait for it.
+    let compiled = tokio::task::spawn_blocking(move || Arc::new(compile(&objects, previous.as_deref()))).await;
+    let Ok(compiled) = compiled else {
+        error!("the objects could not be compiled; the last routing table stays in force");
+        return;
+    };
+    metrics.compiled(compiled.rule_count(), started.elapsed());
+    if published.compiled.borrow().is_none() {
+        info!(routes = compiled.rule_count(), objects = compiled.verdicts.len(), "the first routing table is made");
+    } else {
+        debug!(routes = compiled.rule_count(), duration = ?started.elapsed(), "the routing table is made anew");
+    }
+    published.compiled.send_replace(Some(compiled));
+    published.touched.send_replace(());
+}
+
+async fn sleep_until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}

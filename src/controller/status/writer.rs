@@ -1,0 +1,235 @@
+use std::{collections::BTreeSet, fmt::Debug, sync::Arc};
+
+use futures::{StreamExt, stream};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::Condition,
+    jiff::{Timestamp, Unit},
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{Patch, PatchParams},
+    core::NamespaceResourceScope,
+    runtime::reflector::{ObjectRef, Store},
+};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::{
+    conditions::{self, Connected},
+    ledger::Ledger,
+    sessions::apply_sessions,
+};
+use crate::{
+    api::{GROUP, TunnelAgent, TunnelHost, VERSION},
+    compile::{Compiled, Judgement, ObjectKind, Verdict, object_name},
+    controller::{
+        Sessions,
+        membership::Members,
+        metrics::{Metrics, StatusUpdate},
+        pauses::Pauses,
+    },
+    routing::ObjectName,
+};
+
+/// The owner of the conditions in server-side apply: the same for all replicas, so that the lease can change hands.
+const FIELD_MANAGER: &str = "culvert-controller";
+
+/// How many objects are written at a time.
+const CONCURRENCY: usize = 8;
+
+/// Writes the conditions of all objects, as long as this replica holds the lease.
+pub(in crate::controller) struct ConditionWriter {
+    pub(in crate::controller) client: Client,
+    pub(in crate::controller) hosts: Store<TunnelHost>,
+    pub(in crate::controller) agents: Store<TunnelAgent>,
+    pub(in crate::controller) replica: String,
+    pub(in crate::controller) compiled: watch::Receiver<Option<Arc<Compiled>>>,
+    pub(in crate::controller) touched: watch::Receiver<()>,
+    pub(in crate::controller) sessions: watch::Receiver<Arc<Sessions>>,
+    pub(in crate::controller) members: watch::Receiver<Members>,
+    pub(in crate::controller) holder: watch::Receiver<bool>,
+    pub(in crate::controller) metrics: Arc<Metrics>,
+}
+
+type Key = (ObjectKind, ObjectName);
+type Said = (Option<i64>, Vec<Judgement>);
+
+/// One status to be written.
+struct Due {
+    key: Key,
+    version: Option<String>,
+    said: Said,
+    conditions: Vec<Condition>,
+}
+
+// === impl ConditionWriter ===
+
+impl ConditionWriter {
+    pub(in crate::controller) async fn run(mut self) {
+        let mut ledger = Ledger::new();
+        let mut pauses = Pauses::default();
+        loop {
+            self.touched.mark_unchanged();
+            self.sessions.mark_unchanged();
+            self.members.mark_unchanged();
+            let mut failed = false;
+            if *self.holder.borrow_and_update() {
+                let compiled = self.compiled.borrow().clone();
+                if let Some(compiled) = compiled {
+                    failed = self.write(&compiled, &mut ledger).await;
+                    failed |= self.remove_gone().await;
+                }
+            } else {
+                ledger.clear();
+            }
+            let retry = if failed { pauses.next() } else { None };
+            if !failed {
+                pauses = Pauses::default();
+            }
+            let changed = tokio::select! {
+                changed = self.touched.changed() => changed,
+                changed = self.sessions.changed() => changed,
+                changed = self.members.changed() => changed,
+                changed = self.holder.changed() => changed,
+                () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => Ok(()),
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Writes the conditions that differ, and says whether one could not be written.
+    async fn write(&self, compiled: &Compiled, ledger: &mut Ledger<Key, Said>) -> bool {
+        let due = self.due(compiled, ledger);
+        let writes = stream::iter(due).map(|due| async move {
+            let result = match due.key.0 {
+                ObjectKind::TunnelHost => self.apply::<TunnelHost>(&due).await,
+                ObjectKind::TunnelAgent => self.apply::<TunnelAgent>(&due).await,
+            };
+            (due, result)
+        });
+        let mut writes = std::pin::pin!(writes.buffer_unordered(CONCURRENCY));
+        let mut failed = false;
+        while let Some((due, result)) = writes.next().await {
+            let (kind, name) = &due.key;
+            match result {
+                Ok(()) => {
+                    self.metrics.status_update(StatusUpdate::Success);
+                    ledger.note(due.key, due.version, due.said);
+                }
+                // It went away meanwhile, and its conditions with it.
+                Err(kube::Error::Api(status)) if status.code == 404 => ledger.forget(&due.key),
+                Err(error) => {
+                    self.metrics.status_update(StatusUpdate::Failure);
+                    let kind = kind.as_str();
+                    warn!(kind, object = %name, "its conditions could not be written, this is tried again: {error}");
+                    failed = true;
+                }
+            }
+        }
+        failed
+    }
+
+    fn due(&self, compiled: &Compiled, ledger: &mut Ledger<Key, Said>) -> Vec<Due> {
+        let connected = self.connected();
+        let now = Timestamp::now().round(Unit::Second).unwrap_or_else(|_| Timestamp::now());
+        let mut due = Vec::new();
+        for verdict in &compiled.verdicts {
+            let Some((version, current)) = self.current(verdict) else { continue };
+            let key = (verdict.kind, verdict.name.clone());
+            let judgements = conditions::judgements(verdict, &connected);
+            let Some(conditions) = conditions::changed(&judgements, verdict.generation, &current, now) else {
+                ledger.forget(&key);
+                continue;
+            };
+            let said = (verdict.generation, judgements);
+            if !ledger.has(&key, version.as_ref(), &said) {
+                due.push(Due { key, version, said, conditions });
+            }
+        }
+        due
+    }
+
+    /// The resource version and the conditions that an object has now; `None` if it is gone.
+    fn current(&self, verdict: &Verdict) -> Option<(Option<String>, Vec<Condition>)> {
+        let ObjectName { namespace, name } = &verdict.name;
+        match verdict.kind {
+            ObjectKind::TunnelHost => {
+                let host = self.hosts.get(&ObjectRef::new(name).within(namespace))?;
+                let conditions = host.status.as_ref().map(|status| status.conditions.clone());
+                Some((host.resource_version(), conditions.unwrap_or_default()))
+            }
+            ObjectKind::TunnelAgent => {
+                let agent = self.agents.get(&ObjectRef::new(name).within(namespace))?;
+                let conditions = agent.status.as_ref().map(|status| status.conditions.clone());
+                Some((agent.resource_version(), conditions.unwrap_or_default()))
+            }
+        }
+    }
+
+    /// The sessions that are open: this replica's own as they are, those of others as they have written them, except of
+    /// replicas that are gone.
+    fn connected(&self) -> Connected {
+        let mut connected = Connected::new();
+        for (agent, sessions) in &**self.sessions.borrow() {
+            *connected.entry(agent.clone()).or_default() += sessions.len();
+        }
+        let existing = self.members.borrow().existing.clone();
+        for agent in self.agents.state() {
+            let Some(status) = &agent.status else { continue };
+            let others = status.sessions.iter().filter(|session| {
+                session.replica != self.replica && existing.as_ref().is_none_or(|all| all.contains(&session.replica))
+            });
+            let others = others.count();
+            if others > 0 {
+                *connected.entry(object_name(&agent.metadata)).or_default() += others;
+            }
+        }
+        connected
+    }
+
+    async fn apply<K>(&self, due: &Due) -> kube::Result<()>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let ((kind, name), (generation, _)) = (&due.key, &due.said);
+        let patch = json!({
+            "apiVersion": format!("{GROUP}/{VERSION}"),
+            "kind": kind.as_str(),
+            "metadata": {"name": &*name.name},
+            "status": {"observedGeneration": generation, "conditions": due.conditions},
+        });
+        let api = Api::<K>::namespaced(self.client.clone(), &name.namespace);
+        api.patch_status(&name.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await?;
+        Ok(())
+    }
+
+    /// Removes the sessions of replicas that are gone: in their name, as nobody else owns them. Says whether one could
+    /// not be removed.
+    async fn remove_gone(&self) -> bool {
+        let Some(existing) = self.members.borrow().existing.clone() else { return false };
+        let mut failed = false;
+        for agent in self.agents.state() {
+            let Some(status) = &agent.status else { continue };
+            let replicas = status.sessions.iter().map(|session| &session.replica);
+            let gone: BTreeSet<&String> =
+                replicas.filter(|replica| **replica != self.replica && !existing.contains(*replica)).collect();
+            let name = object_name(&agent.metadata);
+            let api = Api::<TunnelAgent>::namespaced(self.client.clone(), &name.namespace);
+            for replica in gone {
+                match apply_sessions(&api, &name.name, replica, &[]).await {
+                    Ok(()) => self.metrics.status_update(StatusUpdate::Success),
+                    Err(error) => {
+                        self.metrics.status_update(StatusUpdate::Failure);
+                        warn!(agent = %name, replica, "sessions of a gone replica could not be removed: {error}");
+                        failed = true;
+                    }
+                }
+            }
+        }
+        failed
+    }
+}

@@ -1,0 +1,93 @@
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use super::{account::Account, body::BodyError, idle::Idle, metrics::Metrics, pool::Pool, upstream::Exchange};
+
+/// A response's body on its way to the visitor. It drives the connection it comes from and brings that back to the
+/// pool; dropped early, since the visitor left, it ends the link and with it the backend's work.
+pub(super) struct Download {
+    incoming: Incoming,
+    exchange: Option<Exchange>,
+    pool: Arc<Pool>,
+    idle: Idle,
+    metrics: Arc<Metrics>,
+    /// Closed with the body.
+    _account: Account,
+}
+
+// === impl Download ===
+
+impl Download {
+    pub(super) fn new(
+        incoming: Incoming,
+        exchange: Exchange,
+        pool: Arc<Pool>,
+        idle: Duration,
+        metrics: Arc<Metrics>,
+        account: Account,
+    ) -> Self {
+        let idle = Idle::new(idle);
+        let mut download = Self { incoming, exchange: Some(exchange), pool, idle, metrics, _account: account };
+        download.finish_at_end();
+        download
+    }
+
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.poll_drive(cx);
+        }
+        let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                ready!(self.idle.poll_expired(cx));
+                return Poll::Ready(Some(Err(self.fail("stream_idle", "the backend sent nothing for too long".into()))));
+            }
+        };
+        self.idle.moved();
+        match frame {
+            Some(Ok(frame)) => {
+                self.finish_at_end();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(self.fail("backend_closed", error.into())))),
+            None => {
+                self.finish();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+
+    /// The server does not ask again after the last byte of a known length, so the end is noticed with that byte.
+    fn finish_at_end(&mut self) {
+        if self.incoming.is_end_stream() {
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(exchange) = self.exchange.take() {
+            exchange.finish(&self.pool);
+        }
+    }
+
+    fn fail(&mut self, reason: &str, error: BodyError) -> BodyError {
+        self.exchange = None;
+        self.metrics.errors.with_label_values(&[reason]).inc();
+        error
+    }
+}

@@ -1,0 +1,138 @@
+use std::{borrow::Cow, time::Duration};
+
+use http::StatusCode;
+
+/// Why the edge answers a request itself: each cause has its status, its `Proxy-Status` error (RFC 9209, 2.3) and its
+/// reason in the metrics, here and nowhere else.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ProxyError {
+    #[error("no TunnelHost has this host")]
+    UnknownHost,
+    #[error("no route of this host matches the path")]
+    NoRoute,
+    #[error("the request's host is missing or malformed")]
+    BadHost,
+    /// The detail is for the log; a visitor is not told which Secret is missing.
+    #[error("the route is misconfigured; the conditions of its TunnelHost say how")]
+    Misconfigured(std::sync::Arc<str>),
+    #[error("credentials are required")]
+    Unauthorized { realm: std::sync::Arc<str> },
+    #[error("the connection limit of agent {agent} is reached")]
+    ConnectionLimit { agent: String },
+    #[error("no agent of this route has a session")]
+    NoSession,
+    #[error("the agent's allow-list does not have the target: {0}")]
+    TargetNotAllowed(String),
+    #[error("the backend refused the connection: {0}")]
+    BackendRefused(String),
+    #[error("the backend cannot be reached: {0}")]
+    BackendUnreachable(String),
+    #[error("the agent is overloaded: {0}")]
+    AgentOverloaded(String),
+    #[error("the backend did not take the connection within {}", Seconds(*.0))]
+    ConnectTimeout(Duration),
+    #[error("the backend sent no response head within {}", Seconds(*.0))]
+    ResponseTimeout(Duration),
+    #[error("the session of the agent was lost")]
+    SessionLost,
+    #[error("the backend closed the connection before its response was complete")]
+    BackendClosed,
+    #[error("the backend's response is not valid HTTP: {0}")]
+    InvalidResponse(Cow<'static, str>),
+    #[error("the request's body could not be read: {0}")]
+    RequestBody(String),
+}
+
+struct Seconds(Duration);
+
+// === impl ProxyError ===
+
+impl ProxyError {
+    /// The status of the answer.
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::UnknownHost | Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::BadHost | Self::RequestBody(_) => StatusCode::BAD_REQUEST,
+            Self::Misconfigured(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
+            Self::ConnectionLimit { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::NoSession | Self::AgentOverloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ConnectTimeout(_) | Self::ResponseTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::TargetNotAllowed(_)
+            | Self::BackendRefused(_)
+            | Self::BackendUnreachable(_)
+            | Self::SessionLost
+            | Self::BackendClosed
+            | Self::InvalidResponse(_) => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// The error type of RFC 9209, or `None` where it has none for the cause.
+    pub(super) fn proxy_status(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::UnknownHost | Self::NoRoute => "destination_not_found",
+            Self::BadHost | Self::RequestBody(_) => "http_request_error",
+            Self::Misconfigured(_) => "proxy_configuration_error",
+            Self::Unauthorized { .. } => return None,
+            Self::ConnectionLimit { .. } => "http_request_denied",
+            Self::NoSession | Self::AgentOverloaded(_) => "destination_unavailable",
+            Self::TargetNotAllowed(_) | Self::BackendRefused(_) => "connection_refused",
+            Self::BackendUnreachable(_) => "destination_ip_unroutable",
+            Self::ConnectTimeout(_) => "connection_timeout",
+            Self::ResponseTimeout(_) => "http_response_timeout",
+            Self::SessionLost | Self::BackendClosed => "connection_terminated",
+            Self::InvalidResponse(_) => "http_protocol_error",
+        })
+    }
+
+    /// The label of `culvert_errors_total`.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownHost => "unknown_host",
+            Self::NoRoute => "no_route",
+            Self::BadHost => "bad_host",
+            Self::Misconfigured(_) => "misconfigured",
+            Self::Unauthorized { .. } => "unauthorized",
+            Self::ConnectionLimit { .. } => "connection_limit",
+            Self::NoSession => "no_session",
+            Self::TargetNotAllowed(_) => "target_not_allowed",
+            Self::BackendRefused(_) => "backend_refused",
+            Self::BackendUnreachable(_) => "backend_unreachable",
+            Self::AgentOverloaded(_) => "agent_overloaded",
+            Self::ConnectTimeout(_) => "connect_timeout",
+            Self::ResponseTimeout(_) => "response_timeout",
+            Self::SessionLost => "session_lost",
+            Self::BackendClosed => "backend_closed",
+            Self::InvalidResponse(_) => "invalid_response",
+            Self::RequestBody(_) => "request_body",
+        }
+    }
+
+    /// When to try again, where trying again may help.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::ConnectionLimit { .. } | Self::NoSession | Self::AgentOverloaded(_) => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+
+    /// For a failure to connect: whether another session or target may do better. The backend saw nothing yet.
+    pub(super) fn may_go_elsewhere(&self) -> bool {
+        matches!(
+            self,
+            Self::TargetNotAllowed(_)
+                | Self::BackendRefused(_)
+                | Self::BackendUnreachable(_)
+                | Self::AgentOverloaded(_)
+                | Self::SessionLost
+        )
+    }
+}
+
+// === impl Seconds ===
+
+impl std::fmt::Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} s", self.0.as_secs_f64())
+    }
+}

@@ -1,0 +1,49 @@
+//! From what failed below to what the visitor is told.
+
+use std::{error::Error, io, time::Duration};
+
+use super::error::ProxyError;
+use crate::tunnel::{LinkError, RefuseCode, ResetCode};
+
+/// Why a link was not opened, or ended. `limit` is what the edge gives a backend to take a connection.
+pub(super) fn of_link(error: &LinkError, limit: Duration) -> ProxyError {
+    match error {
+        LinkError::Refused { code, text } => {
+            let text = text.to_string();
+            match code {
+                RefuseCode::NotAllowed => ProxyError::TargetNotAllowed(text),
+                RefuseCode::Refused => ProxyError::BackendRefused(text),
+                RefuseCode::Unreachable => ProxyError::BackendUnreachable(text),
+                RefuseCode::Timeout => ProxyError::ConnectTimeout(limit),
+                _ => ProxyError::AgentOverloaded(text),
+            }
+        }
+        LinkError::Reset(ResetCode::Timeout) => ProxyError::ResponseTimeout(limit),
+        LinkError::Reset(_) => ProxyError::BackendClosed,
+        LinkError::SessionLost => ProxyError::SessionLost,
+    }
+}
+
+/// Why there is no response to a request.
+pub(super) fn of_exchange(error: &hyper::Error) -> ProxyError {
+    if let Some(link) = link_error(error) {
+        return of_link(link, Duration::ZERO);
+    }
+    if error.is_parse() {
+        ProxyError::InvalidResponse(error.to_string().into())
+    } else if error.is_user() {
+        ProxyError::RequestBody(error.to_string())
+    } else {
+        ProxyError::BackendClosed
+    }
+}
+
+/// Whether the connection was closed where a response was due, as it happens when the backend gives up an idle
+/// connection in the moment that it is used.
+pub(super) fn is_close(error: &hyper::Error) -> bool {
+    error.is_incomplete_message() || error.is_closed() || error.is_canceled() || link_error(error).is_some()
+}
+
+fn link_error(error: &hyper::Error) -> Option<&LinkError> {
+    LinkError::from_io(error.source()?.downcast_ref::<io::Error>()?)
+}

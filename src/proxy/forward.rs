@@ -1,0 +1,250 @@
+//! Forwarding: one request to a backend through a link, in as many attempts as its safety allows.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{
+    Shared,
+    account::Account,
+    body::{Body, RequestBody},
+    choose::{self, Choice},
+    download::Download,
+    error::ProxyError,
+    failure, headers,
+    live::{HostState, Live},
+    pool::Pool,
+    upgrade,
+    upstream::{Exchange, Upstream},
+};
+use crate::{
+    bridge::AgentSession,
+    flow::Counted,
+    routing::{Rule, Target, TunnelBackend},
+    tunnel::Open,
+};
+
+/// Most attempts of one request, over different sessions and targets.
+const MAX_ATTEMPTS: usize = 3;
+
+/// What is known of a request when it is forwarded.
+pub(super) struct Forward<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) live: &'a Live,
+    pub(super) rule: &'a Rule,
+    pub(super) backend: &'a TunnelBackend,
+    pub(super) state: &'a Arc<HostState>,
+    pub(super) visitor: SocketAddr,
+    pub(super) request_id: &'a HeaderValue,
+}
+
+/// A connection to a backend, ready for one request.
+struct Connected {
+    upstream: Upstream,
+    /// It carried a request before, so that the backend may just be closing it.
+    reused: bool,
+    pool: Arc<Pool>,
+}
+
+/// A response's head, and where its body comes from.
+struct Answered {
+    response: Response<Incoming>,
+    exchange: Exchange,
+    pool: Arc<Pool>,
+}
+
+/// Forwards a request and gives its response back as it comes; joins the connections where the backend switches
+/// protocols.
+pub(super) async fn forward(
+    forward: Forward<'_>,
+    mut request: Request<Incoming>,
+    account: &mut Account,
+) -> Result<Response<Body>, ProxyError> {
+    let on_upgrade = upgrade::requested(&mut request);
+    let (parts, body) = request.into_parts();
+    let (mut parts, body) = (parts, RequestBody::from(body));
+    let protocol = headers::strip_hop_by_hop(&mut parts.headers);
+    if let (Some(protocol), Some(_)) = (protocol, &on_upgrade) {
+        headers::set_upgrade(&mut parts.headers, protocol);
+    }
+    if let Some(host) = &forward.backend.host_header
+        && let Ok(host) = HeaderValue::from_str(host)
+    {
+        parts.headers.insert(header::HOST, host);
+    }
+    let outgoing = outgoing(parts, body);
+    let Answered { mut response, exchange, pool } = forward.attempts(outgoing, account).await?;
+
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(on_upgrade) = on_upgrade else {
+            return Err(ProxyError::InvalidResponse("it switches protocols unasked".into()));
+        };
+        let link = exchange.into_link().await.ok_or(ProxyError::BackendClosed)?;
+        return upgrade::accept(forward.shared, response, link, on_upgrade, account);
+    }
+    headers::strip_hop_by_hop(response.headers_mut());
+    account.answered(response.status());
+    let idle = forward.shared.timeouts.stream_idle;
+    let metrics = forward.shared.makers.metrics.clone();
+    let account = account.take();
+    Ok(response.map(|incoming| {
+        Body::Download(Box::new(Download::new(incoming, exchange, pool, idle, metrics, account)))
+    }))
+}
+
+impl Forward<'_> {
+    /// Tries until a backend answers, or until another attempt would not be safe or would change nothing.
+    async fn attempts(
+        &self,
+        mut request: Request<RequestBody>,
+        account: &mut Account,
+    ) -> Result<Answered, ProxyError> {
+        let mut tried = Vec::new();
+        let mut failure = ProxyError::NoSession;
+        for attempt in 0..MAX_ATTEMPTS {
+            let choice = match self.choose() {
+                Ok(choice) => choice,
+                // What went wrong before says more than that nothing is left.
+                Err(error) => return Err(if attempt == 0 { error } else { failure }),
+            };
+            let Choice { session, target, permit } = choice;
+            let place = (session.id, target);
+            if tried.contains(&place) {
+                return Err(failure);
+            }
+            account.permit = Some(permit);
+            let connected = match self.connect(&session, &place.1).await {
+                Ok(connected) => connected,
+                Err(error) if error.may_go_elsewhere() => {
+                    failure = error;
+                    tried.push(place);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            match self.exchange(connected, request).await {
+                Ok(answered) => return Ok(answered),
+                Err((error, Some(unsent))) => (failure, request) = (error, unsent),
+                Err((error, None)) => return Err(error),
+            }
+        }
+        Err(failure)
+    }
+
+    fn choose(&self) -> Result<Choice, ProxyError> {
+        let turn = self.state.turn(self.rule.id.route);
+        choose::choose(self.live, &self.shared.registry, self.backend, turn, self.shared.replicas())
+    }
+
+    /// An idle connection of this TunnelHost to the target, or one over a new link.
+    async fn connect(
+        &self,
+        session: &AgentSession,
+        target: &Target,
+    ) -> Result<Connected, ProxyError> {
+        let pool = self.state.pool(session.id, target);
+        if let Some(upstream) = pool.take() {
+            return Ok(Connected { upstream, reused: true, pool });
+        }
+        let open = Open {
+            target: target.as_str().to_owned(),
+            tunnel_host: self.state.name.to_string(),
+            visitor: Some(self.visitor),
+            request_id: self.request_id.to_str().ok().map(str::to_owned),
+            traceparent: None,
+        };
+        let limit = self.shared.timeouts.connect;
+        let started = Instant::now();
+        let mut link = session.open(&open).map_err(|_| ProxyError::SessionLost)?;
+        timeout(limit, link.opened())
+            .await
+            .map_err(|_| ProxyError::ConnectTimeout(limit))?
+            .map_err(|error| failure::of_link(&error, limit))?;
+        self.shared.makers.metrics.link_open.observe(started.elapsed().as_secs_f64());
+        let link = Counted::new(link, self.state.meter(&session.agent, &self.shared.makers.flow));
+        let upstream = Upstream::handshake(link).await.map_err(|error| failure::of_exchange(&error))?;
+        Ok(Connected { upstream, reused: false, pool })
+    }
+
+    /// Sends a request and waits for its response's head. The error gives the request back where it may be sent
+    /// again: the backend saw nothing of it, or it is safe to repeat and a reused connection was closing.
+    async fn exchange(
+        &self,
+        connected: Connected,
+        request: Request<RequestBody>,
+    ) -> Result<Answered, (ProxyError, Option<Request<RequestBody>>)> {
+        let Connected { upstream, reused, pool } = connected;
+        let repeatable = (reused && is_idempotent(request.method()) && request.body().is_empty()).then(|| copy(&request));
+        let limit = self.shared.timeouts.response_head;
+        let progress = request.body().progress();
+        let mut sent = std::pin::pin!(upstream.send(request));
+        let mut deadline = Instant::now() + limit;
+        loop {
+            match timeout_at(deadline, sent.as_mut()).await {
+                Ok(Ok((response, exchange))) => return Ok(Answered { response, exchange, pool }),
+                Ok(Err(mut error)) => {
+                    let unsent = error.take_message();
+                    let repeatable = repeatable.filter(|_| failure::is_close(error.error()));
+                    return Err((failure::of_exchange(error.error()), unsent.or(repeatable)));
+                }
+                // The clock of the response starts when the upload ends.
+                Err(_) => match progress.as_ref().map(|progress| progress.last() + limit) {
+                    Some(later) if later > Instant::now() => deadline = later,
+                    _ => return Err((ProxyError::ResponseTimeout(limit), None)),
+                },
+            }
+        }
+    }
+}
+
+/// The request as the backend gets it: HTTP/1.1, whatever the visitor spoke.
+fn outgoing(parts: Parts, body: RequestBody) -> Request<RequestBody> {
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method;
+    *request.uri_mut() = parts.uri;
+    *request.version_mut() = Version::HTTP_11;
+    *request.headers_mut() = parts.headers;
+    request
+}
+
+/// A copy of a request without a body.
+fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+/// RFC 9110, 9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS | Method::TRACE)
+}
+
+/// How long a request may wait for what.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// For the backend to take a connection; default 5 s.
+    pub connect: Duration,
+    /// For the head of a response, from the end of the request's upload; default 60 s.
+    pub response_head: Duration,
+    /// For the next byte of a response's body; default 5 min.
+    pub stream_idle: Duration,
+    /// For the next byte in either direction of an upgraded connection; default 1 h.
+    pub upgrade_idle: Duration,
+}
+
+// === impl Timeouts ===
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            response_head: Duration::from_secs(60),
+            stream_idle: Duration::from_secs(5 * 60),
+            upgrade_idle: Duration::from_secs(60 * 60),
+        }
+    }
+}

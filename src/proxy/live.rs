@@ -1,0 +1,138 @@
+//! What lives beside the routing table, keyed by object: it outlasts the tables, so that a swap never closes a
+//! connection or resets a counter.
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{
+    metrics::{HostMetrics, Metrics},
+    pool::Pool,
+};
+use crate::{
+    flow::{AgentConnections, Connections, Flow, Meter},
+    routing::{AgentEntry, Agents, ObjectName, RoutingTable, Rule, Target},
+};
+
+/// A routing table together with the live state of its objects; swapped whole.
+pub(super) struct Live {
+    pub(super) table: Arc<RoutingTable>,
+    hosts: HashMap<ObjectName, Arc<HostState>>,
+    agents: HashMap<ObjectName, AgentState>,
+}
+
+/// The live state of a TunnelHost.
+pub(super) struct HostState {
+    pub(super) name: ObjectName,
+    pub(super) metrics: Arc<HostMetrics>,
+    /// Whose turn it is, by route.
+    turns: Mutex<Vec<usize>>,
+    meters: Mutex<HashMap<ObjectName, Arc<Meter>>>,
+    pools: Mutex<HashMap<(u64, Target), Arc<Pool>>>,
+}
+
+/// An agent's limits and what it uses of them.
+#[derive(Clone)]
+pub(super) struct AgentState {
+    pub(super) entry: Arc<AgentEntry>,
+    pub(super) connections: Arc<AgentConnections>,
+}
+
+/// Makes live state; what it makes is counted in its registries.
+pub(super) struct Makers {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) flow: Flow,
+    pub(super) connections: Connections<ObjectName>,
+}
+
+// === impl Live ===
+
+impl Live {
+    pub(super) fn empty() -> Self {
+        Self { table: Arc::default(), hosts: HashMap::new(), agents: HashMap::new() }
+    }
+
+    /// The state for a new table: objects that were there keep theirs, those that are gone end their series.
+    pub(super) fn next(&self, table: Arc<RoutingTable>, agents: &Agents, makers: &Makers) -> Self {
+        let mut hosts = HashMap::<ObjectName, Arc<HostState>>::new();
+        for rule in table.rules() {
+            let name = &rule.id.object;
+            let host = hosts.entry(name.clone()).or_insert_with(|| {
+                let known = self.hosts.get(name).cloned();
+                known.unwrap_or_else(|| Arc::new(HostState::new(name.clone(), &makers.metrics)))
+            });
+            host.make_turns(rule.id.route + 1);
+        }
+        for (name, host) in self.hosts.iter().filter(|(name, _)| !hosts.contains_key(name)) {
+            host.metrics.remove();
+            for agent in host.meters.lock().keys() {
+                makers.flow.remove(&name.namespace, &name.name, &agent.name);
+            }
+        }
+        let agents: HashMap<_, _> = agents
+            .iter()
+            .map(|entry| {
+                let connections = makers.connections.agent(&entry.name, &entry.name.namespace, &entry.name.name);
+                (entry.name.clone(), AgentState { entry: entry.clone(), connections })
+            })
+            .collect();
+        for name in self.agents.keys().filter(|name| !agents.contains_key(name)) {
+            makers.connections.remove(name, &name.namespace, &name.name);
+        }
+        Self { table, hosts, agents }
+    }
+
+    /// The state of a rule's TunnelHost; every rule of the table has one.
+    pub(super) fn host(&self, rule: &Rule) -> Option<&Arc<HostState>> {
+        self.hosts.get(&rule.id.object)
+    }
+
+    /// An agent's state; `None` where there is no such TunnelAgent any more.
+    pub(super) fn agent(&self, name: &ObjectName) -> Option<&AgentState> {
+        self.agents.get(name)
+    }
+
+    /// Drops idle connections that are closed or old.
+    pub(super) fn sweep(&self, now: Instant) {
+        for host in self.hosts.values() {
+            host.pools.lock().retain(|_, pool| pool.sweep(now) || Arc::strong_count(pool) > 1);
+        }
+    }
+}
+
+// === impl HostState ===
+
+impl HostState {
+    fn new(name: ObjectName, metrics: &Metrics) -> Self {
+        let metrics = Arc::new(metrics.host(&name.namespace, &name.name));
+        Self { name, metrics, turns: Mutex::default(), meters: Mutex::default(), pools: Mutex::default() }
+    }
+
+    /// Makes sure that there are turns for this many routes.
+    fn make_turns(&self, routes: usize) {
+        let mut turns = self.turns.lock();
+        let routes = routes.max(turns.len());
+        turns.resize(routes, 0);
+    }
+
+    /// The next number for a route, counted up with each request.
+    pub(super) fn turn(&self, route: usize) -> usize {
+        let mut turns = self.turns.lock();
+        turns.get_mut(route).map_or(0, |turn| {
+            *turn = turn.wrapping_add(1);
+            *turn
+        })
+    }
+
+    /// The flow between this TunnelHost and an agent.
+    pub(super) fn meter(&self, agent: &ObjectName, flow: &Flow) -> Arc<Meter> {
+        let make = || flow.meter(&self.name.namespace, &self.name.name, &agent.name);
+        self.meters.lock().entry(agent.clone()).or_insert_with(make).clone()
+    }
+
+    /// The idle connections to a target through a session.
+    pub(super) fn pool(&self, session: u64, target: &Target) -> Arc<Pool> {
+        self.pools.lock().entry((session, target.clone())).or_default().clone()
+    }
+}

@@ -1,0 +1,47 @@
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::upstream::{self, Upstream};
+
+/// Longer than this, an idle connection is not worth its memory. Most servers close theirs earlier.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most idle connections that are kept for one target through one session.
+const MAX_IDLE: usize = 256;
+
+/// The idle connections of one TunnelHost to one target through one session. Since they are never shared between
+/// TunnelHosts, the flow of a link belongs to one of them.
+#[derive(Default)]
+pub(super) struct Pool {
+    idle: Mutex<Vec<Upstream>>,
+}
+
+// === impl Pool ===
+
+impl Pool {
+    /// A live connection, the one used last first, so that those too many can grow old.
+    pub(super) fn take(&self) -> Option<Upstream> {
+        loop {
+            let mut upstream = self.idle.lock().pop()?;
+            if upstream::is_alive(&mut upstream) {
+                return Some(upstream);
+            }
+        }
+    }
+
+    /// Keeps a connection for the next request.
+    pub(super) fn put(&self, upstream: Upstream) {
+        let mut idle = self.idle.lock();
+        if idle.len() < MAX_IDLE {
+            idle.push(upstream);
+        }
+    }
+
+    /// Drops connections that are closed or old. Returns whether any are left.
+    pub(super) fn sweep(&self, now: Instant) -> bool {
+        let mut idle = self.idle.lock();
+        idle.retain_mut(|upstream| now - upstream.idle_since < IDLE_TIMEOUT && upstream::is_alive(upstream));
+        !idle.is_empty()
+    }
+}

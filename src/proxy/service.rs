@@ -1,0 +1,119 @@
+//! A request's way through the proxy, on one page: accept → route → gate → choose → link → forward or join → account.
+
+use std::{net::SocketAddr, time::Instant};
+
+use http::{HeaderValue, Request, Response, Uri, header, uri::PathAndQuery};
+use hyper::body::Incoming;
+
+use super::{
+    Shared,
+    account::Account,
+    answer,
+    body::Body,
+    error::ProxyError,
+    forward::{self, Forward},
+    headers::{self, X_REQUEST_ID},
+};
+use crate::routing::{Backend, EntryPoint, Lookup, normalize_host};
+
+/// Whose connection a request comes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Visitor {
+    /// The other end of the connection: the visitor, or a proxy in front of the edge.
+    pub(super) peer: SocketAddr,
+    /// The edge's end of it.
+    pub(super) local: SocketAddr,
+}
+
+/// Answers one request; what the edge cannot forward, it answers itself.
+pub(super) async fn handle(shared: &Shared, visitor: Visitor, request: Request<Incoming>) -> Response<Body> {
+    let request_id = request_id(shared, visitor, &request);
+    let accept = request.headers().get(header::ACCEPT).cloned();
+    // The account stays out here: where the future is dropped, it counts a visitor who left.
+    let mut account = Account::open(shared.unrouted.clone(), request.method(), request.version(), Instant::now());
+    match pass(shared, visitor, request, &request_id, &mut account).await {
+        Ok(response) => response,
+        Err(error) => {
+            shared.makers.metrics.errors.with_label_values(&[error.reason()]).inc();
+            if let ProxyError::Misconfigured(detail) = &error {
+                tracing::warn!(request_id = ?request_id, %detail, "a route is misconfigured");
+            } else {
+                tracing::debug!(request_id = ?request_id, %error, "a request failed");
+            }
+            account.answered(error.status());
+            answer::error(&error, &request_id, accept.as_ref())
+        }
+    }
+}
+
+async fn pass(
+    shared: &Shared,
+    visitor: Visitor,
+    mut request: Request<Incoming>,
+    request_id: &HeaderValue,
+    account: &mut Account,
+) -> Result<Response<Body>, ProxyError> {
+    // Accept: one host, named the same everywhere from here on.
+    let host = accept_host(&mut request)?;
+
+    // Route.
+    let live = shared.live.load_full();
+    let rule = match live.table.lookup(EntryPoint::Http, &normalize_host(&host), request.uri().path()) {
+        Lookup::Rule(rule) => rule,
+        Lookup::NoRule => return Err(ProxyError::NoRoute),
+        Lookup::UnknownHost => return Err(ProxyError::UnknownHost),
+    };
+    let state = live.host(rule).ok_or(ProxyError::UnknownHost)?;
+    account.belongs_to(state.metrics.clone());
+
+    // Gate.
+    shared.gate.pass(rule, request.headers_mut()).await?;
+    let backend = match &rule.backend {
+        Backend::Tunnel(backend) => backend,
+        Backend::Invalid(detail) => return Err(ProxyError::Misconfigured(detail.clone())),
+    };
+
+    // Choose, link, forward or join; the account goes with the response's body.
+    let address = shared.trusted_proxies.visitor(request.headers(), visitor.peer);
+    headers::set_forwarded(request.headers_mut(), visitor.peer, visitor.local.port(), &shared.trusted_proxies);
+    request.headers_mut().insert(X_REQUEST_ID, request_id.clone());
+    let forward = Forward { shared, live: &live, rule, backend, state, visitor: address, request_id };
+    forward::forward(forward, request, account).await
+}
+
+/// The host of a request, from its target where that has one (RFC 9112, 3.2.2), else from its one `Host` field. The
+/// field is set and the target reduced to its path, so that the backend sees what was routed.
+fn accept_host(request: &mut Request<Incoming>) -> Result<String, ProxyError> {
+    let mut fields = request.headers().get_all(header::HOST).iter();
+    let (field, more) = (fields.next(), fields.next());
+    if more.is_some() {
+        return Err(ProxyError::BadHost);
+    }
+    let host = match (request.uri().authority(), field) {
+        (Some(authority), _) => authority.as_str(),
+        (None, Some(field)) => field.to_str().map_err(|_| ProxyError::BadHost)?,
+        (None, None) => return Err(ProxyError::BadHost),
+    };
+    let well_formed = |b: u8| b.is_ascii_alphanumeric() || b"-._~:[]".contains(&b);
+    if host.is_empty() || !host.bytes().all(well_formed) {
+        return Err(ProxyError::BadHost);
+    }
+    let host = host.to_owned();
+    if request.uri().authority().is_some() {
+        request.headers_mut().insert(header::HOST, HeaderValue::from_str(&host).map_err(|_| ProxyError::BadHost)?);
+        let path = request.uri().path_and_query().cloned();
+        *request.uri_mut() = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
+    }
+    Ok(host)
+}
+
+/// A trusted proxy's id for the request, or a new one.
+fn request_id(shared: &Shared, visitor: Visitor, request: &Request<Incoming>) -> HeaderValue {
+    if let Some(id) = request.headers().get(X_REQUEST_ID)
+        && shared.trusted_proxies.contains(visitor.peer.ip())
+    {
+        return id.clone();
+    }
+    let id = format!("{:016x}{:016x}", rand::random::<u64>(), rand::random::<u64>());
+    HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("-"))
+}

@@ -1,0 +1,193 @@
+use std::time::{Duration, Instant};
+
+/// What a sender may send on a new link before any CREDIT, in bytes. Part of the protocol.
+pub(super) const INITIAL: u32 = 256 * 1024;
+/// The most credit that one direction may have at a time. Part of the protocol.
+pub(super) const MAX_CREDIT: u32 = 16 * 1024 * 1024;
+
+/// The window of a reader that has not shown to need more. Smaller than [`INITIAL`]: what a reader that stalls in
+/// mid-stream leaves unread is its window, and there may be hundreds of them.
+const FLOOR: u32 = 64 * 1024;
+/// The largest window.
+const CEILING: u32 = 8 * 1024 * 1024;
+/// Windows below grow fourfold, above twofold: a 64 MiB download on a long way must not spend its life growing.
+const FAST: u32 = 1024 * 1024;
+/// A round trip counts as at least this long: below, it is scheduling that is measured.
+const SHORTEST_TRIP: Duration = Duration::from_millis(1);
+
+/// What all links of a session share: how much windows may have beyond the floor, and what is unread.
+#[derive(Debug)]
+pub(super) struct Budget {
+    limit: usize,
+    reserved: usize,
+    /// Memory held by data that no reader has taken yet, of all links.
+    pub(super) unread: usize,
+}
+
+/// How much the receiving side of one direction lets the sender send.
+#[derive(Debug)]
+pub(super) struct Window {
+    size: u32,
+    /// How much was ever received, taken by the reader, and allowed to be sent.
+    received: u64,
+    taken: u64,
+    granted: u64,
+    /// Where and when the present measurement of the reader began.
+    mark: u64,
+    since: Instant,
+    /// Whether the reader took anything since the last [`Window::rest`].
+    used: bool,
+}
+
+// === impl Budget ===
+
+impl Budget {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, reserved: 0, unread: 0 }
+    }
+
+    /// Changes what is counted as unread by what a queue holds now and held before.
+    pub(super) fn recount(&mut self, before: usize, now: usize) {
+        self.unread = self.unread + now - before;
+    }
+
+    fn reserve(&mut self, more: u32) -> bool {
+        let fits = self.reserved + self.unread + more as usize <= self.limit;
+        if fits {
+            self.reserved += more as usize;
+        }
+        fits
+    }
+}
+
+// === impl Window ===
+
+impl Window {
+    pub(super) fn new(now: Instant) -> Self {
+        let granted = u64::from(INITIAL);
+        Self { size: FLOOR, received: 0, taken: 0, granted, mark: 0, since: now, used: false }
+    }
+
+    /// Counts what arrived; false where it is more than was allowed.
+    #[must_use]
+    pub(super) fn receive(&mut self, count: usize) -> bool {
+        self.received += count as u64;
+        self.received <= self.granted
+    }
+
+    /// Counts what the reader took, and says how much more to allow; 0 is not worth a frame yet.
+    pub(super) fn take(&mut self, count: usize, now: Instant, trip: Option<Duration>, budget: &mut Budget) -> u32 {
+        self.taken += count as u64;
+        self.used = true;
+        if self.taken - self.mark >= u64::from(self.size / 2) {
+            let trip = trip.unwrap_or_default().max(SHORTEST_TRIP);
+            if now.saturating_duration_since(self.since) <= trip {
+                self.grow(budget);
+            }
+            (self.mark, self.since) = (self.taken, now);
+        }
+        let more = (self.taken + u64::from(self.size)).saturating_sub(self.granted);
+        if more < u64::from(self.size / 4) {
+            return 0;
+        }
+        self.granted += more;
+        // At most a window, which fits.
+        u32::try_from(more).unwrap_or(CEILING)
+    }
+
+    /// Whether the window takes something out of the budget.
+    pub(super) fn is_grown(&self) -> bool {
+        self.size > FLOOR
+    }
+
+    /// Called every now and then: gives back what a reader that has paused does not use.
+    pub(super) fn rest(&mut self, unread: bool, budget: &mut Budget) {
+        if !self.used && !unread {
+            self.release(budget);
+        }
+        self.used = false;
+    }
+
+    /// Gives back all that the window took out of the budget.
+    pub(super) fn release(&mut self, budget: &mut Budget) {
+        budget.reserved -= (self.size - FLOOR) as usize;
+        self.size = FLOOR;
+    }
+
+    fn grow(&mut self, budget: &mut Budget) {
+        let size = (self.size * if self.size < FAST { 4 } else { 2 }).min(CEILING);
+        if size > self.size && budget.reserve(size - self.size) {
+            self.size = size;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRIP: Option<Duration> = Some(Duration::from_millis(50));
+
+    /// A sender that always uses its credit, one window a round trip, and a reader that takes all of it.
+    fn stream(window: &mut Window, budget: &mut Budget, start: Instant, trips: u32) {
+        let mut credit = u64::from(INITIAL);
+        for trip in 1..=trips {
+            let mut arriving = std::mem::take(&mut credit);
+            let now = start + Duration::from_millis(50) * trip;
+            while arriving > 0 {
+                let piece = arriving.min(16 * 1024);
+                arriving -= piece;
+                let piece = usize::try_from(piece).expect("small");
+                assert!(window.receive(piece));
+                credit += u64::from(window.take(piece, now, TRIP, budget));
+            }
+        }
+    }
+
+    #[test]
+    fn a_fast_reader_gets_the_whole_window_within_five_round_trips() {
+        let (start, mut budget) = (Instant::now(), Budget::new(32 << 20));
+        let mut window = Window::new(start);
+        stream(&mut window, &mut budget, start, 5);
+        assert_eq!(window.size, CEILING);
+    }
+
+    #[test]
+    fn a_slow_reader_stays_at_the_floor() {
+        let (start, mut budget) = (Instant::now(), Budget::new(32 << 20));
+        let mut window = Window::new(start);
+        let mut granted = INITIAL;
+        for second in 1..=1000 {
+            assert!(window.receive(1024));
+            granted += window.take(1024, start + Duration::from_secs(second), TRIP, &mut budget);
+        }
+        assert!(!window.is_grown());
+        assert!(u64::from(granted) - window.taken <= u64::from(FLOOR));
+    }
+
+    #[test]
+    fn windows_grow_no_farther_than_the_budget_and_give_back() {
+        let (start, mut budget) = (Instant::now(), Budget::new(10 << 20));
+        let mut windows = [Window::new(start), Window::new(start), Window::new(start)];
+        for window in &mut windows {
+            stream(window, &mut budget, start, 10);
+        }
+        assert!(budget.reserved <= 10 << 20);
+        assert_eq!(windows[0].size, CEILING);
+        assert!(windows[2].size < CEILING);
+        for window in &mut windows {
+            window.rest(false, &mut budget);
+            window.rest(false, &mut budget);
+        }
+        assert_eq!(budget.reserved, 0);
+    }
+
+    #[test]
+    fn unread_data_leaves_less_to_grow() {
+        let (start, mut budget) = (Instant::now(), Budget::new(1 << 20));
+        budget.recount(0, 1 << 20);
+        let mut window = Window::new(start);
+        stream(&mut window, &mut budget, start, 10);
+        assert!(!window.is_grown());
+    }
+}

@@ -1,0 +1,47 @@
+//! The chart against the program and against itself. What Helm and an API server think of it is in `tests/e2e`.
+#![cfg(feature = "edge")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use serde_json::Value;
+
+fn chart(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/culvert").join(file);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn versions_are_the_programs() {
+    let chart: Value = serde_saphyr::from_str(&chart("Chart.yaml")).unwrap();
+    assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"), "the default image's tag");
+}
+
+#[test]
+fn every_value_is_in_the_schema_and_every_property_has_a_value() {
+    let values: Value = serde_saphyr::from_str(&chart("values.yaml")).unwrap();
+    let schema: Value = serde_json::from_str(&chart("values.schema.json")).unwrap();
+    let mut compared = 0;
+    compare(&values, &schema, &schema, "", &mut compared);
+    assert!(compared > 5, "compared {compared} objects only");
+}
+
+/// Compares the keys of an object with its schema's properties, and so on inside it.
+fn compare(value: &Value, schema: &Value, root: &Value, place: &str, compared: &mut usize) {
+    let schema = match schema["$ref"].as_str() {
+        Some(reference) => root.pointer(reference.trim_start_matches('#')).expect("the schema's own reference"),
+        None => schema,
+    };
+    // An object of free keys, such as annotations, has no properties to compare.
+    let (Some(values), Some(properties)) = (value.as_object(), schema["properties"].as_object()) else { return };
+    assert_eq!(schema["additionalProperties"], false, "a misspelt key is let through at {place:?}");
+    let has: BTreeSet<_> = values.keys().collect();
+    // `global` is Helm's own, and is there where this is a subchart.
+    let known: BTreeSet<_> = properties.keys().filter(|key| *key != "global").collect();
+    assert_eq!(has, known, "values and schema differ at {place:?}");
+    *compared += 1;
+    for (key, value) in values {
+        compare(value, &properties[key], root, &format!("{place}.{key}"), compared);
+    }
+}

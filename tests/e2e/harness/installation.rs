@@ -1,0 +1,164 @@
+//! The one installation that all tests share.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::Command,
+    sync::OnceLock,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::{Visitor, eventually, helm, kubectl, output, project};
+
+/// Where Culvert is installed.
+pub(crate) const NAMESPACE: &str = "culvert-system";
+
+static SERIAL: Mutex<()> = Mutex::const_new(());
+static INSTALLED: OnceLock<Result<(), String>> = OnceLock::new();
+
+/// The chart's folder.
+pub(crate) fn chart() -> String {
+    project().join("charts/culvert").to_str().unwrap().to_owned()
+}
+
+/// Culvert, installed; while a test holds this, no other runs.
+pub(crate) struct Culvert {
+    /// The ClusterIP Service where visitors enter.
+    http: SocketAddr,
+    /// Where agents outside the cluster dial in: the bridge's node port.
+    pub(crate) bridge: String,
+    /// The bridge's key, as NOTES.txt says to read it.
+    pub(crate) fingerprint: String,
+    _serial: MutexGuard<'static, ()>,
+}
+
+/// One pod of the edge.
+#[derive(Clone, Debug)]
+pub(crate) struct Replica {
+    pub(crate) name: String,
+    pub(crate) address: IpAddr,
+    /// How often its container was started anew.
+    pub(crate) restarts: u64,
+}
+
+// === impl Culvert ===
+
+impl Culvert {
+    /// Waits for its turn, installs Culvert where no test did so before, and waits until both replicas are ready.
+    pub(crate) async fn installed() -> Self {
+        let serial = SERIAL.lock().await;
+        INSTALLED
+            .get_or_init(|| std::panic::catch_unwind(install).map_err(|_| "the installation failed, see above".into()))
+            .as_ref()
+            .unwrap();
+        kubectl(["-n", NAMESPACE, "rollout", "status", "deployment/culvert", "--timeout=90s"]);
+        let service = |name: &str| -> Value {
+            serde_json::from_str(&kubectl(["-n", NAMESPACE, "get", "service", name, "-o", "json"])).unwrap()
+        };
+        let http = service("culvert-http");
+        let address: IpAddr = http["spec"]["clusterIP"].as_str().unwrap().parse().unwrap();
+        let node_port = &service("culvert-bridge")["spec"]["ports"][0]["nodePort"];
+        let culvert = Self {
+            http: (address, 80).into(),
+            bridge: format!("https://127.0.0.1:{node_port}"),
+            fingerprint: fingerprint(),
+            _serial: serial,
+        };
+        // Ready pods are not yet pods that kube-proxy forwards to.
+        eventually("two ready replicas", Duration::from_mins(1), async || {
+            let replicas = culvert.replicas();
+            if replicas.len() == 2 { Ok(()) } else { Err(format!("{replicas:?}")) }
+        })
+        .await;
+        culvert
+    }
+
+    /// A visitor at each replica.
+    pub(crate) fn visitors(&self, host: &str) -> Vec<Visitor> {
+        self.replicas().iter().map(|replica| replica.visitor(host)).collect()
+    }
+
+    /// A visitor at the ClusterIP Service, where kube-proxy picks the replica.
+    pub(crate) fn visitor(&self, host: &str) -> Visitor {
+        Visitor::new(self.http, host)
+    }
+
+    /// The pods that are ready now.
+    #[expect(clippy::unused_self, reason = "only an installation has replicas")]
+    pub(crate) fn replicas(&self) -> Vec<Replica> {
+        let pods = kubectl(["-n", NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/name=culvert", "-o", "json"]);
+        let pods: Value = serde_json::from_str(&pods).unwrap();
+        let ready = |pod: &&Value| {
+            let conditions = pod["status"]["conditions"].as_array();
+            let ready = conditions.is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"));
+            ready && pod["metadata"]["deletionTimestamp"].is_null()
+        };
+        let replica = |pod: &Value| Replica {
+            name: pod["metadata"]["name"].as_str().unwrap().to_owned(),
+            address: pod["status"]["podIP"].as_str().unwrap().parse().unwrap(),
+            restarts: pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap(),
+        };
+        pods["items"].as_array().unwrap().iter().filter(ready).map(replica).collect()
+    }
+}
+
+// === impl Replica ===
+
+impl Replica {
+    /// A visitor who enters at this very pod.
+    pub(crate) fn visitor(&self, host: &str) -> Visitor {
+        Visitor::new((self.address, 8080).into(), host)
+    }
+
+    /// What this pod answers under `/metrics`.
+    pub(crate) async fn metrics(&self) -> String {
+        let admin = Visitor::new((self.address, 9090).into(), &self.name);
+        let answer = admin.get("/metrics").await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body
+    }
+
+    /// The sum of a counter's series whose labels hold all of `labels`, as in `tunnelhost="shop"`.
+    pub(crate) async fn counted(&self, metric: &str, labels: &[&str]) -> f64 {
+        let metrics = self.metrics().await;
+        let series = metrics.lines().filter(|line| line.starts_with(&format!("{metric}{{")));
+        let matching = series.filter(|line| labels.iter().all(|label| line.contains(label)));
+        matching.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    /// The process id, on this machine, of the edge in this pod: the process that was started with the pod's name.
+    pub(crate) fn pid(&self) -> u32 {
+        let name = format!("POD_NAME={}", self.name);
+        let has_name = |pid: &u32| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == name.as_bytes())
+        };
+        let pids = std::fs::read_dir("/proc").unwrap();
+        let mut pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        pids.find(has_name).unwrap_or_else(|| panic!("no process runs as {}", self.name))
+    }
+}
+
+/// A fresh installation, as the README says; what an earlier run of the tests left goes first.
+fn install() {
+    helm(["uninstall", "culvert", "--namespace", NAMESPACE, "--ignore-not-found", "--wait"]);
+    let chart = chart();
+    helm(["install", "culvert", &chart, "--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "120s"]);
+}
+
+/// Runs the command that NOTES.txt shows, so that what it shows is known to work.
+fn fingerprint() -> String {
+    let notes = helm(["get", "notes", "culvert", "--namespace", NAMESPACE]);
+    let lines: Vec<&str> = notes.lines().skip_while(|line| !line.contains("FINGERPRINT=")).take(2).collect();
+    assert_eq!(lines.len(), 2, "NOTES.txt shows no fingerprint:\n{notes}");
+    let script = format!("set -euo pipefail\n{}\necho \"$FINGERPRINT\"", lines.join("\n"));
+    output(Command::new("bash").arg("-c").arg(script)).trim().to_owned()
+}
+
+/// The program that these tests were built with, which runs the agents and the offline commands.
+pub(super) fn program() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_culvert"))
+}

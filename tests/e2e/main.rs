@@ -1,0 +1,13 @@
+//! End to end, on a real cluster: the chart is installed by Helm, objects are applied by kubectl, agents are processes
+//! outside the pods, visitors speak real HTTP and WebSocket.
+//!
+//! `just e2e` runs it inside the cluster's network (`tests/cluster`). The tests share one installation and run one after
+//! the other; what a test changes it owns, by namespace and hostname, and a fault that it stages it also heals.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod changes;
+mod chart;
+mod faults;
+mod harness;
+mod install;
+mod traffic;

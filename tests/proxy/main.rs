@@ -1,0 +1,11 @@
+//! What visitors get: an edge and an agent in this process, real sockets, real TLS in the tunnel, real clients.
+
+#[path = "../support/tunnel.rs"]
+mod support;
+
+mod errors;
+mod flow;
+mod forwarding;
+mod input;
+mod stage;
+mod websocket;

@@ -1,0 +1,229 @@
+//! An edge that visitors can come to, an agent, and what it serves.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use culvert::{
+    proxy::{Proxy, Timeouts, TrustedProxies},
+    routing::{
+        Agents, Backend, EntryPoint, Filter, HostRules, Hostname, Listener, ObjectName, PathMatch, RoutingTable, Rule,
+        RuleId, TunnelBackend,
+    },
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Edge, PATIENCE, RunningAgent, agents, lab};
+
+/// The host that every stage serves, as TunnelHost `web/shop`.
+pub(crate) const HOST: &str = "shop.example.com";
+
+pub(crate) struct Stage {
+    pub(crate) edge: Edge,
+    pub(crate) proxy: Proxy,
+    pub(crate) http: SocketAddr,
+    pub(crate) agent: Option<RunningAgent>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// What may differ between stages.
+pub(crate) struct Options {
+    pub(crate) timeouts: Timeouts,
+    pub(crate) trusted_proxies: TrustedProxies,
+    pub(crate) allow: &'static [&'static str],
+}
+
+/// A visitor's connection, byte by byte.
+pub(crate) struct Visitor(pub(crate) TcpStream);
+
+/// A response as text, read as far as its `Content-Length`, or to the end of the connection.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    head: String,
+    pub(crate) body: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            timeouts: Timeouts::default(),
+            trusted_proxies: TrustedProxies::default(),
+            allow: &["127.0.0.1:*"],
+        }
+    }
+}
+
+impl Stage {
+    /// A stage whose agent has its session.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(Options::default()).await
+    }
+
+    pub(crate) async fn start_with(options: Options) -> Self {
+        let edge = Edge::start("r1").await;
+        let registry = edge.bridge.registry().clone();
+        let proxy = Proxy::new(registry, options.trusted_proxies, options.timeouts, &edge.metrics).expect("a proxy");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let http = listener.local_addr().expect("its address");
+        let (serving, stop) = (proxy.clone(), CancellationToken::new());
+        let stopping = stop.clone();
+        tokio::spawn(async move { serving.serve(listener, stopping).await });
+        let agent = Some(edge.agent(options.allow));
+        edge.session().await;
+        Self { edge, proxy, http, agent, stop }
+    }
+
+    /// Serves [`HOST`] from these targets.
+    pub(crate) fn serve(&self, targets: &[&str]) {
+        self.serve_rules(vec![rule(targets, Vec::new())], None);
+    }
+
+    /// Serves [`HOST`] by these rules; the limit is the agent's.
+    pub(crate) fn serve_rules(&self, rules: Vec<Rule>, max_connections: Option<u32>) {
+        let entry = agents(&[("lab", "lab-token", crate::support::TOKEN)]);
+        let entries = entry.iter().map(|entry| {
+            let mut entry = (**entry).clone();
+            entry.max_connections = max_connections;
+            entry
+        });
+        let agents: Agents = entries.collect();
+        let rules = HostRules { owner: "web".into(), rules: rules.into_iter().map(Arc::new).collect() };
+        let listener = Listener::new(None, [(HOST.parse::<Hostname>().expect("a hostname"), rules)]);
+        self.proxy.update(Arc::new(RoutingTable::new([(EntryPoint::Http, listener)])), &agents);
+    }
+
+    /// Serves nothing any more.
+    pub(crate) fn serve_nothing(&self) {
+        self.proxy.update(Arc::default(), &Agents::default());
+    }
+
+    pub(crate) async fn visit(&self) -> Visitor {
+        Visitor(TcpStream::connect(self.http).await.expect("a connection"))
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n")).await
+    }
+
+    /// These bytes on a connection of their own.
+    pub(crate) async fn send(&self, request: &str) -> Answer {
+        let mut visitor = self.visit().await;
+        visitor.send(request.as_bytes()).await;
+        visitor.answer().await
+    }
+}
+
+/// A rule for all paths of [`HOST`].
+pub(crate) fn rule(targets: &[&str], filters: Vec<Filter>) -> Rule {
+    let targets = targets.iter().map(|target| target.parse().expect("a target")).collect();
+    Rule {
+        id: RuleId { object: ObjectName::new("web", "shop"), route: 0 },
+        path: PathMatch::prefix("/"),
+        filters,
+        backend: Backend::Tunnel(TunnelBackend { agents: vec![lab()], targets, host_header: None }),
+    }
+}
+
+impl Visitor {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).await.expect("sent");
+    }
+
+    pub(crate) async fn answer(&mut self) -> Answer {
+        timeout(PATIENCE, Answer::read(&mut self.0)).await.expect("an answer in time")
+    }
+
+    /// All bytes until the edge closes.
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        let read = timeout(PATIENCE, self.0.read_to_end(&mut rest)).await.expect("an end in time");
+        // A reset is an end too; what came before it counts.
+        let _ = read;
+        rest
+    }
+}
+
+impl Answer {
+    /// Reads one answer and not a byte more.
+    pub(crate) async fn read(stream: &mut TcpStream) -> Self {
+        let head = read_head(stream).await;
+        let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no head: {head:?}"));
+        let mut answer = Self { status, head, body: String::new() };
+        let mut body = match answer.header("content-length") {
+            Some(length) => vec![0; length.parse().expect("a length")],
+            None => Vec::new(),
+        };
+        if answer.header("content-length").is_some() {
+            stream.read_exact(&mut body).await.expect("the whole body");
+        } else if status != 101 && status != 204 {
+            stream.read_to_end(&mut body).await.expect("a body");
+        }
+        answer.body = String::from_utf8_lossy(&body).into_owned();
+        answer
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (field, value) = line.split_once(':')?;
+            field.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
+/// Reads as far as the empty line; the empty text where the connection ends before.
+pub(crate) async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        match stream.read(&mut byte).await {
+            Ok(1) => head.push(byte[0]),
+            _ => return String::new(),
+        }
+    }
+    String::from_utf8_lossy(&head).into_owned()
+}
+
+/// A backend that gets each connection and does with it what it likes. Returns its address as a target.
+pub(crate) async fn backend<F, R>(serve: F) -> String
+where
+    F: Fn(TcpStream) -> R + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let (listener, target) = crate::support::backend().await;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream));
+        }
+    });
+    target
+}
+
+/// A backend that answers each request on a connection with the head it got.
+pub(crate) async fn mirror() -> String {
+    backend(|mut stream| async move {
+        loop {
+            let head = read_head(&mut stream).await;
+            if head.is_empty() {
+                return;
+            }
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{head}", head.len());
+            stream.write_all(answer.as_bytes()).await.expect("answered");
+        }
+    })
+    .await
+}
+
+/// Waits until something is so.
+pub(crate) async fn becomes(what: &str, mut so: impl FnMut() -> bool) {
+    let became = async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, became).await.is_ok(), "{what}");
+}
