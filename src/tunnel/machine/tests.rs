@@ -122,9 +122,10 @@ fn control_frames_overtake_data_and_links_take_turns() {
     let mut wire = Wire::new(Config::default(), Config::default());
     let (a, b) = (wire.linked(), wire.linked());
     // More than is framed ahead, so that both have to stand in line.
-    assert_eq!(write(&mut wire.agent, a, &[1; 100_000]), Ok(100_000.min(64 << 10)));
-    assert_eq!(write(&mut wire.agent, b, &[2; 40_000]), Ok(40_000));
-    let more = write(&mut wire.agent, a, &[1; 100_000]).expect("open");
+    let data = vec![1; 100_000];
+    assert_eq!(write(&mut wire.agent, a, &data), Ok(64 << 10));
+    assert_eq!(write(&mut wire.agent, b, &data[..40_000]), Ok(40_000));
+    let more = write(&mut wire.agent, a, &data).expect("open");
     wire.agent.reset(a, ResetCode::Internal);
     assert!(wire.agent.note(&Note::Drain));
     let bytes = take_output(&mut wire.agent, wire.now);
@@ -143,7 +144,7 @@ fn links_with_much_to_send_take_turns_frame_by_frame() {
     let mut wire = Wire::new(Config::default(), Config::default());
     let (a, b, c) = (wire.linked(), wire.linked(), wire.linked());
     for id in [a, b, c] {
-        while write(&mut wire.agent, id, &[0; 64 << 10]).expect("open") > 0 {}
+        while write(&mut wire.agent, id, &vec![0; 64 << 10]).expect("open") > 0 {}
     }
     take_output(&mut wire.agent, wire.now);
     let bytes = take_output(&mut wire.agent, wire.now);

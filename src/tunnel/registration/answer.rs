@@ -211,7 +211,7 @@ mod tests {
             no_bridge(b"HTTP/1.1 101 \r\nupgrade: culvert/1\r\n\r\n").await,
             "it did not say which replica it is"
         );
-        let endless = [&b"HTTP/1.1 200 OK\r\nx: "[..], &[b'a'; 20_000]].concat();
+        let endless = [&b"HTTP/1.1 200 OK\r\nx: "[..], &vec![b'a'; 20_000]].concat();
         assert_eq!(no_bridge(&endless).await, "its answer is too long");
     }
 }
