@@ -98,42 +98,34 @@ impl<T> Driver<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
-    /// Reads until nothing more is there, a block at a time. Ready only at the end.
-    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+    /// Reads a block, or what there is of it, and gives it to the machine. Pending once nothing more is there.
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        let read = self.poll_block(cx);
+        if !self.input.is_empty() {
+            self.take_input()?;
+        }
+        read
+    }
+
+    fn poll_block(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
         loop {
-            let mut ended = None;
-            let mut drained = false;
-            while !drained && ended.is_none() {
-                if self.input.capacity() - self.input.len() < MIN_ROOM {
-                    if self.input.len() >= BLOCK - MIN_ROOM {
-                        break;
-                    }
-                    self.input.reserve(self.block.max(MIN_ROOM));
+            if self.input.capacity() - self.input.len() < MIN_ROOM {
+                if self.input.len() >= BLOCK - MIN_ROOM {
+                    return Poll::Ready(Ok(()));
                 }
-                match pin!(self.io.read_buf(&mut self.input)).poll(cx) {
-                    Poll::Pending => drained = true,
-                    Poll::Ready(Ok(0)) => ended = Some(CloseReason::PeerClosed),
-                    Poll::Ready(Ok(count)) => self.read += count,
-                    // TLS: the connection ended without a farewell, as it does when a process is killed.
-                    Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                        ended = Some(CloseReason::PeerClosed);
-                    }
-                    Poll::Ready(Err(error)) => ended = Some(CloseReason::Io(error.kind())),
+                self.input.reserve(self.block);
+            }
+            match ready!(pin!(self.io.read_buf(&mut self.input)).poll(cx)) {
+                Ok(0) => return Poll::Ready(Err(CloseReason::PeerClosed)),
+                Ok(count) => self.read += count,
+                // TLS: the connection ended without a farewell, as it does when a process is killed.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Poll::Ready(Err(CloseReason::PeerClosed));
                 }
-                if self.input.len() >= self.block {
-                    self.block = BLOCK;
-                }
+                Err(error) => return Poll::Ready(Err(CloseReason::Io(error.kind()))),
             }
-            if !self.input.is_empty()
-                && let Err(reason) = self.take_input()
-            {
-                return Poll::Ready(reason);
-            }
-            if let Some(reason) = ended {
-                return Poll::Ready(reason);
-            }
-            if drained {
-                return Poll::Pending;
+            if self.input.len() >= self.block {
+                self.block = BLOCK;
             }
         }
     }
@@ -225,14 +217,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         if phase != Phase::Running {
             return Poll::Ready(CloseReason::Closed);
         }
-        // Reading first: it is what keeps a session from being held for dead, and what most of the sending comes of.
-        if let Poll::Ready(reason) = self.poll_input(cx) {
-            return Poll::Ready(reason);
+        // Reading first: it is what keeps a session from being held for dead, and what most of the sending comes of. A
+        // connection that takes no more stops no reading; one that brings much stops no writing.
+        loop {
+            let input = self.poll_input(cx);
+            if let Poll::Ready(Err(reason)) = input {
+                return Poll::Ready(reason);
+            }
+            if let Poll::Ready(reason) = self.poll_output(cx) {
+                return Poll::Ready(reason);
+            }
+            if input.is_pending() {
+                return self.poll_time(cx);
+            }
         }
-        if let Poll::Ready(reason) = self.poll_output(cx) {
-            return Poll::Ready(reason);
-        }
-        self.poll_time(cx)
     }
 }
 
