@@ -84,12 +84,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn agent(
-    bridge: SocketAddr,
-    token: &str,
-    fingerprint: Fingerprint,
-    backend: SocketAddr,
-) -> Result<Agent, Failure> {
+fn agent(bridge: SocketAddr, token: &str, fingerprint: Fingerprint, backend: SocketAddr) -> Result<Agent, Failure> {
     let allow: AllowRule = backend.to_string().parse()?;
     Ok(Agent::new(agent::Config {
         edges: vec![format!("https://{bridge}").parse()?],
@@ -105,7 +100,8 @@ fn agent(
 /// What to try. Names under `localhost` are this machine (RFC 6761, 6.3), for curl and for browsers.
 fn lines(addresses: Addresses, folder: &Path) -> String {
     let (http, admin) = (addresses.http, addresses.admin);
-    let (site, private) = (format!("http://demo.localhost:{}", http.port()), format!("http://private.localhost:{}", http.port()));
+    let (site, private) =
+        (format!("http://demo.localhost:{}", http.port()), format!("http://private.localhost:{}", http.port()));
     let folder = folder.display();
     format!(
         r"
@@ -134,9 +130,8 @@ impl Folder {
         let path = std::env::temp_dir().join(format!("culvert-demo-{:016x}", rand::random::<u64>()));
         fs::create_dir(&path).map_err(|error| format!("cannot create {}: {error}", path.display()))?;
         let folder = Self(path);
-        let manifest = include_str!("demo/objects.yaml")
-            .replace("TOKEN", token)
-            .replace("BACKEND", &backend.to_string());
+        let manifest =
+            include_str!("demo/objects.yaml").replace("TOKEN", token).replace("BACKEND", &backend.to_string());
         fs::write(folder.0.join("demo.yaml"), manifest)?;
         Ok(folder)
     }

@@ -110,17 +110,26 @@ impl Edge {
             },
             &metrics,
         )?;
-        let proxy =
-            Proxy::new(bridge.registry().clone(), config.trusted_proxies, Timeouts::default(), &metrics)?;
+        let proxy = Proxy::new(bridge.registry().clone(), config.trusted_proxies, Timeouts::default(), &metrics)?;
         let sessions = watch::Sender::new(Arc::new(Sessions::new()));
         let controller = match config.source {
-            Source::Cluster { client, config } => {
-                Controller::cluster(client, config, sessions.subscribe(), &metrics)?
-            }
+            Source::Cluster { client, config } => Controller::cluster(client, config, sessions.subscribe(), &metrics)?,
             Source::Folder(dir) => Controller::folder(&dir, &config.replica, &metrics)?,
         };
         let drain_delay = config.drain_delay;
-        Ok(Self { addresses, listeners, metrics, controller, proxy, bridge, agents, replicas, sessions, own, drain_delay })
+        Ok(Self {
+            addresses,
+            listeners,
+            metrics,
+            controller,
+            proxy,
+            bridge,
+            agents,
+            replicas,
+            sessions,
+            own,
+            drain_delay,
+        })
     }
 
     /// Follows the agents' sessions.

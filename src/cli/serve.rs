@@ -58,7 +58,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME", default_value = "edge", env = "CULVERT_REPLICA")]
     replica: String,
     /// The namespace of the edge itself, for its Lease and its Services. Only in a cluster.
-    #[arg(long, value_name = "NAME", default_value = "culvert", env = "CULVERT_NAMESPACE", conflicts_with = "manifests")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "culvert",
+        env = "CULVERT_NAMESPACE",
+        conflicts_with = "manifests"
+    )]
     namespace: String,
     /// The headless Service of the bridge, whose endpoints are the replicas. Only in a cluster.
     #[arg(

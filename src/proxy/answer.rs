@@ -122,9 +122,6 @@ mod tests {
     fn an_unauthorized_visitor_is_challenged() {
         let response = answer(&ProxyError::Unauthorized { realm: "The \"Shop\"".into() }, None);
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-        assert_eq!(
-            response.headers()[header::WWW_AUTHENTICATE],
-            "Basic realm=\"The \\\"Shop\\\"\", charset=\"UTF-8\""
-        );
+        assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Basic realm=\"The \\\"Shop\\\"\", charset=\"UTF-8\"");
     }
 }

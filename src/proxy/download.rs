@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
+use super::{account::Account, body::BodyError, idle::Idle, metrics::Metrics, pool::Pool, upstream::Exchange};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use super::{account::Account, body::BodyError, idle::Idle, metrics::Metrics, pool::Pool, upstream::Exchange};
 
 /// A response's body on its way to the visitor. It drives the connection it comes from and brings that back to the
 /// pool; dropped early, since the visitor left, it ends the link and with it the backend's work.
@@ -47,7 +47,9 @@ impl Download {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 ready!(self.idle.poll_expired(cx));
-                return Poll::Ready(Some(Err(self.fail("stream_idle", "the backend sent nothing for too long".into()))));
+                return Poll::Ready(Some(
+                    Err(self.fail("stream_idle", "the backend sent nothing for too long".into())),
+                ));
             }
         };
         self.idle.moved();

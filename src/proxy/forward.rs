@@ -89,18 +89,13 @@ pub(super) async fn forward(
     let idle = forward.shared.timeouts.stream_idle;
     let metrics = forward.shared.makers.metrics.clone();
     let account = account.take();
-    Ok(response.map(|incoming| {
-        Body::Download(Box::new(Download::new(incoming, exchange, pool, idle, metrics, account)))
-    }))
+    Ok(response
+        .map(|incoming| Body::Download(Box::new(Download::new(incoming, exchange, pool, idle, metrics, account)))))
 }
 
 impl Forward<'_> {
     /// Tries until a backend answers, or until another attempt would not be safe or would change nothing.
-    async fn attempts(
-        &self,
-        mut request: Request<RequestBody>,
-        account: &mut Account,
-    ) -> Result<Answered, ProxyError> {
+    async fn attempts(&self, mut request: Request<RequestBody>, account: &mut Account) -> Result<Answered, ProxyError> {
         let mut tried = Vec::new();
         let mut failure = ProxyError::NoSession;
         for attempt in 0..MAX_ATTEMPTS {
@@ -139,11 +134,7 @@ impl Forward<'_> {
     }
 
     /// An idle connection of this TunnelHost to the target, or one over a new link.
-    async fn connect(
-        &self,
-        session: &AgentSession,
-        target: &Target,
-    ) -> Result<Connected, ProxyError> {
+    async fn connect(&self, session: &AgentSession, target: &Target) -> Result<Connected, ProxyError> {
         let pool = self.state.pool(session.id, target);
         if let Some(upstream) = pool.take() {
             return Ok(Connected { upstream, reused: true, pool });
@@ -176,7 +167,8 @@ impl Forward<'_> {
         request: Request<RequestBody>,
     ) -> Result<Answered, (ProxyError, Option<Request<RequestBody>>)> {
         let Connected { upstream, reused, pool } = connected;
-        let repeatable = (reused && is_idempotent(request.method()) && request.body().is_empty()).then(|| copy(&request));
+        let repeatable =
+            (reused && is_idempotent(request.method()) && request.body().is_empty()).then(|| copy(&request));
         let limit = self.shared.timeouts.response_head;
         let progress = request.body().progress();
         let mut sent = std::pin::pin!(upstream.send(request));

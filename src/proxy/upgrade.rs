@@ -29,7 +29,8 @@ pub(super) fn accept(
     account: &mut Account,
 ) -> Result<Response<Body>, ProxyError> {
     let protocol = headers::strip_hop_by_hop(response.headers_mut());
-    let protocol = protocol.ok_or(ProxyError::InvalidResponse("it switches to a protocol that it does not name".into()))?;
+    let protocol =
+        protocol.ok_or(ProxyError::InvalidResponse("it switches to a protocol that it does not name".into()))?;
     headers::set_upgrade(response.headers_mut(), protocol);
     account.answered(response.status());
     let join = account.take().into_join();

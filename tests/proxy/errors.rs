@@ -1,9 +1,6 @@
 use std::time::Duration;
 
-use culvert::{
-    proxy::Timeouts,
-    routing::Backend,
-};
+use culvert::{proxy::Timeouts, routing::Backend};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::Instant,

@@ -13,7 +13,8 @@ use crate::stage::{HOST, Stage, backend, becomes, read_head};
 const DOWNLOAD: usize = 64 << 20;
 const UPLOAD: usize = 32 << 20;
 const SENT: &str = "culvert_flow_bytes_total{agent=\"lab\",direction=\"sent\",namespace=\"web\",tunnelhost=\"shop\"}";
-const RECEIVED: &str = "culvert_flow_bytes_total{agent=\"lab\",direction=\"received\",namespace=\"web\",tunnelhost=\"shop\"}";
+const RECEIVED: &str =
+    "culvert_flow_bytes_total{agent=\"lab\",direction=\"received\",namespace=\"web\",tunnelhost=\"shop\"}";
 
 /// What the backend saw on its sockets.
 #[derive(Default)]
@@ -99,8 +100,9 @@ async fn the_series_of_a_host_end_with_it() {
     stage.serve_nothing();
     assert_eq!(stage.edge.metric(SENT), 0);
     let left = stage.edge.metrics.gather();
-    let of_shop = left.iter().flat_map(|family| family.get_metric()).filter(|metric| {
-        metric.get_label().iter().any(|label| label.value() == "shop")
-    });
+    let of_shop = left
+        .iter()
+        .flat_map(|family| family.get_metric())
+        .filter(|metric| metric.get_label().iter().any(|label| label.value() == "shop"));
     assert_eq!(of_shop.count(), 0);
 }

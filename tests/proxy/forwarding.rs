@@ -46,7 +46,9 @@ async fn the_backend_hears_who_the_visitor_is_and_no_hop_by_hop_field() {
         .await;
     let seen = answer.body.to_ascii_lowercase();
     assert!(seen.starts_with("get /a?b=c http/1.1\r\n"), "{seen}");
-    for present in ["host: shop.example.com\r\n", "x-forwarded-for: 127.0.0.1\r\n", "x-forwarded-proto: http\r\n", "x-kept: 1"] {
+    for present in
+        ["host: shop.example.com\r\n", "x-forwarded-for: 127.0.0.1\r\n", "x-forwarded-proto: http\r\n", "x-kept: 1"]
+    {
         assert!(seen.contains(present), "{present} in {seen}");
     }
     for absent in ["x-hop", "keep-alive", "10.0.0.1", "connection:"] {

@@ -49,11 +49,7 @@ pub(crate) struct Answer {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            timeouts: Timeouts::default(),
-            trusted_proxies: TrustedProxies::default(),
-            allow: &["127.0.0.1:*"],
-        }
+        Self { timeouts: Timeouts::default(), trusted_proxies: TrustedProxies::default(), allow: &["127.0.0.1:*"] }
     }
 }
 
@@ -152,7 +148,8 @@ impl Answer {
     /// Reads one answer and not a byte more.
     pub(crate) async fn read(stream: &mut TcpStream) -> Self {
         let head = read_head(stream).await;
-        let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no head: {head:?}"));
+        let status =
+            head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no head: {head:?}"));
         let mut answer = Self { status, head, body: String::new() };
         let mut body = match answer.header("content-length") {
             Some(length) => vec![0; length.parse().expect("a length")],

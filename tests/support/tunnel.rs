@@ -74,7 +74,12 @@ impl Edge {
         Self::start_as(replica, &[replica], &Certificate::new(), "127.0.0.1:0".parse().expect("an address")).await
     }
 
-    pub(crate) async fn start_as(replica: &str, replicas: &[&str], certificate: &Certificate, address: SocketAddr) -> Self {
+    pub(crate) async fn start_as(
+        replica: &str,
+        replicas: &[&str],
+        certificate: &Certificate,
+        address: SocketAddr,
+    ) -> Self {
         let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let (agents, agents_seen) = watch::channel(Arc::new(agents(&[("lab", "lab-token", TOKEN)])));
