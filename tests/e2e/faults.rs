@@ -109,6 +109,13 @@ async fn a_killed_pod_fails_only_what_was_in_flight_on_it() {
         count(|outcome| matches!(outcome, Outcome::Failed(_))),
         count(|outcome| *outcome == Outcome::NotConnected),
     );
+    for sample in samples.iter().filter(|sample| sample.outcome != Outcome::Answered) {
+        // Signed: a request in flight began before the kill.
+        let offset = |moment: Instant| {
+            moment.saturating_duration_since(at).as_secs_f64() - (at.saturating_duration_since(moment)).as_secs_f64()
+        };
+        println!("{:+.3} s to {:+.3} s: {:?}", offset(sample.start), offset(sample.end), sample.outcome);
+    }
     for sample in &samples {
         match &sample.outcome {
             Outcome::Answered => {}
