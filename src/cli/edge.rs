@@ -1,6 +1,6 @@
 //! The edge put together: controller, proxy, bridge and admin listener, and who hears what from whom.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use kube::Client;
@@ -151,14 +151,14 @@ impl Edge {
         rest.spawn(controller.run(stop_rest.clone()).map(Ok));
         let mut data = JoinSet::new();
         let (visitors, agents) = (proxy.clone(), bridge.clone());
-        data.spawn({
-            let stop = stop_data.clone();
-            async move { visitors.serve(listeners.http, stop).await }
-        });
-        data.spawn({
-            let stop = stop_data.clone();
-            async move { agents.serve(listeners.bridge, stop).await }
-        });
+        // Until the objects are known, nobody is answered: whoever comes earlier waits in the listener's backlog, and is
+        // not told that there is no such host or agent.
+        data.spawn(once_ready(ready.subscribe(), stop_data.clone(), move |stop| async move {
+            visitors.serve(listeners.http, stop).await;
+        }));
+        data.spawn(once_ready(ready.subscribe(), stop_data.clone(), move |stop| async move {
+            agents.serve(listeners.bridge, stop).await;
+        }));
 
         let wiring = async {
             tokio::join!(
@@ -167,7 +167,7 @@ impl Edge {
                 wiring::follow_sessions(bridge.registry().watch(), &self.own.id, &self.sessions),
             );
             // What they follow ends only with the process.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let ended = tokio::select! {
             () = stop.cancelled() => Ok(()),
@@ -189,6 +189,18 @@ impl Edge {
         stop_rest.cancel();
         let _ = timeout(REST, async { while rest.join_next().await.is_some() {} }).await;
         ended
+    }
+}
+
+/// Starts a part when the edge is ready, unless it stops before.
+async fn once_ready<F: Future<Output = ()>>(
+    mut ready: watch::Receiver<bool>,
+    stop: CancellationToken,
+    serve: impl FnOnce(CancellationToken) -> F,
+) {
+    let ready = stop.run_until_cancelled(ready.wait_for(|ready| *ready)).await.is_some_and(|ready| ready.is_ok());
+    if ready {
+        serve(stop).await;
     }
 }
 

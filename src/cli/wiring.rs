@@ -47,9 +47,8 @@ pub(super) async fn follow_replicas(
     loop {
         let latest = ids.borrow_and_update().clone();
         proxy.set_replicas(u32::try_from(latest.len()).unwrap_or(u32::MAX));
-        let replica = |id: &String| match *id == own.id {
-            true => own.clone(),
-            false => Replica { id: id.clone(), address: None },
+        let replica = |id: &String| {
+            if *id == own.id { own.clone() } else { Replica { id: id.clone(), address: None } }
         };
         replicas.send_replace(latest.iter().map(replica).collect());
         if ids.changed().await.is_err() {

@@ -60,7 +60,6 @@ impl Metrics {
             )?,
         };
         for kind in ["TunnelHost", "TunnelAgent", "Secret"] {
-            metrics.reconcile_errors.with_label_values(&[kind]);
             metrics.undecodable(kind, 0);
         }
         for result in [StatusUpdate::Success, StatusUpdate::Failure] {

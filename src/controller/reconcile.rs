@@ -36,11 +36,12 @@ pub(super) async fn run(mut source: Source, mut stores: Stores, published: Publi
     let mut due: Option<Due> = None;
     loop {
         let when = due.as_ref().map(|due| due.quiet.min(due.at_most));
-        // Biased: all that is ready is taken in before the objects are compiled. Half of a list must not be.
+        // Biased: all that is ready is taken in before the objects are compiled. The lists of a folder come at once, and
+        // half of them would be compiled to broken references.
         let change = tokio::select! {
             biased;
             change = source.changes.next() => change,
-            () = sleep_until(when), if !stores.listing() || !stores.complete() => {
+            () = sleep_until(when) => {
                 due = None;
                 if stores.complete() {
                     publish(&stores, &published, &metrics).await;

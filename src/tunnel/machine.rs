@@ -398,8 +398,10 @@ impl Machine {
         let Some(link) = self.links.get_mut(&id) else { return };
         if !link.closed {
             frame::put(&mut self.outbox.control, Kind::Reset, id, &code.number().to_be_bytes());
-            link.fail(LinkError::Reset(code));
         }
+        link.fail(LinkError::Reset(code));
+        // What is dropped here must not look like a complete stream.
+        link.receiving.ended = false;
         self.budget.recount(link.receiving.queue.held(), 0);
         link.receiving.queue.clear();
         link.receiving.window.release(&mut self.budget);
@@ -449,3 +451,6 @@ fn writable(links: &mut HashMap<u32, LinkState>, id: u32) -> Result<&mut LinkSta
         None => Ok(link),
     }
 }
+
+#[cfg(test)]
+mod tests;

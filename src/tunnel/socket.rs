@@ -1,12 +1,17 @@
-//! The TCP options of a tunnel connection, for both of its ends.
+//! What both ends of a tunnel connection do to their TCP sockets.
+
+mod read_ahead;
 
 use std::{io, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
+pub use self::read_ahead::ReadAhead;
+
 /// How much the kernel may hold that it has not sent yet. What waits beyond that waits in the session, where control
 /// frames and other links can still get in front of it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 const NOT_SENT: u32 = 128 * 1024;
 
 /// Makes a connection fit for a session: small frames leave at once (`TCP_NODELAY`), the queue stays in the session

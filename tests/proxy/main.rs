@@ -1,5 +1,7 @@
 //! What visitors get: an edge and an agent in this process, real sockets, real TLS in the tunnel, real clients.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 #[path = "../support/tunnel.rs"]
 mod support;
 

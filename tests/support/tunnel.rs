@@ -2,6 +2,7 @@
 
 // Each test program takes what it needs.
 #![allow(dead_code)]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

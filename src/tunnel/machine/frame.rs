@@ -128,9 +128,10 @@ impl Header {
     /// The header's bytes. Lengths are within the limits by construction.
     #[expect(clippy::cast_possible_truncation, reason = "every caller keeps to MAX_PAYLOAD")]
     pub(super) fn encode(kind: Kind, length: usize, link: u32) -> [u8; HEADER] {
-        let [a, b] = (length as u16).to_be_bytes();
-        let [c, d, e, f] = link.to_be_bytes();
-        [kind.number(), 0, a, b, c, d, e, f]
+        let mut bytes = [kind.number(), 0, 0, 0, 0, 0, 0, 0];
+        bytes[2..4].copy_from_slice(&(length as u16).to_be_bytes());
+        bytes[4..].copy_from_slice(&link.to_be_bytes());
+        bytes
     }
 }
 

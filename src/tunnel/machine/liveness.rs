@@ -203,6 +203,7 @@ mod tests {
             let sent = start + PING_EVERY * u32::try_from(count).expect("small");
             liveness.tick(sent);
             let ping = liveness.ping(sent).expect("a ping");
+            liveness.heard(sent);
             liveness.pong([9; 8], sent);
             liveness.pong(ping, sent + Duration::from_millis(milliseconds));
         }

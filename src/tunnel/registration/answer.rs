@@ -126,3 +126,92 @@ fn one_line(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     text.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::DuplexStream;
+
+    use super::{super::Token, *};
+
+    fn registration() -> Registration {
+        Registration {
+            agent: "web/home-lab".into(),
+            token: Token::new("0123456789abcdef").expect("a token"),
+            instance: "5f0c".into(),
+            version: "0.1.0".into(),
+            slot: 0,
+            met: Vec::new(),
+        }
+    }
+
+    /// Registers with a server that gives this answer, in pieces of this size, and then closes.
+    async fn answered(answer: &[u8], piece: usize) -> Result<Registered, RegisterError> {
+        let (mut agent, mut edge): (DuplexStream, DuplexStream) = tokio::io::duplex(64);
+        let serve = async {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(edge.read_u8().await.expect("a request"));
+            }
+            for piece in answer.chunks(piece) {
+                // The agent may have seen enough already.
+                let _ = edge.write_all(piece).await;
+            }
+            drop(edge);
+        };
+        let registration = registration();
+        let register = async {
+            let result = register(&mut agent, "bridge", &registration).await;
+            drop(agent);
+            result
+        };
+        tokio::join!(serve, register).1
+    }
+
+    #[tokio::test]
+    async fn what_comes_behind_the_answer_is_kept() {
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: culvert/1\r\n\
+            culvert-replica: edge-0\r\n\r\nframes";
+        let whole = answered(answer, usize::MAX).await.expect("registered");
+        assert_eq!(whole, Registered { replica: "edge-0".into(), early: Bytes::from_static(b"frames") });
+        let pieces = answered(answer, 1).await.expect("registered");
+        assert!(pieces.replica == "edge-0" && b"frames".starts_with(&pieces.early), "{pieces:?}");
+    }
+
+    #[tokio::test]
+    async fn a_rejection_says_why_and_when_to_come_again() {
+        let answer =
+            b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\nContent-Length: 18\r\n\r\ntoo many failures\nmore";
+        for piece in [1, usize::MAX] {
+            let Err(RegisterError::Rejected(rejection)) = answered(answer, piece).await else { panic!("not rejected") };
+            assert_eq!(rejection.to_string(), "429 Too Many Requests: too many failures");
+            assert_eq!(rejection.retry_after, Some(Duration::from_secs(7)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rejection_names_what_is_spoken_or_who_it_is() {
+        let answer = b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: culvert/2\r\n\r\nspeak culvert/2\x1b[2J";
+        let Err(RegisterError::Rejected(rejection)) = answered(answer, 5).await else { panic!("not rejected") };
+        assert_eq!((rejection.spoken.as_deref(), &*rejection.reason), (Some("culvert/2"), "speak culvert/2[2J"));
+        let answer = b"HTTP/1.1 409 Conflict\r\nCulvert-Replica: edge-1\r\nContent-Length: 0\r\n\r\n";
+        let Err(RegisterError::Rejected(rejection)) = answered(answer, 5).await else { panic!("not rejected") };
+        assert_eq!(rejection.replica.as_deref(), Some("edge-1"));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_bridge_is_told_apart() {
+        let no_bridge = async |answer: &[u8]| match answered(answer, 100).await {
+            Err(RegisterError::NoBridge(why)) => why,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(no_bridge(b"").await, "it closed the connection before it had answered");
+        assert_eq!(no_bridge(b"SSH-2.0-OpenSSH_9.6\r\n").await, "its answer is not HTTP/1.1");
+        assert_eq!(no_bridge(b"HTTP/1.1 101 \r\nupgrade: websocket\r\n\r\n").await, "it switched to another protocol");
+        assert_eq!(
+            no_bridge(b"HTTP/1.1 101 \r\nupgrade: culvert/1\r\n\r\n").await,
+            "it did not say which replica it is"
+        );
+        let endless = [&b"HTTP/1.1 200 OK\r\nx: "[..], &vec![b'a'; 20_000]].concat();
+        assert_eq!(no_bridge(&endless).await, "its answer is too long");
+    }
+}

@@ -23,8 +23,9 @@ pub enum IncomingEvent {
 pub struct Opening {
     /// What for.
     pub request: Open,
-    /// `None` once it was answered.
-    pending: Option<(Arc<Shared>, u32)>,
+    shared: Arc<Shared>,
+    id: u32,
+    answered: bool,
 }
 
 // === impl Incoming ===
@@ -50,7 +51,7 @@ impl Incoming {
         .await
         .map(|arrival| match arrival {
             Arrival::Open { id, open } => {
-                IncomingEvent::Open(Opening { request: open, pending: Some((Arc::clone(&self.0), id)) })
+                IncomingEvent::Open(Opening { request: open, shared: Arc::clone(&self.0), id, answered: false })
             }
             Arrival::Note(note) => IncomingEvent::Note(note),
         })
@@ -86,11 +87,10 @@ impl Opening {
     ///
     /// Where the edge has given up in the meantime, or the session is over, the link says so when it is used.
     #[must_use]
-    #[expect(clippy::missing_panics_doc, clippy::unreachable, reason = "only `accept` and `refuse` take it, by value")]
     pub fn accept(mut self) -> Link {
-        let Some((shared, id)) = self.pending.take() else { unreachable!("answered once, by value") };
-        shared.command(|machine| machine.accept(id));
-        Link::new(shared, id)
+        self.answered = true;
+        self.shared.command(|machine| machine.accept(self.id));
+        Link::new(Arc::clone(&self.shared), self.id)
     }
 
     /// Does not open it. `text` is for people; at most 1 KiB of it is sent.
@@ -99,10 +99,10 @@ impl Opening {
     }
 
     fn answer(&mut self, code: RefuseCode, text: &str) {
-        if let Some((shared, id)) = self.pending.take() {
-            let refused = shared.command(|machine| machine.refuse(id, code, text));
+        if !std::mem::replace(&mut self.answered, true) {
+            let refused = self.shared.command(|machine| machine.refuse(self.id, code, text));
             if refused.is_none() {
-                shared.release(id);
+                self.shared.release(self.id);
             }
         }
     }

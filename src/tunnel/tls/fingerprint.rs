@@ -5,7 +5,7 @@ use rustls::server::ParsedCertificate;
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 
-/// SHA-256 of a public key (the SubjectPublicKeyInfo in DER), so that it outlives a renewed certificate.
+/// SHA-256 of a public key (the `SubjectPublicKeyInfo` in DER), so that it outlives a renewed certificate.
 ///
 /// Written `sha256:` and 64 hexadecimal digits; base64, as other tools print it, is read too.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
