@@ -40,3 +40,7 @@ e2e *args:
 # The same on a kind cluster, where Docker exists.
 kind *args:
     just cluster={{ justfile_directory() / "tests/cluster/kind" }} up e2e {{ args }}
+
+# What the tunnel costs beside one nginx hop and rathole: a table, in about 7 minutes; `just bench --quick` for a glance.
+bench *args:
+    tests/bench/run {{ args }}
