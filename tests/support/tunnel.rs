@@ -66,7 +66,7 @@ impl Certificate {
     }
 
     pub(crate) fn client(&self) -> Arc<ClientConfig> {
-        tls::client(&Trust::Pinned(vec![self.fingerprint.clone()])).expect("a configuration")
+        tls::client(&Trust::Pinned(vec![self.fingerprint])).expect("a configuration")
     }
 }
 
