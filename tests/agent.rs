@@ -1,5 +1,6 @@
 //! The agent and what goes over its links: real sockets and real TLS.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![cfg(all(unix, feature = "edge", feature = "agent"))]
 
 #[path = "support/tunnel.rs"]
