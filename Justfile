@@ -18,7 +18,7 @@ lint:
     cargo deny check bans licenses sources
     helm lint --strict charts/culvert
 
-# Writes the CustomResourceDefinitions from the types, into the chart's folder that `crds` points to.
+# Writes the CustomResourceDefinitions (into the chart's folder, which `crds` points to) and docs/crds.md from the types.
 crds:
     CULVERT_GENERATE=1 cargo test --locked --lib api
 

@@ -12,6 +12,8 @@ mod agent;
 mod conditions;
 mod crds;
 mod host;
+#[cfg(test)]
+mod reference;
 mod secrets;
 
 pub use self::{

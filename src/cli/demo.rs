@@ -73,8 +73,10 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
 
     let agent = tokio::spawn(agent.run(stop.clone()));
     let edge = tokio::spawn(edge.run(stop.clone()));
-    let connected = tokio::time::timeout(START, sessions.wait_for(|sessions| !sessions.is_empty())).await;
-    if !matches!(connected, Ok(Ok(_))) {
+    // What `wait_for` returns holds the list's lock: kept, no session could begin or end any more.
+    let connected = tokio::time::timeout(START, sessions.wait_for(|sessions| !sessions.is_empty()));
+    let connected = matches!(connected.await, Ok(Ok(_)));
+    if !connected {
         stop.cancel();
         edge.await??;
         return Err("the agent did not connect to the edge; the log above says why".into());
