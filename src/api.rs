@@ -6,11 +6,14 @@
 
 // KubeSchema copies each struct into a function, where nobody can reach it.
 #![allow(unreachable_pub, reason = "of the derive's copies")]
+#![allow(clippy::duplicated_attributes, reason = "two printer columns may have the same type")]
 
 mod agent;
 mod conditions;
 mod crds;
 mod host;
+#[cfg(test)]
+mod reference;
 mod secrets;
 
 pub use self::{

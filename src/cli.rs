@@ -12,6 +12,7 @@ mod crds;
 mod demo;
 #[cfg(feature = "edge")]
 mod edge;
+mod limits;
 #[cfg(feature = "edge")]
 mod serve;
 mod signals;
@@ -73,6 +74,7 @@ pub fn run() -> ExitCode {
         eprintln!("culvert: --log: {error}");
         return ExitCode::from(2);
     }
+    limits::raise_open_files();
     let result = match cli.command {
         #[cfg(feature = "edge")]
         Command::Serve(args) => block_on(serve::run(args)),

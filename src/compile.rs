@@ -50,7 +50,8 @@ pub struct Compiled {
     rules: HashMap<RuleId, Arc<Rule>>,
 }
 
-/// Compiles the objects. Rules that are the same as in `previous` are taken over from it by their `Arc`.
+/// Compiles the objects. Rules that are the same as in `previous` are taken over from it by their `Arc`, and so are the
+/// agents where none has changed.
 #[must_use]
 pub fn compile(objects: &Objects, previous: Option<&Compiled>) -> Compiled {
     let secrets = Secrets::index(&objects.secrets);
@@ -70,13 +71,13 @@ pub fn compile(objects: &Objects, previous: Option<&Compiled>) -> Compiled {
         verdicts.push(hosts::compile(host, &context, &mut claims, &mut rules));
     }
 
+    let agents: Agents = known.into_values().collect();
+    let agents = match previous {
+        Some(previous) if *previous.agents == agents => previous.agents.clone(),
+        _ => Arc::new(agents),
+    };
     let listener = Listener::new(None, claims.into_hosts());
-    Compiled {
-        table: Arc::new(RoutingTable::new([(EntryPoint::Http, listener)])),
-        agents: Arc::new(known.into_values().collect()),
-        verdicts,
-        rules,
-    }
+    Compiled { table: Arc::new(RoutingTable::new([(EntryPoint::Http, listener)])), agents, verdicts, rules }
 }
 
 // === impl Compiled ===

@@ -47,6 +47,7 @@ pub struct Controller {
     compiled: watch::Sender<Option<Arc<Compiled>>>,
     members: watch::Sender<Members>,
     replicas: watch::Sender<Arc<[String]>>,
+    expected: watch::Sender<Arc<[ObjectName]>>,
     cluster: Option<Cluster>,
 }
 
@@ -58,6 +59,9 @@ pub struct Outputs {
     pub compiled: watch::Receiver<Option<Arc<Compiled>>>,
     /// The replicas of the edge that agents should hold a session with, by id, in order; this one is always among them.
     pub replicas: watch::Receiver<Arc<[String]>>,
+    /// The agents that had a session, with any replica, when the objects were first listed: those that a replica which
+    /// starts can expect to come to it, too. Empty until then.
+    pub expected: watch::Receiver<Arc<[ObjectName]>>,
 }
 
 /// Who this replica is in its cluster.
@@ -121,6 +125,7 @@ impl Controller {
             compiled: watch::Sender::new(None),
             replicas: watch::Sender::new(members.serving.clone()),
             members: watch::Sender::new(members),
+            expected: watch::Sender::new(Arc::from([])),
             cluster,
         }
     }
@@ -128,16 +133,20 @@ impl Controller {
     /// What it tells the rest of the process; any number of times.
     #[must_use]
     pub fn outputs(&self) -> Outputs {
-        Outputs { compiled: self.compiled.subscribe(), replicas: self.replicas.subscribe() }
+        Outputs {
+            compiled: self.compiled.subscribe(),
+            replicas: self.replicas.subscribe(),
+            expected: self.expected.subscribe(),
+        }
     }
 
     /// Runs until `shutdown`, then gives the lease back.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { source, stores, metrics, compiled, members, replicas, cluster } = self;
+        let Self { source, stores, metrics, compiled, members, replicas, expected, cluster } = self;
         let touched = watch::Sender::new(());
         let Some(Cluster { client, config, sessions }) = cluster else {
             let report = report::follow(compiled.subscribe());
-            let reconcile = reconcile::run(source, stores, Published { compiled, touched }, metrics);
+            let reconcile = reconcile::run(source, stores, Published { compiled, expected, touched }, metrics);
             tokio::select! {
                 () = async { tokio::join!(reconcile, report); } => {}
                 () = shutdown.cancelled() => {}
@@ -171,7 +180,7 @@ impl Controller {
         let ClusterConfig { replica, namespace, lease, bridge_service } = &config;
         let membership =
             membership::follow(client.clone(), namespace, bridge_service, replica, members, metrics.clone());
-        let reconcile = reconcile::run(source, stores, Published { compiled, touched }, metrics);
+        let reconcile = reconcile::run(source, stores, Published { compiled, expected, touched }, metrics);
         let lease = lease::compete(client, namespace, lease, replica, holder, shutdown.clone());
         let work = async {
             tokio::join!(

@@ -1,5 +1,6 @@
 //! The bridge, as agents and others on its port see it: real sockets and real TLS.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![cfg(all(feature = "edge", feature = "agent"))]
 
 #[path = "support/tunnel.rs"]

@@ -329,14 +329,14 @@ async fn garbage_ends_the_session_with_a_reason() {
 }
 
 /// A peer that takes everything and says nothing.
-async fn silent_peer() -> (Side, DuplexStream) {
+fn silent_peer() -> (Side, DuplexStream) {
     let (edge, peer) = tokio::io::duplex(1 << 20);
     (Side::start(Role::Edge, edge), peer)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_is_noticed_within_ten_seconds() {
-    let (edge, _peer) = silent_peer().await;
+    let (edge, _peer) = silent_peer();
     let start = tokio::time::Instant::now();
     assert_eq!(edge.driver.await.expect("a reason"), CloseReason::Silence);
     assert!(start.elapsed() <= Duration::from_millis(10_100), "{:?}", start.elapsed());
@@ -344,7 +344,7 @@ async fn a_silent_peer_is_noticed_within_ten_seconds() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_that_a_link_waits_for_is_noticed_within_five_seconds() {
-    let (edge, _peer) = silent_peer().await;
+    let (edge, _peer) = silent_peer();
     let start = tokio::time::Instant::now();
     let mut link = edge.session.open(&open()).expect("a session");
     assert_eq!(link.opened().await, Err(LinkError::SessionLost));

@@ -1,6 +1,6 @@
 //! Sessions over TLS as edge and agent make it: whom an agent trusts, and whom not.
 #![cfg(feature = "edge")]
-#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::io;
 

@@ -119,7 +119,7 @@ impl Dialler {
                 instance: self.instance.clone(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 slot: 0,
-                met,
+                met: sendable(met),
             };
             let host = edge.authority();
             let (io, registered) = match (&self.security, edge.server_name()) {
@@ -141,6 +141,17 @@ impl Dialler {
         });
         dialled.await.unwrap_or(Err(DialError::Timeout))
     }
+}
+
+/// As many of the replicas as the header may hold. Who meets more than these is led to some of them once more.
+fn sendable(mut met: Vec<String>) -> Vec<String> {
+    const MAX_HEADER: usize = 1024;
+    let mut length = 0;
+    met.retain(|id| {
+        length += id.len() + 1;
+        length <= MAX_HEADER
+    });
+    met
 }
 
 /// Connects to the first of the addresses that answers. While none does, another attempt is begun again and again: the

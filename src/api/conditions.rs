@@ -1,4 +1,5 @@
 /// The conditions of an object's status, by their `type`.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ConditionType {
     /// The object itself is right and nothing of it is in conflict with another.
@@ -25,6 +26,7 @@ pub enum ConditionStatus {
 }
 
 /// A condition's `reason`: one word for programs; the message is for people.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// `Accepted` is True.

@@ -42,13 +42,15 @@ mod tests {
     use std::{fs, path::Path};
 
     use super::*;
+    use crate::api::reference;
 
-    /// Where the generated files are, and what they are made with.
-    fn generated() -> [(String, String); 2] {
-        crds().map(|crd| {
+    /// Where the generated files are, and what they are.
+    fn generated() -> impl Iterator<Item = (String, String)> {
+        let definitions = crds().into_iter().map(|crd| {
             let name = format!("crds/{}.yaml", crd.spec.names.plural);
             (name, serde_saphyr::to_string(&crd).expect("YAML"))
-        })
+        });
+        definitions.chain([("docs/crds.md".to_owned(), reference::markdown())])
     }
 
     #[test]
@@ -59,10 +61,7 @@ mod tests {
                 fs::write(&path, &text).expect("a file");
             }
             let found = fs::read_to_string(&path).unwrap_or_default();
-            assert!(
-                found == text,
-                "{name} is not what `culvert crds` prints; run CULVERT_GENERATE=1 cargo test --lib api"
-            );
+            assert!(found == text, "{name} is not what the types say; run CULVERT_GENERATE=1 cargo test --lib api");
         }
     }
 
@@ -103,7 +102,7 @@ mod tests {
             walk(spec, "spec", &mut |path, schema| match schema.type_.as_deref() {
                 Some("array") => assert!(schema.max_items.is_some(), "{path} has no maxItems"),
                 Some("string") if schema.enum_.is_none() => {
-                    assert!(schema.max_length.is_some(), "{path} has no maxLength")
+                    assert!(schema.max_length.is_some(), "{path} has no maxLength");
                 }
                 _ => {}
             });

@@ -87,7 +87,7 @@ pub struct BasicAuth {
     /// without `"` and `\`.
     #[serde(default = "default_realm")]
     #[schemars(length(min = 1, max = 128))]
-    #[x_kube(validation = Rule::new(r#"self.matches('^[ !#-\\[\\]-~]*$')"#)
+    #[x_kube(validation = Rule::new(r"self.matches('^[ !#-\\[\\]-~]*$')")
         .message(r#"must be printable ASCII without '"' and '\'"#))]
     pub realm: String,
 }

@@ -10,6 +10,7 @@ pub struct SecretRef {
 }
 
 /// The types of Secret that Culvert reads. It watches no others, so one of another type is the same as none.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SecretType {
     /// What an agent proves its identity with: one key, `token`.

@@ -42,6 +42,9 @@ pub(super) struct Registrar {
     decoy: Option<Token>,
 }
 
+/// The longest line of an answer, in characters; few of them have more than one byte, and 1,024 bytes is the limit.
+const MAX_LINE: usize = 500;
+
 // === impl Registrar ===
 
 impl Registrar {
@@ -101,7 +104,9 @@ impl Registrar {
 
     /// The answer to a request that is denied: a status and a line that says what to do.
     pub(super) fn refusal(&self, denied: &Denied) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::from(denied.text() + "\n"));
+        // A word of the request may be in it, and that may be long.
+        let line: String = denied.text().chars().take(MAX_LINE).chain(['\n']).collect();
+        let mut response = Response::new(Full::from(line));
         *response.status_mut() = denied.status();
         let mut set = |name: HeaderName, value: &HeaderValue| {
             response.headers_mut().insert(name, value.clone());

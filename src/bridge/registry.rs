@@ -96,15 +96,18 @@ impl Registry {
     }
 
     /// A session of that agent to open the next link through, all its sessions in turn; `None` where it has none.
+    ///
+    /// It may have ended a moment ago; [`AgentSession::open`] then says so, and the next turn is another one's.
     #[must_use]
     pub fn choose(&self, agent: &ObjectName) -> Option<Arc<AgentSession>> {
         let agents = self.read();
         let group = agents.get(agent)?;
-        // A session that just ended may still be listed, for as long as its task has not run.
+        // One that this side is ending is listed until it has ended. Whether the agent's side has just ended one is not
+        // asked here, where it would mean to wait for the session's lock: opening a link tells.
         (0..group.sessions.len()).find_map(|_| {
             let turn = group.turn.fetch_add(1, Ordering::Relaxed);
             let session = group.sessions.get(turn % group.sessions.len())?;
-            (!session.is_closed()).then(|| session.clone())
+            session.cause().is_none().then(|| session.clone())
         })
     }
 

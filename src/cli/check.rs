@@ -49,17 +49,15 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     for path in &args.paths {
         read(path, &mut inputs)?;
     }
-    let lines = judge(&inputs);
-    let mut out = io::stdout().lock();
-    out.write_all(table(&lines).as_bytes())?;
+    let Some(lines) = judge(&inputs) else {
+        return Err("there are no TunnelHosts, TunnelAgents or Secrets in the input".into());
+    };
+    io::stdout().write_all(table(&lines).as_bytes())?;
     let missing = lines.iter().filter(|line| line.is_missing()).count();
     if missing > 0 && !args.strict {
         eprintln!("culvert: warning: {missing} with references that are not in the input; --strict makes it a failure");
     }
     let fails = |line: &Line| line.judgement.status != ConditionStatus::True && (args.strict || !line.is_missing());
-    if lines.is_empty() {
-        return Err("there are no TunnelHosts, TunnelAgents or Secrets in the input".into());
-    }
     Ok(if lines.iter().any(fails) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -83,8 +81,8 @@ fn read(path: &Path, inputs: &mut Vec<Input>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What an API server refuses first, then what the controller says of the rest.
-fn judge(inputs: &[Input]) -> Vec<Line> {
+/// What an API server refuses first, then what the controller says of the rest; `None` if there is nothing to judge.
+fn judge(inputs: &[Input]) -> Option<Vec<Line>> {
     let refused = |object: String, message: String| Line {
         object,
         judgement: Judgement::fails(ConditionType::Accepted, Reason::Invalid, message),
@@ -93,15 +91,18 @@ fn judge(inputs: &[Input]) -> Vec<Line> {
     let mut objects = Objects::default();
     let mut dating = Dating::default();
     let mut seen = HashMap::new();
+    let mut empty = true;
     for Input { name, text } in inputs {
         let manifest = match Manifest::parse(text) {
             Ok(manifest) => manifest,
             Err(error) => {
+                empty = false;
                 lines.push(refused(name.clone(), error.to_string()));
                 continue;
             }
         };
         for entry in manifest.entries {
+            empty = false;
             let (object, place) = (entry.to_string(), format!("{name}, line {}", entry.line));
             if let Some(first) = seen.insert(object.clone(), place.clone()) {
                 lines.push(refused(object, format!("it is there twice, in {first} and in {place}; remove one")));
@@ -128,7 +129,7 @@ fn judge(inputs: &[Input]) -> Vec<Line> {
         let line = |judgement| Line { object: object.clone(), judgement };
         lines.extend(verdict.conditions.into_iter().map(line));
     }
-    lines
+    (!empty).then_some(lines)
 }
 
 // === impl Line ===
@@ -189,7 +190,7 @@ spec:
         let input = |(index, text): (usize, &&str)| Input { name: format!("{index}.yaml"), text: (*text).to_owned() };
         let inputs: Vec<Input> = texts.iter().enumerate().map(input).collect();
         let line = |line: Line| (line.object, line.judgement.condition.as_str(), line.judgement.reason.as_str());
-        judge(&inputs).into_iter().map(line).collect()
+        judge(&inputs).into_iter().flatten().map(line).collect()
     }
 
     #[test]
@@ -220,7 +221,7 @@ spec:
     #[test]
     fn what_the_api_server_refuses_is_refused_with_its_place() {
         let text = format!("{AGENT}---{}", HOST.replace("routes:", "rotues:"));
-        let lines = judge(&[Input { name: "a.yaml".to_owned(), text }]);
+        let lines = judge(&[Input { name: "a.yaml".to_owned(), text }]).expect("something to judge");
         assert_eq!(lines[0].object, "TunnelHost web/shop");
         let message = &lines[0].judgement.message;
         assert_eq!(
@@ -228,6 +229,8 @@ spec:
             "a.yaml, line 6: spec.rotues: unknown field; correct or remove it; spec.routes: required, and missing"
         );
         assert_eq!(verdicts(&["a: [", SECRET])[0], ("0.yaml".into(), "Accepted", "Invalid"));
+        assert_eq!(judge(&[Input { name: "b.yaml".to_owned(), text: SECRET.to_owned() }]), Some(vec![]));
+        assert_eq!(judge(&[Input { name: "c.yaml".to_owned(), text: "# nothing".to_owned() }]), None);
         assert_eq!(verdicts(&[SECRET, SECRET])[0], ("Secret web/home-token".into(), "Accepted", "Invalid"));
     }
 

@@ -43,6 +43,9 @@ pub(super) struct Args {
 /// How long everything may take to be connected.
 const START: Duration = Duration::from_secs(10);
 
+/// A WebSocket client in one line; the frame is masked with zeros (RFC 6455, 5.3).
+const HELLO: &str = r"(printf 'GET /echo HTTP/1.1\r\nHost: demo.localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n\201\205\0\0\0\0hello'; sleep 1) | curl -sN --max-time 2";
+
 /// The folder of the objects; removed when the demo ends.
 struct Folder(PathBuf);
 
@@ -70,15 +73,15 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
 
     let agent = tokio::spawn(agent.run(stop.clone()));
     let edge = tokio::spawn(edge.run(stop.clone()));
-    let connected = tokio::time::timeout(START, sessions.wait_for(|sessions| !sessions.is_empty())).await;
-    match connected {
-        Ok(Ok(_)) => println!("{}", lines(addresses, &folder.0)),
-        _ => {
-            stop.cancel();
-            edge.await??;
-            return Err("the agent did not connect to the edge; the log above says why".into());
-        }
+    // What `wait_for` returns holds the list's lock: kept, no session could begin or end any more.
+    let connected = tokio::time::timeout(START, sessions.wait_for(|sessions| !sessions.is_empty()));
+    let connected = matches!(connected.await, Ok(Ok(_)));
+    if !connected {
+        stop.cancel();
+        edge.await??;
+        return Err("the agent did not connect to the edge; the log above says why".into());
     }
+    println!("{}", lines(addresses, &folder.0));
     edge.await??;
     agent.await?;
     Ok(ExitCode::SUCCESS)
@@ -99,27 +102,27 @@ fn agent(bridge: SocketAddr, token: &str, fingerprint: Fingerprint, backend: Soc
 
 /// What to try. Names under `localhost` are this machine (RFC 6761, 6.3), for curl and for browsers.
 fn lines(addresses: Addresses, folder: &Path) -> String {
-    let (http, admin) = (addresses.http, addresses.admin);
-    let (site, private) =
-        (format!("http://demo.localhost:{}", http.port()), format!("http://private.localhost:{}", http.port()));
-    let folder = folder.display();
-    format!(
-        r"
-Culvert runs: visitor -> edge {http} == TLS tunnel ==> agent -> backend. Try, in another terminal:
-
-  curl -i {site}/                                 # a page from behind the tunnel: 200
-  curl -N --max-time 4 {site}/clock               # server-sent events, one a second
-  curl -i http://nobody.localhost:{port}/                     # a host that nobody has: 404
-  curl -i {private}/                              # a protected host: 401 ...
-  curl -i -u ada:lovelace {private}/              # ... and 200 with credentials
-  curl -s http://{admin}/metrics | grep culvert_flow_bytes_total   # every byte, counted
-
-  # A WebSocket: the handshake, then one frame that says hello, and its echo.
-  (printf 'GET /echo HTTP/1.1\r\nHost: demo.localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n\201\205\0\0\0\0hello'; sleep 1) | curl -sN --max-time 2 telnet://{http}
-
-Or open {site}/ in a browser: the page does all of it.
-The objects are in {folder}: change them, and they are live at once. Ctrl-C ends the demo.",
-        port = http.port(),
+    let Addresses { http, admin, .. } = addresses;
+    let port = http.port();
+    let tries = [
+        ("a page from behind the tunnel: 200", format!("curl -i http://demo.localhost:{port}/")),
+        ("server-sent events, one a second", format!("curl -N --max-time 4 http://demo.localhost:{port}/clock")),
+        ("a WebSocket: the handshake, one frame that says hello, and its echo", format!("{HELLO} telnet://{http}")),
+        ("a host that nobody has: 404", format!("curl -i http://nobody.localhost:{port}/")),
+        ("a protected host: 401", format!("curl -i http://private.localhost:{port}/")),
+        ("with credentials: 200", format!("curl -i -u ada:lovelace http://private.localhost:{port}/")),
+        ("every byte, counted", format!("curl -s http://{admin}/metrics | grep culvert_flow_bytes_total")),
+    ];
+    let mut text = format!(
+        "\nCulvert runs: visitor -> edge ({http}) == TLS tunnel == agent -> backend. Try, in another terminal:\n"
+    );
+    for (what, command) in tries {
+        text.extend(["\n  # ", what, "\n  ", &command, "\n"]);
+    }
+    text + &format!(
+        "\nOr open http://demo.localhost:{port}/ in a browser: the page does most of it.\n\
+         The objects are in {}: change them, and they are live at once. Ctrl-C ends the demo.\n",
+        folder.display()
     )
 }
 

@@ -1,6 +1,6 @@
 //! The edge put together: controller, proxy, bridge and admin listener, and who hears what from whom.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use kube::Client;
@@ -141,7 +141,7 @@ impl Edge {
     /// that they need, and those before what only watches.
     pub(super) async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
         let Self { listeners, metrics, controller, proxy, bridge, drain_delay, .. } = self;
-        let ready = watch::Sender::new(false);
+        let (known, ready) = (watch::Sender::new(false), watch::Sender::new(false));
         let (stop_data, stop_rest) = (CancellationToken::new(), CancellationToken::new());
         let outputs = controller.outputs();
 
@@ -151,23 +151,24 @@ impl Edge {
         rest.spawn(controller.run(stop_rest.clone()).map(Ok));
         let mut data = JoinSet::new();
         let (visitors, agents) = (proxy.clone(), bridge.clone());
-        data.spawn({
-            let stop = stop_data.clone();
-            async move { visitors.serve(listeners.http, stop).await }
-        });
-        data.spawn({
-            let stop = stop_data.clone();
-            async move { agents.serve(listeners.bridge, stop).await }
-        });
+        // Until the objects are known, no agent is answered, and until the agents are there, no visitor: whoever comes
+        // earlier waits in the listener's backlog, and is not told that there is no such agent or host.
+        data.spawn(once(ready.subscribe(), stop_data.clone(), move |stop| async move {
+            visitors.serve(listeners.http, stop).await;
+        }));
+        data.spawn(once(known.subscribe(), stop_data.clone(), move |stop| async move {
+            agents.serve(listeners.bridge, stop).await;
+        }));
 
         let wiring = async {
             tokio::join!(
-                wiring::publish(outputs.compiled, &proxy, &self.agents, &ready),
+                wiring::publish(outputs.compiled, &proxy, &self.agents, &known),
+                wiring::settle(known.subscribe(), outputs.expected, bridge.registry().watch(), &ready),
                 wiring::follow_replicas(outputs.replicas, &self.own, &proxy, &self.replicas),
                 wiring::follow_sessions(bridge.registry().watch(), &self.own.id, &self.sessions),
             );
             // What they follow ends only with the process.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let ended = tokio::select! {
             () = stop.cancelled() => Ok(()),
@@ -189,6 +190,18 @@ impl Edge {
         stop_rest.cancel();
         let _ = timeout(REST, async { while rest.join_next().await.is_some() {} }).await;
         ended
+    }
+}
+
+/// Starts a part when it is time, unless the edge stops before.
+async fn once<F: Future<Output = ()>>(
+    mut time: watch::Receiver<bool>,
+    stop: CancellationToken,
+    serve: impl FnOnce(CancellationToken) -> F,
+) {
+    let come = stop.run_until_cancelled(time.wait_for(|come| *come)).await.is_some_and(|come| come.is_ok());
+    if come {
+        serve(stop).await;
     }
 }
 

@@ -86,20 +86,19 @@ const DRAIN_DELAY: Duration = Duration::from_secs(5);
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let stop = signals::stop_token()?;
     let security = security(&args)?;
-    let (source, drain_delay) = match args.manifests {
-        Some(dir) => (Source::Folder(dir), Duration::ZERO),
-        None => {
-            let client = Client::try_default().await.map_err(|error| {
-                format!("there is no cluster to follow ({error}); give its kubeconfig, or --manifests DIR")
-            })?;
-            let config = ClusterConfig {
-                replica: args.replica.clone(),
-                namespace: args.namespace,
-                lease: args.lease,
-                bridge_service: args.bridge_service,
-            };
-            (Source::Cluster { client, config }, DRAIN_DELAY)
-        }
+    let (source, drain_delay) = if let Some(dir) = args.manifests {
+        (Source::Folder(dir), Duration::ZERO)
+    } else {
+        let client = Client::try_default().await.map_err(|error| {
+            format!("there is no cluster to follow ({error}); give its kubeconfig, or --manifests DIR")
+        })?;
+        let config = ClusterConfig {
+            replica: args.replica.clone(),
+            namespace: args.namespace,
+            lease: args.lease,
+            bridge_service: args.bridge_service,
+        };
+        (Source::Cluster { client, config }, DRAIN_DELAY)
     };
     let edge = Edge::bind(EdgeConfig {
         source,

@@ -60,11 +60,10 @@ fn manifest(args: &Args, token: &str) -> Result<String, Failure> {
     });
     check(&agent)?;
 
-    let mut command = format!("culvert agent --edge {}", args.edge);
-    if let Some(fingerprint) = &args.edge_fingerprint {
-        command += &format!(" --edge-fingerprint {fingerprint}");
-    }
-    command += &format!(" --agent {} --token-file {name}.token --allow 127.0.0.1:8080", args.agent);
+    let pin = args.edge_fingerprint.as_ref().map(|pin| format!(" --edge-fingerprint {pin}")).unwrap_or_default();
+    let Args { edge, agent: identity, .. } = args;
+    let command =
+        format!("culvert agent --edge {edge}{pin} --agent {identity} --token-file {name}.token --allow 127.0.0.1:8080");
     Ok(format!(
         "# Save the token next to your service, alone in the file {name}.token, and start the agent there:\n\
          #   {command}\n{}---\n{}",

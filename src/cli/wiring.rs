@@ -1,9 +1,13 @@
 //! Who hears what from whom, while an edge runs.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
     api,
@@ -11,16 +15,19 @@ use crate::{
     compile::Compiled,
     controller,
     proxy::Proxy,
-    routing::Agents,
+    routing::{Agents, ObjectName},
     tunnel::Replica,
 };
 
-/// Gives each compilation to the proxy and the bridge; the edge is ready from the first one on.
+/// How long a replica that starts waits for the agents that others have.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// Gives each compilation to the proxy and the bridge; the objects are known from the first one on.
 pub(super) async fn publish(
     mut compiled: watch::Receiver<Option<Arc<Compiled>>>,
     proxy: &Proxy,
     agents: &watch::Sender<Arc<Agents>>,
-    ready: &watch::Sender<bool>,
+    known: &watch::Sender<bool>,
 ) {
     loop {
         let latest = compiled.borrow_and_update().clone();
@@ -28,12 +35,38 @@ pub(super) async fn publish(
             // The proxy first, so that an agent that may register now finds its limits there.
             proxy.update(latest.table.clone(), &latest.agents);
             agents.send_replace(latest.agents.clone());
-            ready.send_replace(true);
+            known.send_replace(true);
         }
         if compiled.changed().await.is_err() {
             return;
         }
     }
+}
+
+/// The edge is ready once the objects are known and the agents have come that other replicas have, or that this one had
+/// before it was started anew: visitors that came earlier would be told that nobody is there. An agent that went away just
+/// then is not waited for longer than [`SETTLE`].
+pub(super) async fn settle(
+    mut known: watch::Receiver<bool>,
+    expected: watch::Receiver<Arc<[ObjectName]>>,
+    mut live: watch::Receiver<bridge::Sessions>,
+    ready: &watch::Sender<bool>,
+) {
+    if known.wait_for(|known| *known).await.is_err() {
+        return;
+    }
+    let mut missing: HashSet<ObjectName> = expected.borrow().iter().cloned().collect();
+    let all_here = live.wait_for(|sessions| {
+        for session in sessions.iter() {
+            missing.remove(&session.agent);
+        }
+        missing.is_empty()
+    });
+    let _ = timeout(SETTLE, all_here).await;
+    if let Some(one) = missing.iter().next() {
+        tracing::warn!("{} agents that had a session have not come yet, one of them {one}", missing.len());
+    }
+    ready.send_replace(true);
 }
 
 /// Tells the proxy and the agents which replicas there are. Only `own` has an address that agents can be told: that
@@ -47,9 +80,8 @@ pub(super) async fn follow_replicas(
     loop {
         let latest = ids.borrow_and_update().clone();
         proxy.set_replicas(u32::try_from(latest.len()).unwrap_or(u32::MAX));
-        let replica = |id: &String| match *id == own.id {
-            true => own.clone(),
-            false => Replica { id: id.clone(), address: None },
+        let replica = |id: &String| {
+            if *id == own.id { own.clone() } else { Replica { id: id.clone(), address: None } }
         };
         replicas.send_replace(latest.iter().map(replica).collect());
         if ids.changed().await.is_err() {

@@ -118,7 +118,9 @@ fn walk(schema: &Value, value: &Value, field: &str, findings: &mut Vec<Finding>)
         _ => true,
     };
     if !fits {
-        findings.push(Finding::new(field, format!("must be of type {expected}, not {}", type_of(value))));
+        // YAML takes `yes`, `on` and `y` for truth, and an address without dots for a number.
+        let remedy = if expected == "string" && !value.is_null() { "; put it in quotes" } else { "" };
+        findings.push(Finding::new(field, format!("must be of type {expected}, not {}{remedy}", type_of(value))));
         return;
     }
     if let Some(allowed) = schema["enum"].as_array()
@@ -214,7 +216,11 @@ fn check_metadata(metadata: Option<&Value>, findings: &mut Vec<Finding>) {
             let problem = format!("{name:?} must be of a-z, 0-9, '-' and '.', with a letter or digit at both ends");
             findings.push(Finding::new("metadata.name", problem));
         }
-        None => findings.push(Finding::required("metadata.name")),
+        None if metadata["name"].is_null() => findings.push(Finding::required("metadata.name")),
+        None => {
+            let problem = format!("must be of type string, not {}; put it in quotes", type_of(&metadata["name"]));
+            findings.push(Finding::new("metadata.name", problem));
+        }
     }
     match &metadata["namespace"] {
         Value::Null => {}
@@ -300,6 +306,10 @@ mod tests {
             ["spec.routes[0].backend.agents[1]: \"a\" is there twice; remove one"]
         );
         assert_eq!(with("/metadata/name", json!("Shop")).len(), 1);
+        assert_eq!(
+            with("/metadata/name", json!(true)),
+            ["metadata.name: must be of type string, not boolean; put it in quotes"]
+        );
         assert_eq!(with("/metadata/namespace", json!("a/b")).len(), 1);
         let agent = json!({
             "metadata": {"name": "home"},

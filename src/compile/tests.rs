@@ -449,6 +449,9 @@ fn unchanged_rules_are_taken_over_and_changed_ones_are_not() {
     assert!(!Arc::ptr_eq(&rule(&first, "changes.com"), &rule(&second, "changes.com")));
     let Backend::Tunnel(tunnel) = &rule(&second, "changes.com").backend else { panic!("not a tunnel") };
     assert_eq!(tunnel.targets[0].as_str(), "a:2");
+    assert!(Arc::ptr_eq(&first.agents, &second.agents));
+    let third = compile(&Objects::default(), Some(&second));
+    assert!(third.agents.iter().next().is_none());
 }
 
 #[test]

@@ -4,16 +4,16 @@ use kube::Client;
 use kube_lease_manager::LeaseManagerBuilder;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::pauses::Pauses;
 
 /// How long a lease is valid without being renewed, in seconds: the longest time that nobody writes conditions after the
-/// holder died.
-const VALID_SECONDS: u64 = 15;
+/// holder died, or gave it back, as others look again only when it would have ended.
+const VALID_SECONDS: u64 = 10;
 
 /// How long before its end a lease is renewed, in seconds.
-const RENEW_BEFORE_SECONDS: u64 = 5;
+const RENEW_BEFORE_SECONDS: u64 = 6;
 
 /// How long a shutdown waits for the lease to be given back.
 const RELEASE: Duration = Duration::from_secs(2);
@@ -28,6 +28,7 @@ pub(super) async fn compete(
     shutdown: CancellationToken,
 ) {
     let mut pauses = Pauses::default();
+    let mut failing = false;
     loop {
         let lease = LeaseManagerBuilder::new(client.clone(), name)
             .with_namespace(namespace)
@@ -41,15 +42,20 @@ pub(super) async fn compete(
         let manager = match built {
             Ok(manager) => manager,
             Err(error) => {
-                warn!(lease = name, namespace, "the lease cannot be had, this is tried again: {error}");
-                let pause = tokio::time::sleep(pauses.next().unwrap_or(RELEASE));
+                if failing {
+                    debug!(lease = name, namespace, "still no lease: {error}");
+                } else {
+                    warn!(lease = name, namespace, "the lease cannot be read or made, this is tried again: {error}");
+                }
+                failing = true;
+                let pause = tokio::time::sleep(pauses.after_failure());
                 tokio::select! {
                     () = pause => continue,
                     () = shutdown.cancelled() => return,
                 }
             }
         };
-        pauses = Pauses::default();
+        failing = false;
         let (mut held, task) = manager.watch().await;
         loop {
             let changed = tokio::select! {

@@ -7,15 +7,12 @@ use futures::StreamExt;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::{
     Api, Client, ResourceExt,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
+    runtime::watcher::{self, Event},
 };
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::info;
 
-use super::{metrics::Metrics, pauses::Pauses};
+use super::{metrics::Metrics, source};
 
 /// The replicas of the edge, as the EndpointSlices of the bridge's headless Service show them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,22 +34,17 @@ pub(super) async fn follow(
     metrics: Arc<Metrics>,
 ) {
     let config = watcher::Config::default().labels(&format!("kubernetes.io/service-name={service}"));
-    let slices = watcher(Api::<EndpointSlice>::namespaced(client, namespace), config).backoff(Pauses::default());
-    let mut slices = std::pin::pin!(slices);
+    let slices = Api::<EndpointSlice>::namespaced(client, namespace);
+    let mut slices = source::watch(slices, config, "EndpointSlice", metrics).boxed();
     let mut known = HashMap::new();
     let mut listing = HashMap::new();
     while let Some(event) = slices.next().await {
         match event {
-            Ok(Event::Init) => listing.clear(),
-            Ok(Event::InitApply(slice)) => drop(listing.insert(slice.name_any(), slice)),
-            Ok(Event::InitDone) => known = std::mem::take(&mut listing),
-            Ok(Event::Apply(slice)) => drop(known.insert(slice.name_any(), slice)),
-            Ok(Event::Delete(slice)) => drop(known.remove(&slice.name_any())),
-            Err(error) => {
-                metrics.reconcile_error("EndpointSlice");
-                warn!(service, "the replicas cannot be watched, the last known ones stay: {error}");
-                continue;
-            }
+            Event::Init => listing.clear(),
+            Event::InitApply(slice) => drop(listing.insert(slice.name_any(), slice)),
+            Event::InitDone => known = std::mem::take(&mut listing),
+            Event::Apply(slice) => drop(known.insert(slice.name_any(), slice)),
+            Event::Delete(slice) => drop(known.remove(&slice.name_any())),
         }
         let now = Members::of(known.values(), own);
         // A listing that has only begun says nothing yet.

@@ -60,7 +60,6 @@ impl Metrics {
             )?,
         };
         for kind in ["TunnelHost", "TunnelAgent", "Secret"] {
-            metrics.reconcile_errors.with_label_values(&[kind]);
             metrics.undecodable(kind, 0);
         }
         for result in [StatusUpdate::Success, StatusUpdate::Failure] {
@@ -98,11 +97,6 @@ impl Metrics {
     /// A status was written, or could not be.
     pub(super) fn status_update(&self, result: StatusUpdate) {
         self.status_updates.with_label_values(&[result.as_str()]).inc();
-    }
-
-    #[cfg(test)]
-    pub(super) fn undecodable_now(&self, kind: &str) -> i64 {
-        self.undecodable.with_label_values(&[kind]).get()
     }
 }
 

@@ -9,7 +9,11 @@ use super::{
     source::Source,
     stores::{Effect, Stores},
 };
-use crate::compile::{Compiled, compile};
+use crate::{
+    api::TunnelAgent,
+    compile::{Compiled, Objects, compile, object_name},
+    routing::ObjectName,
+};
 
 /// How long the objects must be quiet before they are compiled: `kubectl apply` of a folder comes as many changes.
 const QUIET: Duration = Duration::from_millis(50);
@@ -21,6 +25,8 @@ const AT_MOST: Duration = Duration::from_millis(200);
 pub(super) struct Published {
     /// The last compilation; `None` until all objects have been listed once.
     pub(super) compiled: watch::Sender<Option<Arc<Compiled>>>,
+    /// Sent once, before the first compilation.
+    pub(super) expected: watch::Sender<Arc<[ObjectName]>>,
     /// Sent after every change that could make a status differ from what is written.
     pub(super) touched: watch::Sender<()>,
 }
@@ -36,11 +42,12 @@ pub(super) async fn run(mut source: Source, mut stores: Stores, published: Publi
     let mut due: Option<Due> = None;
     loop {
         let when = due.as_ref().map(|due| due.quiet.min(due.at_most));
-        // Biased: all that is ready is taken in before the objects are compiled. Half of a list must not be.
+        // Biased: all that is ready is taken in before the objects are compiled. The lists of a folder come at once, and
+        // half of them would be compiled to broken references.
         let change = tokio::select! {
             biased;
             change = source.changes.next() => change,
-            () = sleep_until(when), if !stores.listing() || !stores.complete() => {
+            () = sleep_until(when) => {
                 due = None;
                 if stores.complete() {
                     publish(&stores, &published, &metrics).await;
@@ -54,7 +61,9 @@ pub(super) async fn run(mut source: Source, mut stores: Stores, published: Publi
         };
         match stores.apply(change) {
             Effect::None => {}
-            Effect::Status => drop(published.touched.send_replace(())),
+            Effect::Status => {
+                published.touched.send_replace(());
+            }
             Effect::Table => {
                 let now = Instant::now();
                 let at_most = due.map_or(now + AT_MOST, |due| due.at_most);
@@ -67,6 +76,10 @@ pub(super) async fn run(mut source: Source, mut stores: Stores, published: Publi
 async fn publish(stores: &Stores, published: &Published, metrics: &Metrics) {
     let previous = published.compiled.borrow().clone();
     let objects = stores.objects();
+    let first = previous.is_none();
+    if first {
+        published.expected.send_replace(connected(&objects));
+    }
     let started = Instant::now();
     // It takes a while where there are many objects, and requests must not wait for it.
     let compiled = tokio::task::spawn_blocking(move || Arc::new(compile(&objects, previous.as_deref()))).await;
@@ -75,13 +88,19 @@ async fn publish(stores: &Stores, published: &Published, metrics: &Metrics) {
         return;
     };
     metrics.compiled(compiled.rule_count(), started.elapsed());
-    if published.compiled.borrow().is_none() {
+    if first {
         info!(routes = compiled.rule_count(), objects = compiled.verdicts.len(), "the first routing table is made");
     } else {
         debug!(routes = compiled.rule_count(), duration = ?started.elapsed(), "the routing table is made anew");
     }
     published.compiled.send_replace(Some(compiled));
     published.touched.send_replace(());
+}
+
+/// The agents that have a session, as far as their status tells.
+fn connected(objects: &Objects) -> Arc<[ObjectName]> {
+    let connected = |agent: &&Arc<TunnelAgent>| agent.status.as_ref().is_some_and(|status| !status.sessions.is_empty());
+    objects.tunnel_agents.iter().filter(connected).map(|agent| object_name(&agent.metadata)).collect()
 }
 
 async fn sleep_until(when: Option<Instant>) {

@@ -4,12 +4,13 @@
 mod cluster;
 mod folder;
 mod manifest;
+mod watch;
 
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{core::DeserializeGuard, runtime::watcher::Event};
 
-pub(super) use self::{cluster::cluster, folder::folder};
+pub(super) use self::{cluster::cluster, folder::folder, watch::watch};
 pub use self::{
     folder::FolderError,
     manifest::{Dating, Entry, Manifest, Object, SyntaxError, manifest_names},

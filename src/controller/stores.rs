@@ -43,7 +43,6 @@ struct List<K: Lookup<DynamicType = ()> + Clone + 'static> {
     /// The objects that could not be read, with the reason; those of a listing that is not done yet apart.
     broken: HashMap<ObjectRef<K>, String>,
     broken_in_listing: HashMap<ObjectRef<K>, String>,
-    listing: bool,
     complete: bool,
 }
 
@@ -85,11 +84,6 @@ impl Stores {
         self.hosts.complete && self.agents.complete && self.secrets.iter().all(|list| list.complete)
     }
 
-    /// Whether a list is being made anew. The lists of a folder belong together.
-    pub(super) fn listing(&self) -> bool {
-        self.hosts.listing || self.agents.listing || self.secrets.iter().any(|list| list.listing)
-    }
-
     pub(super) fn objects(&self) -> Objects {
         Objects {
             tunnel_hosts: self.hosts.store.state(),
@@ -113,20 +107,12 @@ where
 {
     fn new() -> Self {
         let (store, writer) = reflector::store();
-        Self {
-            writer,
-            store,
-            broken: HashMap::new(),
-            broken_in_listing: HashMap::new(),
-            listing: false,
-            complete: false,
-        }
+        Self { writer, store, broken: HashMap::new(), broken_in_listing: HashMap::new(), complete: false }
     }
 
     fn apply(&mut self, event: Event<DeserializeGuard<K>>) -> Effect {
         match event {
             Event::Init => {
-                self.listing = true;
                 self.broken_in_listing.clear();
                 self.writer.apply_watcher_event(&Event::Init);
                 Effect::None
@@ -145,7 +131,6 @@ where
                 Effect::None
             }
             Event::InitDone => {
-                self.listing = false;
                 self.complete = true;
                 self.broken = std::mem::take(&mut self.broken_in_listing);
                 self.writer.apply_watcher_event(&Event::InitDone);

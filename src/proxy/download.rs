@@ -17,6 +17,8 @@ pub(super) struct Download {
     exchange: Option<Exchange>,
     pool: Arc<Pool>,
     idle: Idle,
+    /// Why the body ends early; told with the next poll.
+    failed: Option<BodyError>,
     metrics: Arc<Metrics>,
     /// Closed with the body.
     _account: Account,
@@ -34,12 +36,16 @@ impl Download {
         account: Account,
     ) -> Self {
         let idle = Idle::new(idle);
-        let mut download = Self { incoming, exchange: Some(exchange), pool, idle, metrics, _account: account };
+        let mut download =
+            Self { incoming, exchange: Some(exchange), pool, idle, failed: None, metrics, _account: account };
         download.finish_at_end();
         download
     }
 
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         if let Some(exchange) = &mut self.exchange {
             exchange.poll_drive(cx);
         }
@@ -47,9 +53,7 @@ impl Download {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 ready!(self.idle.poll_expired(cx));
-                return Poll::Ready(Some(
-                    Err(self.fail("stream_idle", "the backend sent nothing for too long".into())),
-                ));
+                return self.fail(cx, "stream_idle", "the backend sent nothing for too long".into());
             }
         };
         self.idle.moved();
@@ -58,7 +62,7 @@ impl Download {
                 self.finish_at_end();
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => Poll::Ready(Some(Err(self.fail("backend_closed", error.into())))),
+            Some(Err(error)) => self.fail(cx, "backend_closed", error.into()),
             None => {
                 self.finish();
                 Poll::Ready(None)
@@ -87,9 +91,13 @@ impl Download {
         }
     }
 
-    fn fail(&mut self, reason: &str, error: BodyError) -> BodyError {
+    /// Ends the body early, but not at once: the server forgets what it has not written yet when it hears of an error,
+    /// so it gets a turn to write what the backend did send.
+    fn fail<T>(&mut self, cx: &mut Context<'_>, reason: &str, error: BodyError) -> Poll<T> {
         self.exchange = None;
         self.metrics.errors.with_label_values(&[reason]).inc();
-        error
+        self.failed = Some(error);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }

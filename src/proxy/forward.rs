@@ -234,9 +234,9 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
-            response_head: Duration::from_secs(60),
-            stream_idle: Duration::from_secs(5 * 60),
-            upgrade_idle: Duration::from_secs(60 * 60),
+            response_head: Duration::from_mins(1),
+            stream_idle: Duration::from_mins(5),
+            upgrade_idle: Duration::from_hours(1),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::routing::{BasicAuth, Filter, Password, Rule};
 
 /// How long a password that bcrypt took its time to accept is accepted at once. A removed user is out at once all
 /// the same, since the hash that was matched is part of what is remembered.
-const REMEMBERED: Duration = Duration::from_secs(60);
+const REMEMBERED: Duration = Duration::from_mins(1);
 const MAX_REMEMBERED: usize = 4096;
 
 /// Checks passwords. bcrypt is slow on purpose: it runs beside the reactor, on as many threads as may be spared, and

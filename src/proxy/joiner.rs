@@ -180,7 +180,11 @@ impl Download {
         loop {
             self.fill(cx, link, meter).map_err(JoinError::Link)?;
             if !self.chunks.is_empty() {
-                ready!(self.poll_write(cx, visitor)).map_err(JoinError::Visitor)?;
+                match self.poll_write(cx, visitor) {
+                    Poll::Ready(written) => written.map_err(JoinError::Visitor)?,
+                    // The link is not read while the visitor takes nothing, so its failure has to be asked for.
+                    Poll::Pending => return link.poll_failed(cx).map(|error| Err(JoinError::Link(error.into()))),
+                }
                 *moved = true;
                 continue;
             }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::upstream::{self, Upstream};
 
 /// Longer than this, an idle connection is not worth its memory. Most servers close theirs earlier.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Most idle connections that are kept for one target through one session.
 const MAX_IDLE: usize = 256;
 

@@ -46,6 +46,7 @@ pub(super) struct Exchange {
 /// Where the request has no body, whoever waits for the response does it in place: no task is woken on the way of a
 /// request, which is most of what a small one costs. A request with a body needs a task, since an upload goes on
 /// while nobody reads the response.
+#[expect(clippy::large_enum_variant, reason = "the large one is the common one, and a box is an allocation a request")]
 enum Driver {
     InPlace { connection: Connection, done: bool },
     Task { release: oneshot::Sender<(Sender, Arc<Pool>)> },

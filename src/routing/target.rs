@@ -37,13 +37,12 @@ impl FromStr for Target {
         if !port.bytes().all(|b| b.is_ascii_digit()) || port.parse::<u16>().unwrap_or(0) == 0 {
             return Err(TargetError::Port(port.to_owned()));
         }
-        let valid = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        let valid = if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            address.parse::<Ipv6Addr>().is_ok()
+        } else {
             // Underscores are no DNS names, but container networks resolve them.
-            None => {
-                let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-                !host.is_empty() && host.len() <= 253 && host.bytes().all(inner)
-            }
+            let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+            !host.is_empty() && host.len() <= 253 && host.bytes().all(inner)
         };
         if valid { Ok(Self(text.into())) } else { Err(TargetError::Host(host.to_owned())) }
     }

@@ -1,3 +1,5 @@
+use std::io::IsTerminal;
+
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// How log lines are written to standard error.
@@ -17,7 +19,8 @@ pub enum LogFormat {
 pub fn init(format: LogFormat, filter: &str) -> Result<(), tracing_subscriber::filter::ParseError> {
     let filter = EnvFilter::builder().parse(filter)?;
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let stderr = std::io::stderr;
+    let lines = tracing_subscriber::fmt::layer().with_ansi(stderr().is_terminal()).with_writer(stderr);
     // A second call, as tests make it, keeps the first one's subscriber.
     let _ = match format {
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),

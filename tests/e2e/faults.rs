@@ -18,6 +18,23 @@ struct Sample {
     outcome: Outcome,
 }
 
+/// The API server is stopped as long as this lives, and starts again also where the test fails.
+struct ApiServerAway;
+
+impl ApiServerAway {
+    fn stop() -> Self {
+        let away = Self;
+        cluster(["stop", "apiserver"]);
+        away
+    }
+}
+
+impl Drop for ApiServerAway {
+    fn drop(&mut self) {
+        cluster(["start", "apiserver"]);
+    }
+}
+
 #[derive(Debug, PartialEq)]
 enum Outcome {
     Answered,
@@ -35,7 +52,7 @@ async fn traffic_goes_on_without_the_api_server() {
     let before = culvert.replicas();
     let later = site.host("later", "later.example.com", "");
 
-    cluster(["stop", "apiserver"]);
+    let api_server = ApiServerAway::stop();
     let away = Instant::now();
     while away.elapsed() < Duration::from_secs(5) {
         for visitor in &visitors {
@@ -47,7 +64,7 @@ async fn traffic_goes_on_without_the_api_server() {
     site.agent.restart();
     all_see(&visitors, 200, Duration::from_secs(5)).await;
 
-    cluster(["start", "apiserver"]);
+    drop(api_server);
     let asked = async || apply(&later);
     eventually("the API server takes objects again", Duration::from_mins(1), asked).await;
     all_see(&culvert.visitors("later.example.com"), 200, Duration::from_secs(30)).await;
@@ -92,6 +109,13 @@ async fn a_killed_pod_fails_only_what_was_in_flight_on_it() {
         count(|outcome| matches!(outcome, Outcome::Failed(_))),
         count(|outcome| *outcome == Outcome::NotConnected),
     );
+    for sample in samples.iter().filter(|sample| sample.outcome != Outcome::Answered) {
+        // Signed: a request in flight began before the kill.
+        let offset = |moment: Instant| {
+            moment.saturating_duration_since(at).as_secs_f64() - (at.saturating_duration_since(moment)).as_secs_f64()
+        };
+        println!("{:+.3} s to {:+.3} s: {:?}", offset(sample.start), offset(sample.end), sample.outcome);
+    }
     for sample in &samples {
         match &sample.outcome {
             Outcome::Answered => {}

@@ -43,8 +43,9 @@ async fn every_byte_is_counted_while_it_passes() {
                 if head.starts_with("GET") {
                     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {DOWNLOAD}\r\n\r\n");
                     seen.write(&mut stream, head.as_bytes()).await;
+                    let block = vec![7; 1 << 16];
                     for _ in 0..DOWNLOAD >> 16 {
-                        seen.write(&mut stream, &[7; 1 << 16]).await;
+                        seen.write(&mut stream, &block).await;
                     }
                 } else if head.starts_with("POST") {
                     let mut left = UPLOAD;
@@ -79,8 +80,9 @@ async fn every_byte_is_counted_while_it_passes() {
 
     let request = format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {UPLOAD}\r\n\r\n");
     visitor.send(request.as_bytes()).await;
+    let block = vec![9; 1 << 16];
     for _ in 0..UPLOAD >> 16 {
-        visitor.send(&[9; 1 << 16]).await;
+        visitor.send(&block).await;
     }
     assert_eq!(visitor.answer().await.status, 204);
 
@@ -102,7 +104,7 @@ async fn the_series_of_a_host_end_with_it() {
     let left = stage.edge.metrics.gather();
     let of_shop = left
         .iter()
-        .flat_map(|family| family.get_metric())
+        .flat_map(prometheus::proto::MetricFamily::get_metric)
         .filter(|metric| metric.get_label().iter().any(|label| label.value() == "shop"));
     assert_eq!(of_shop.count(), 0);
 }

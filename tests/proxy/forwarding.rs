@@ -61,12 +61,15 @@ async fn an_upload_and_its_answer_run_at_the_same_time() {
     let target = backend(|mut stream| async move {
         read_head(&mut stream).await;
         stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.expect("answered");
-        let mut chunk = [0; 6];
         // Each chunk of the upload is answered before the next one is sent.
-        while stream.read_exact(&mut chunk).await.is_ok() && &chunk[..1] != b"0" {
+        let mut chunk = [0; 6];
+        for _ in 0..10 {
+            stream.read_exact(&mut chunk).await.expect("a chunk");
             stream.write_all(&chunk).await.expect("answered");
         }
-        stream.write_all(b"0\r\n\r\n").await.expect("answered");
+        let mut end = [0; 5];
+        stream.read_exact(&mut end).await.expect("the end");
+        stream.write_all(&end).await.expect("answered");
     })
     .await;
     let stage = Stage::start().await;

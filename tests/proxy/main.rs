@@ -1,5 +1,8 @@
 //! What visitors get: an edge and an agent in this process, real sockets, real TLS in the tunnel, real clients.
 
+#![cfg(all(feature = "edge", feature = "agent"))]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 #[path = "../support/tunnel.rs"]
 mod support;
 

@@ -14,7 +14,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::support::{Edge, PATIENCE, RunningAgent, agents, lab};
 
@@ -26,7 +26,7 @@ pub(crate) struct Stage {
     pub(crate) proxy: Proxy,
     pub(crate) http: SocketAddr,
     pub(crate) agent: Option<RunningAgent>,
-    pub(crate) stop: CancellationToken,
+    _stop: DropGuard,
 }
 
 /// What may differ between stages.
@@ -68,9 +68,10 @@ impl Stage {
         let (serving, stop) = (proxy.clone(), CancellationToken::new());
         let stopping = stop.clone();
         tokio::spawn(async move { serving.serve(listener, stopping).await });
+        let stop = stop.drop_guard();
         let agent = Some(edge.agent(options.allow));
         edge.session().await;
-        Self { edge, proxy, http, agent, stop }
+        Self { edge, proxy, http, agent, _stop: stop }
     }
 
     /// Serves [`HOST`] from these targets.

@@ -71,7 +71,7 @@ async fn a_thousand_open_websockets_echo() {
 async fn a_message_of_16_mib_arrives_whole() {
     let stage = Stage::start().await;
     stage.serve(&[&echo_server().await]);
-    let mut socket = connect(&stage).await;
+    let socket = connect(&stage).await;
     let message: Vec<u8> = (0_u32..4 << 20).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_be_bytes()).collect();
     let (mut sink, mut stream) = socket.split();
     let sent = Message::binary(message.clone());
@@ -103,16 +103,16 @@ async fn what_the_backend_says_after_the_visitors_end_arrives() {
 
 #[tokio::test]
 async fn what_the_visitor_says_after_the_backends_end_arrives() {
-    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let (tell, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let target = backend(move |mut stream| {
-        let heard = heard.clone();
+        let tell = tell.clone();
         async move {
             read_head(&mut stream).await;
             stream.write_all(SWITCHED).await.expect("switched");
             stream.shutdown().await.expect("half-closed");
             let mut rest = Vec::new();
             stream.read_to_end(&mut rest).await.expect("the visitor's end");
-            heard.send(rest).expect("somebody waits");
+            tell.send(rest).expect("somebody waits");
         }
     })
     .await;
@@ -124,7 +124,7 @@ async fn what_the_visitor_says_after_the_backends_end_arrives() {
     assert!(visitor.rest().await.is_empty());
     visitor.send(b"one more thing").await;
     drop(visitor);
-    assert_eq!(timeout(PATIENCE, hears.recv()).await.expect("in time").expect("the rest"), b"one more thing");
+    assert_eq!(timeout(PATIENCE, heard.recv()).await.expect("in time").expect("the rest"), b"one more thing");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 // Each test program takes what it needs.
 #![allow(dead_code)]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -65,7 +66,7 @@ impl Certificate {
     }
 
     pub(crate) fn client(&self) -> Arc<ClientConfig> {
-        tls::client(&Trust::Pinned(vec![self.fingerprint.clone()])).expect("a configuration")
+        tls::client(&Trust::Pinned(vec![self.fingerprint])).expect("a configuration")
     }
 }
 

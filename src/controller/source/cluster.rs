@@ -1,58 +1,28 @@
-use std::{fmt::Debug, sync::Arc};
+use std::sync::Arc;
 
-use futures::{Stream, StreamExt, future, stream};
+use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
-use kube::{
-    Api, Client, Resource,
-    core::DeserializeGuard,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
-};
-use serde::de::DeserializeOwned;
-use tracing::warn;
+use kube::{Api, Client, core::DeserializeGuard, runtime::watcher};
 
-use super::{Change, Source};
+use super::{Change, Source, watch};
 use crate::{
     api::{SecretType, TunnelAgent, TunnelHost},
-    controller::{metrics::Metrics, pauses::Pauses},
+    controller::metrics::Metrics,
 };
 
-/// The objects of a cluster. A watch that fails is taken up again with growing pauses; what it brought stays in force.
-///
-/// Secrets are watched by type, one watch each: no other Secret ever enters this process.
+/// The objects of a cluster. Secrets are watched by type, one watch each: no other Secret ever enters this process.
 pub(in crate::controller) fn cluster(client: &Client, metrics: &Arc<Metrics>) -> Source {
-    let hosts = watch::<TunnelHost>(client, watcher::Config::default(), "TunnelHost", metrics);
-    let agents = watch::<TunnelAgent>(client, watcher::Config::default(), "TunnelAgent", metrics);
-    let mut changes = vec![hosts.map(Change::TunnelHost).boxed(), agents.map(Change::TunnelAgent).boxed()];
+    let all = watcher::Config::default();
+    let hosts = Api::<DeserializeGuard<TunnelHost>>::all(client.clone());
+    let hosts = watch(hosts, all.clone(), "TunnelHost", metrics.clone()).map(Change::TunnelHost);
+    let agents = Api::<DeserializeGuard<TunnelAgent>>::all(client.clone());
+    let agents = watch(agents, all, "TunnelAgent", metrics.clone()).map(Change::TunnelAgent);
+    let mut changes = vec![hosts.boxed(), agents.boxed()];
     for (list, kind) in SecretType::ALL.into_iter().enumerate() {
         let config = watcher::Config::default().fields(&format!("type={}", kind.as_str()));
-        let secrets = watch::<Secret>(client, config, "Secret", metrics);
+        let secrets = Api::<DeserializeGuard<Secret>>::all(client.clone());
+        let secrets = watch(secrets, config, "Secret", metrics.clone());
         changes.push(secrets.map(move |event| Change::Secret(list, event)).boxed());
     }
     Source { changes: stream::select_all(changes).boxed(), secret_lists: SecretType::ALL.len() }
-}
-
-fn watch<K>(
-    client: &Client,
-    config: watcher::Config,
-    kind: &'static str,
-    metrics: &Arc<Metrics>,
-) -> impl Stream<Item = Event<DeserializeGuard<K>>> + Send + 'static
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    let metrics = metrics.clone();
-    let events = watcher(Api::<DeserializeGuard<K>>::all(client.clone()), config).backoff(Pauses::default());
-    events.filter_map(move |event| {
-        future::ready(match event {
-            Ok(event) => Some(event),
-            Err(error) => {
-                metrics.reconcile_error(kind);
-                warn!(kind, "the API server cannot be watched, the last known objects stay in force: {error}");
-                None
-            }
-        })
-    })
 }

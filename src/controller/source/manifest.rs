@@ -96,7 +96,9 @@ impl Manifest {
                 _ => None,
             };
             let Some(Value::Array(items)) = items else { return };
-            items.into_iter().for_each(|item| self.add(item, line));
+            for item in items {
+                self.add(item, line);
+            }
             return;
         }
         let (kind, object) = match (api_version.split_once('/').unwrap_or(("", &api_version)), kind.as_str()) {
@@ -282,4 +284,90 @@ fn in_default_namespace(metadata: &mut ObjectMeta) {
 
 fn first_line(error: &serde_saphyr::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n";
+
+    #[track_caller]
+    fn only(text: &str) -> Entry {
+        let mut manifest = Manifest::parse(text).expect("YAML");
+        assert_eq!(manifest.entries.len(), 1);
+        manifest.entries.remove(0)
+    }
+
+    fn findings(text: &str) -> Vec<String> {
+        only(text).object.expect_err("findings").iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn documents_are_told_apart_and_have_their_lines() {
+        let text = format!(
+            "# first\n{SECRET}---\n\n---\n# nothing\n--- # second\n{SECRET}...\n---\nkind: Pod\napiVersion: v1\n"
+        );
+        let manifest = Manifest::parse(&text).expect("YAML");
+        assert_eq!(manifest.entries.iter().map(|entry| entry.line).collect::<Vec<_>>(), [1, 9]);
+        assert_eq!(manifest.others, ["v1 Pod"]);
+        assert_eq!(manifest.entries[0].to_string(), "Secret default/s");
+        assert!(Manifest::parse("").expect("nothing").entries.is_empty());
+    }
+
+    #[test]
+    fn json_and_lists_are_manifests_too() {
+        let secret = r#"{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "n"}}"#;
+        assert_eq!(only(secret).to_string(), "Secret n/s");
+        let list = format!(r#"{{"apiVersion": "v1", "kind": "List", "items": [{secret}]}}"#);
+        assert_eq!(only(&list).to_string(), "Secret n/s");
+    }
+
+    #[test]
+    fn what_is_no_yaml_is_told_with_its_line_and_without_its_text() {
+        let error =
+            Manifest::parse(&format!("{SECRET}---\n{SECRET}stringData:\n  a: [hunter2\n")).expect_err("unclosed");
+        assert!((7..=10).contains(&error.line), "{error}");
+        let error = Manifest::parse(&format!("{SECRET}stringData: {{password: 'hunter2}}\n")).expect_err("unclosed");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn plain_and_encoded_values_of_a_secret_are_merged() {
+        let text = format!("{SECRET}type: t\ndata: {{a: Zmlyc3Q=, b: Zmlyc3Q=}}\nstringData: {{b: second}}\n");
+        let Ok(Object::Secret(secret)) = only(&text).object else { panic!("not a Secret") };
+        let data = secret.data.expect("data");
+        assert_eq!((&data["a"].0[..], &data["b"].0[..]), (&b"first"[..], &b"second"[..]));
+        assert_eq!((secret.type_.as_deref(), secret.metadata.namespace.as_deref()), (Some("t"), Some("default")));
+    }
+
+    #[test]
+    fn a_wrong_secret_is_told_by_key_and_never_by_value() {
+        assert_eq!(
+            findings(&format!("{SECRET}data: {{a: hunter2}}\n")),
+            ["data.a: is not base64; plain text goes into stringData"]
+        );
+        assert_eq!(
+            findings(&format!("{SECRET}stringData: {{a: 4711}}\n")),
+            ["stringData.a: must be text; put it in quotes"]
+        );
+        assert_eq!(
+            findings(&format!("{SECRET}stringdata: {{a: b}}\n")),
+            ["stringdata: unknown field; correct or remove it"]
+        );
+        assert_eq!(findings("apiVersion: v1\nkind: Secret\nmetadata: {}\n"), ["metadata.name: required, and missing"]);
+    }
+
+    #[test]
+    fn undated_objects_are_dated_in_order_and_after_all_others() {
+        let mut dating = Dating::default();
+        let mut date = |text: &str| {
+            let mut object = only(text).object.expect("a Secret");
+            dating.date(&mut object);
+            object.metadata().creation_timestamp.clone().expect("a time").0
+        };
+        let (first, second) = (date(SECRET), date(SECRET));
+        let dated = date(&SECRET.replace("{name: s}", "{name: s, creationTimestamp: \"2026-01-01T00:00:00Z\"}"));
+        assert!(dated < first && first < second);
+    }
 }

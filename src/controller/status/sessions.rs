@@ -62,10 +62,7 @@ impl SessionWriter {
             self.sessions.mark_unchanged();
             self.touched.mark_unchanged();
             let failed = self.write(&mut ledger).await;
-            let retry = if failed { pauses.next() } else { None };
-            if !failed {
-                pauses = Pauses::default();
-            }
+            let retry = failed.then(|| pauses.after_failure());
             tokio::select! {
                 changed = self.sessions.changed() => if changed.is_err() { return },
                 changed = self.touched.changed() => if changed.is_err() { return },
@@ -104,6 +101,7 @@ impl SessionWriter {
     fn due(&self, ledger: &mut Ledger<ObjectName, Vec<AgentSession>>) -> Vec<Entries> {
         let live = self.sessions.borrow().clone();
         let mut due = Vec::new();
+        ledger.begin();
         for object in self.agents.state() {
             let agent = object_name(&object.metadata);
             let desired = entries(live.get(&agent).map_or(&[][..], Vec::as_slice), &self.replica);
@@ -112,9 +110,7 @@ impl SessionWriter {
             let mut current: Vec<_> = own.cloned().collect();
             current.sort();
             let version = object.resource_version();
-            if current == desired {
-                ledger.forget(&agent);
-            } else if !ledger.has(&agent, version.as_ref(), &desired) {
+            if current != desired && !ledger.has(&agent, version.as_ref(), &desired) {
                 due.push(Entries { agent, version, sessions: desired });
             }
         }

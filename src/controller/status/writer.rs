@@ -1,10 +1,7 @@
-use std::{collections::BTreeSet, fmt::Debug, sync::Arc};
+use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
-use k8s_openapi::{
-    apimachinery::pkg::apis::meta::v1::Condition,
-    jiff::{Timestamp, Unit},
-};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams},
@@ -39,6 +36,10 @@ const FIELD_MANAGER: &str = "culvert-controller";
 /// How many objects are written at a time.
 const CONCURRENCY: usize = 8;
 
+/// How many objects are written before all are looked at again: what has changed meanwhile must not wait for the rest
+/// of many thousands.
+const BATCH: usize = 1000;
+
 /// Writes the conditions of all objects, as long as this replica holds the lease.
 pub(in crate::controller) struct ConditionWriter {
     pub(in crate::controller) client: Client,
@@ -55,6 +56,21 @@ pub(in crate::controller) struct ConditionWriter {
 
 type Key = (ObjectKind, ObjectName);
 type Said = (Option<i64>, Vec<Judgement>);
+
+/// The objects as they are known.
+struct View {
+    hosts: Store<TunnelHost>,
+    agents: Store<TunnelAgent>,
+}
+
+/// How a batch of writes went.
+#[derive(Default)]
+struct Outcome {
+    /// One of them could not be written.
+    failed: bool,
+    /// There are more to be written.
+    more: bool,
+}
 
 /// One status to be written.
 struct Due {
@@ -74,20 +90,22 @@ impl ConditionWriter {
             self.touched.mark_unchanged();
             self.sessions.mark_unchanged();
             self.members.mark_unchanged();
-            let mut failed = false;
+            let mut outcome = Outcome::default();
             if *self.holder.borrow_and_update() {
                 let compiled = self.compiled.borrow().clone();
                 if let Some(compiled) = compiled {
-                    failed = self.write(&compiled, &mut ledger).await;
-                    failed |= self.remove_gone().await;
+                    outcome = self.write(compiled, &mut ledger).await;
+                    outcome.failed |= self.remove_gone().await;
                 }
             } else {
-                ledger.clear();
+                // Somebody else may have written since.
+                ledger = Ledger::new();
             }
-            let retry = if failed { pauses.next() } else { None };
-            if !failed {
-                pauses = Pauses::default();
-            }
+            let retry = match outcome {
+                Outcome { failed: true, .. } => Some(pauses.after_failure()),
+                Outcome { more: true, .. } => Some(Duration::ZERO),
+                Outcome { .. } => None,
+            };
             let changed = tokio::select! {
                 changed = self.touched.changed() => changed,
                 changed = self.sessions.changed() => changed,
@@ -101,9 +119,22 @@ impl ConditionWriter {
         }
     }
 
-    /// Writes the conditions that differ, and says whether one could not be written.
-    async fn write(&self, compiled: &Compiled, ledger: &mut Ledger<Key, Said>) -> bool {
-        let due = self.due(compiled, ledger);
+    /// Writes a batch of the conditions that differ.
+    async fn write(&self, compiled: Arc<Compiled>, ledger: &mut Ledger<Key, Said>) -> Outcome {
+        let view = View { hosts: self.hosts.clone(), agents: self.agents.clone() };
+        let connected = self.connected();
+        let mut passed = std::mem::replace(ledger, Ledger::new());
+        // It takes a while where there are many objects, and requests must not wait for it.
+        let planned = tokio::task::spawn_blocking(move || {
+            let due = view.due(&compiled, &connected, &mut passed);
+            (due, passed)
+        });
+        let Ok((mut due, passed)) = planned.await else {
+            return Outcome { failed: true, more: false };
+        };
+        *ledger = passed;
+        let mut outcome = Outcome { failed: false, more: due.len() > BATCH };
+        due.truncate(BATCH);
         let writes = stream::iter(due).map(|due| async move {
             let result = match due.key.0 {
                 ObjectKind::TunnelHost => self.apply::<TunnelHost>(&due).await,
@@ -112,7 +143,6 @@ impl ConditionWriter {
             (due, result)
         });
         let mut writes = std::pin::pin!(writes.buffer_unordered(CONCURRENCY));
-        let mut failed = false;
         while let Some((due, result)) = writes.next().await {
             let (kind, name) = &due.key;
             match result {
@@ -121,53 +151,18 @@ impl ConditionWriter {
                     ledger.note(due.key, due.version, due.said);
                 }
                 // It went away meanwhile, and its conditions with it.
-                Err(kube::Error::Api(status)) if status.code == 404 => ledger.forget(&due.key),
+                Err(kube::Error::Api(status)) if status.code == 404 => {
+                    ledger.note(due.key, due.version, due.said);
+                }
                 Err(error) => {
                     self.metrics.status_update(StatusUpdate::Failure);
                     let kind = kind.as_str();
                     warn!(kind, object = %name, "its conditions could not be written, this is tried again: {error}");
-                    failed = true;
+                    outcome.failed = true;
                 }
             }
         }
-        failed
-    }
-
-    fn due(&self, compiled: &Compiled, ledger: &mut Ledger<Key, Said>) -> Vec<Due> {
-        let connected = self.connected();
-        let now = Timestamp::now().round(Unit::Second).unwrap_or_else(|_| Timestamp::now());
-        let mut due = Vec::new();
-        for verdict in &compiled.verdicts {
-            let Some((version, current)) = self.current(verdict) else { continue };
-            let key = (verdict.kind, verdict.name.clone());
-            let judgements = conditions::judgements(verdict, &connected);
-            let Some(conditions) = conditions::changed(&judgements, verdict.generation, &current, now) else {
-                ledger.forget(&key);
-                continue;
-            };
-            let said = (verdict.generation, judgements);
-            if !ledger.has(&key, version.as_ref(), &said) {
-                due.push(Due { key, version, said, conditions });
-            }
-        }
-        due
-    }
-
-    /// The resource version and the conditions that an object has now; `None` if it is gone.
-    fn current(&self, verdict: &Verdict) -> Option<(Option<String>, Vec<Condition>)> {
-        let ObjectName { namespace, name } = &verdict.name;
-        match verdict.kind {
-            ObjectKind::TunnelHost => {
-                let host = self.hosts.get(&ObjectRef::new(name).within(namespace))?;
-                let conditions = host.status.as_ref().map(|status| status.conditions.clone());
-                Some((host.resource_version(), conditions.unwrap_or_default()))
-            }
-            ObjectKind::TunnelAgent => {
-                let agent = self.agents.get(&ObjectRef::new(name).within(namespace))?;
-                let conditions = agent.status.as_ref().map(|status| status.conditions.clone());
-                Some((agent.resource_version(), conditions.unwrap_or_default()))
-            }
-        }
+        outcome
     }
 
     /// The sessions that are open: this replica's own as they are, those of others as they have written them, except of
@@ -231,5 +226,46 @@ impl ConditionWriter {
             }
         }
         failed
+    }
+}
+
+// === impl View ===
+
+impl View {
+    /// The conditions that differ from what the objects have.
+    fn due(&self, compiled: &Compiled, connected: &Connected, ledger: &mut Ledger<Key, Said>) -> Vec<Due> {
+        // Whole seconds, as Kubernetes keeps them.
+        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
+        let mut due = Vec::new();
+        ledger.begin();
+        for verdict in &compiled.verdicts {
+            let Some((version, current)) = self.current(verdict) else { continue };
+            let judgements = conditions::judgements(verdict, connected);
+            let Some(conditions) = conditions::changed(&judgements, verdict.generation, &current, now) else {
+                continue;
+            };
+            let (key, said) = ((verdict.kind, verdict.name.clone()), (verdict.generation, judgements));
+            if !ledger.has(&key, version.as_ref(), &said) {
+                due.push(Due { key, version, said, conditions });
+            }
+        }
+        due
+    }
+
+    /// The resource version and the conditions that an object has now; `None` if it is gone.
+    fn current(&self, verdict: &Verdict) -> Option<(Option<String>, Vec<Condition>)> {
+        let ObjectName { namespace, name } = &verdict.name;
+        match verdict.kind {
+            ObjectKind::TunnelHost => {
+                let host = self.hosts.get(&ObjectRef::new(name).within(namespace))?;
+                let conditions = host.status.as_ref().map(|status| status.conditions.clone());
+                Some((host.resource_version(), conditions.unwrap_or_default()))
+            }
+            ObjectKind::TunnelAgent => {
+                let agent = self.agents.get(&ObjectRef::new(name).within(namespace))?;
+                let conditions = agent.status.as_ref().map(|status| status.conditions.clone());
+                Some((agent.resource_version(), conditions.unwrap_or_default()))
+            }
+        }
     }
 }

@@ -17,7 +17,7 @@ Y
     start apiserver "$bin/kube-apiserver" --etcd-servers=http://127.0.0.1:12379 \
         --secure-port=16443 --bind-address="$address" --advertise-address="$address" \
         --tls-cert-file=pki/api.crt --tls-private-key-file=pki/api.key \
-        --service-cluster-ip-range=10.96.0.0/16 --allow-privileged \
+        --service-cluster-ip-range="$service_range" --allow-privileged \
         --service-account-issuer=https://kubernetes.default.svc --service-account-key-file=pki/sa.key \
         --service-account-signing-key-file=pki/sa.key --token-auth-file=pki/tokens.csv --authorization-mode=RBAC,Node \
         --kubelet-preferred-address-types=InternalIP --kubelet-client-certificate=pki/kubelet-client.crt \

@@ -5,6 +5,7 @@ node_network() { # the node's own bridge: pods, kubelet and API server share it;
     ip link add cni0 type bridge
     ip addr replace "$node_ip/24" dev cni0
     ip link set cni0 up
+    ip route replace "$service_range" dev cni0 # as by a node's default route: kube-proxy then turns it to a pod
     sysctl -qw net.ipv4.ip_forward=1 || true
 }
 

@@ -22,6 +22,7 @@ pub(crate) struct Agent {
     edge: String,
     fingerprint: String,
     allow: SocketAddr,
+    token_file: PathBuf,
     process: Option<Child>,
 }
 
@@ -36,11 +37,13 @@ impl Agent {
             edge: culvert.bridge.clone(),
             fingerprint: culvert.fingerprint.clone(),
             allow,
+            token_file: scratch(namespace, name, "token"),
             process: None,
         };
         let identity = format!("{namespace}/{name}");
         let token = ["token", &identity, "--edge", &culvert.bridge, "--edge-fingerprint", &culvert.fingerprint];
         apply(&output(Command::new(program()).args(token))).unwrap();
+        agent.save_token();
         agent.restart();
         agent.meets(culvert).await;
         agent
@@ -65,13 +68,12 @@ impl Agent {
     /// Starts the process, again where it ran before.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        let token = self.token_file();
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
         let identity = format!("{}/{}", self.namespace, self.name);
         let process = Command::new(program())
             .args(["agent", "--edge", &self.edge, "--edge-fingerprint", &self.fingerprint, "--agent", &identity])
             .arg("--token-file")
-            .arg(token)
+            .arg(&self.token_file)
             .arg(format!("--allow={}", self.allow))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -114,26 +116,18 @@ impl Agent {
         serde_json::from_str(&object).unwrap()
     }
 
-    /// The token as the object's Secret has it, in a file that only we read.
-    fn token_file(&self) -> PathBuf {
-        let secret: Value =
-            serde_json::from_str(&self.object()["spec"]["credentials"][0]["secretRef"].to_string()).unwrap();
-        let secret = secret["name"].as_str().unwrap();
+    /// Saves the token of the object's Secret in a file that only we read.
+    fn save_token(&self) {
+        let object = self.object();
+        let secret = object["spec"]["credentials"][0]["secretRef"]["name"].as_str().unwrap();
         let encoded = kubectl(["-n", &self.namespace, "get", "secret", secret, "-o", "jsonpath={.data.token}"]);
-        let path = self.scratch("token");
-        let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&path).unwrap();
+        let mut options = File::options();
+        let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&self.token_file).unwrap();
         file.write_all(&BASE64_STANDARD.decode(encoded).unwrap()).unwrap();
-        path
     }
 
     fn log(&self) -> PathBuf {
-        self.scratch("log")
-    }
-
-    fn scratch(&self, what: &str) -> PathBuf {
-        let folder = project().join("target/e2e");
-        std::fs::create_dir_all(&folder).unwrap();
-        folder.join(format!("{}-{}.{what}", self.namespace, self.name))
+        scratch(&self.namespace, &self.name, "log")
     }
 }
 
@@ -147,4 +141,10 @@ fn condition(object: &Value, kind: &str) -> String {
     let conditions = object["status"]["conditions"].as_array();
     let found = conditions.and_then(|all| all.iter().find(|condition| condition["type"] == kind));
     found.and_then(|condition| condition["status"].as_str()).unwrap_or_default().to_owned()
+}
+
+fn scratch(namespace: &str, name: &str, what: &str) -> PathBuf {
+    let folder = project().join("target/e2e");
+    std::fs::create_dir_all(&folder).unwrap();
+    folder.join(format!("{namespace}-{name}.{what}"))
 }

@@ -1,0 +1,192 @@
+//! The whole controller over a folder of real files.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    compile::Compiled,
+    controller::{Controller, Outputs},
+    routing::{Backend, EntryPoint, Lookup, ObjectName},
+};
+
+/// A folder that is removed with the test, and a controller that follows it.
+struct Folder {
+    dir: PathBuf,
+    outputs: Option<Outputs>,
+    stop: CancellationToken,
+}
+
+// === impl Folder ===
+
+impl Folder {
+    fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("culvert-folder-{}-{number}", std::process::id()));
+        fs::create_dir(&dir).expect("a folder");
+        Self { dir, outputs: None, stop: CancellationToken::new() }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.dir.join(name), text).expect("a file");
+    }
+
+    fn start(&mut self) {
+        let controller = Controller::folder(&self.dir, "edge-1", &prometheus::Registry::new()).expect("a controller");
+        self.outputs = Some(controller.outputs());
+        tokio::spawn(controller.run(self.stop.clone()));
+    }
+
+    /// Waits for a table of that kind.
+    async fn until(&mut self, wanted: impl Fn(&Compiled) -> bool) -> Arc<Compiled> {
+        let compiled = &mut self.outputs.as_mut().expect("it runs").compiled;
+        let compiled = compiled.wait_for(|compiled| compiled.as_deref().is_some_and(&wanted));
+        let compiled = tokio::time::timeout(Duration::from_secs(20), compiled).await.expect("no such table");
+        compiled.expect("the controller runs").clone().expect("waited for")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn host(name: &str, hostname: &str, target: &str) -> String {
+    format!(
+        "---
+apiVersion: culvert.dev/v1alpha1
+kind: TunnelHost
+metadata: {{name: {name}}}
+spec:
+  hostnames: [{hostname}]
+  routes: [{{backend: {{agents: [{{name: home}}], targets: [{{address: \"{target}\"}}]}}}}]
+"
+    )
+}
+
+const AGENT: &str = "
+apiVersion: culvert.dev/v1alpha1
+kind: TunnelAgent
+metadata: {name: home}
+spec: {credentials: [{secretRef: {name: home}}]}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: home}
+type: culvert.dev/agent-token
+data: {other: eA==}
+stringData: {token: 0123456789abcdef}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: ignored}
+";
+
+/// The first target of the rule for a host; empty if there is none.
+fn target(compiled: &Compiled, host: &str) -> String {
+    match compiled.table.lookup(EntryPoint::Http, host, "/") {
+        Lookup::Rule(rule) => match &rule.backend {
+            Backend::Tunnel(tunnel) => tunnel.targets[0].to_string(),
+            Backend::Invalid(why) => why.to_string(),
+        },
+        _ => String::new(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_followed_as_they_come_change_and_go() {
+    let mut folder = Folder::new();
+    folder.write("agent.yaml", AGENT);
+    folder.write("a.yml", &host("a", "a.com", "a:1"));
+    folder.write("notes.txt", "not: [yaml");
+    folder.start();
+    let compiled = folder.until(|_| true).await;
+    assert_eq!(target(&compiled, "a.com"), "a:1");
+    let agent = compiled.agents.get(&ObjectName::new("default", "home")).expect("the agent");
+    assert!(agent.credentials[0].token.verify(b"0123456789abcdef"));
+
+    folder.write("b.json", &serde_json::to_string(&json_host("b", "b.com")).expect("JSON"));
+    folder.until(|compiled| target(compiled, "b.com") == "b:1").await;
+    folder.write("a.yml", &host("a", "a.com", "a:2"));
+    let compiled = folder.until(|compiled| target(compiled, "a.com") == "a:2").await;
+    assert_eq!(target(&compiled, "b.com"), "b:1");
+    fs::rename(folder.dir.join("b.json"), folder.dir.join("b.off")).expect("renamed");
+    folder.until(|compiled| target(compiled, "b.com").is_empty()).await;
+}
+
+fn json_host(name: &str, hostname: &str) -> serde_json::Value {
+    let text = host(name, hostname, &format!("{name}:1"));
+    serde_saphyr::from_str(text.trim_start_matches("---\n")).expect("YAML")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_spoilt_keeps_its_last_good_objects() {
+    let mut folder = Folder::new();
+    folder.write("agent.yaml", AGENT);
+    folder.write("a.yaml", &host("a", "a.com", "a:1"));
+    folder.start();
+    folder.until(|compiled| target(compiled, "a.com") == "a:1").await;
+
+    folder.write("a.yaml", "spec: [unclosed");
+    folder.write("b.yaml", &host("b", "b.com", "b:1"));
+    let compiled = folder.until(|compiled| target(compiled, "b.com") == "b:1").await;
+    assert_eq!(target(&compiled, "a.com"), "a:1");
+
+    folder.write("a.yaml", &host("a", "a.com", "a:2"));
+    folder.until(|compiled| target(compiled, "a.com") == "a:2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_an_api_server_would_refuse_keeps_its_last_good_version() {
+    let mut folder = Folder::new();
+    folder.write("agent.yaml", AGENT);
+    folder.write("a.yaml", &(host("a", "a.com", "a:1") + &host("b", "b.com", "b:1")));
+    folder.start();
+    folder.until(|compiled| target(compiled, "a.com") == "a:1").await;
+
+    folder.write(
+        "a.yaml",
+        &(host("a", "a.com", "no port") + &host("b", "b.com", "b:2") + &host("c", "under_score", "c:1")),
+    );
+    let compiled = folder.until(|compiled| target(compiled, "b.com") == "b:2").await;
+    assert_eq!(target(&compiled, "a.com"), "a:1");
+    assert_eq!(compiled.verdicts.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn undated_objects_are_ordered_by_file_and_place_and_the_first_of_twins_is_used() {
+    let mut folder = Folder::new();
+    folder.write("0-agent.yaml", AGENT);
+    folder.write("2.yaml", &(host("zz", "x.com", "later:1") + &host("twin", "twin.com", "later:1")));
+    folder.write(
+        "1.yaml",
+        &(host("yy", "x.com", "first:1") + &host("aa", "x.com", "second:1") + &host("twin", "twin.com", "first:1")),
+    );
+    let dated = host("dated", "dated.com", "oldest:1")
+        .replace("name: dated", "name: dated, creationTimestamp: 2020-01-01T00:00:00Z");
+    folder.write("3.yaml", &(host("undated", "dated.com", "younger:1") + &dated));
+    folder.start();
+    let compiled = folder.until(|_| true).await;
+    assert_eq!(target(&compiled, "x.com"), "first:1");
+    assert_eq!(target(&compiled, "twin.com"), "first:1");
+    assert_eq!(target(&compiled, "dated.com"), "oldest:1");
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_named() {
+    let registry = prometheus::Registry::new();
+    let error =
+        Controller::folder(&PathBuf::from("/nonexistent/folder"), "edge-1", &registry).err().expect("no folder");
+    assert!(error.to_string().starts_with("the folder /nonexistent/folder cannot be watched: "), "{error}");
+}

@@ -1,0 +1,296 @@
+//! Who writes which status, and when: against an API server in the hands of the test.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use http::{Method, StatusCode};
+use kube::runtime::{
+    reflector::{self, Store, store::Writer},
+    watcher::Event,
+};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::{Api, Call, agent, host};
+use crate::{
+    api::{AgentSession, TunnelAgent, TunnelHost},
+    compile::{Compiled, Objects, compile},
+    controller::{
+        Sessions,
+        membership::Members,
+        metrics::Metrics,
+        status::{ConditionWriter, SessionWriter},
+    },
+    routing::ObjectName,
+};
+
+/// A replica with both writers, the objects that it knows, and all that makes it write.
+struct Replica {
+    api: Api,
+    hosts: Writer<TunnelHost>,
+    agents: Writer<TunnelAgent>,
+    compiled: watch::Sender<Option<Arc<Compiled>>>,
+    touched: watch::Sender<()>,
+    sessions: watch::Sender<Arc<Sessions>>,
+    members: watch::Sender<Members>,
+    holder: watch::Sender<bool>,
+    conditions: Option<ConditionWriter>,
+    own_sessions: Option<SessionWriter>,
+}
+
+// === impl Replica ===
+
+impl Replica {
+    fn new() -> Self {
+        let (client, api) = Api::new();
+        let (hosts_view, hosts): (Store<TunnelHost>, _) = reflector::store();
+        let (agents_view, agents): (Store<TunnelAgent>, _) = reflector::store();
+        let (compiled, touched) = (watch::Sender::new(None), watch::Sender::new(()));
+        let sessions = watch::Sender::new(Arc::new(Sessions::new()));
+        let members = watch::Sender::new(Members::alone("edge-1"));
+        let holder = watch::Sender::new(true);
+        let metrics = Arc::new(Metrics::register(&prometheus::Registry::new()).expect("metrics"));
+        let conditions = ConditionWriter {
+            client: client.clone(),
+            hosts: hosts_view,
+            agents: agents_view.clone(),
+            replica: "edge-1".to_owned(),
+            compiled: compiled.subscribe(),
+            touched: touched.subscribe(),
+            sessions: sessions.subscribe(),
+            members: members.subscribe(),
+            holder: holder.subscribe(),
+            metrics: metrics.clone(),
+        };
+        let own_sessions = SessionWriter {
+            client,
+            replica: "edge-1".to_owned(),
+            agents: agents_view,
+            sessions: sessions.subscribe(),
+            touched: touched.subscribe(),
+            metrics,
+        };
+        let mut replica = Self {
+            api,
+            hosts,
+            agents,
+            compiled,
+            touched,
+            sessions,
+            members,
+            holder,
+            conditions: Some(conditions),
+            own_sessions: Some(own_sessions),
+        };
+        for event in [Event::Init, Event::InitDone] {
+            replica.hosts.apply_watcher_event(&event);
+        }
+        for event in [Event::Init, Event::InitDone] {
+            replica.agents.apply_watcher_event(&event);
+        }
+        replica
+    }
+
+    /// Makes the objects known, as a watch does, and compiles them.
+    fn knows(&mut self, host: Option<&Value>, agent: Option<&Value>) {
+        let mut objects = Objects::default();
+        if let Some(host) = host {
+            let host: TunnelHost = serde_json::from_value(host.clone()).expect("a TunnelHost");
+            self.hosts.apply_watcher_event(&Event::Apply(host));
+        }
+        if let Some(agent) = agent {
+            let agent: TunnelAgent = serde_json::from_value(agent.clone()).expect("a TunnelAgent");
+            self.agents.apply_watcher_event(&Event::Apply(agent));
+        }
+        objects.tunnel_hosts = self.hosts.as_reader().state();
+        objects.tunnel_agents = self.agents.as_reader().state();
+        self.compiled.send_replace(Some(Arc::new(compile(&objects, None))));
+        self.touched.send_replace(());
+    }
+
+    fn run_conditions(&mut self) {
+        tokio::spawn(self.conditions.take().expect("not running yet").run());
+    }
+
+    fn run_sessions(&mut self) {
+        tokio::spawn(self.own_sessions.take().expect("not running yet").run());
+    }
+
+    /// The next write: a server-side apply of a status.
+    #[track_caller]
+    fn check(call: &Call, path: &str, manager: &str) {
+        assert_eq!(call.method, Method::PATCH);
+        assert_eq!(call.path, path);
+        assert_eq!(call.query, format!("&force=true&fieldManager={manager}"));
+    }
+}
+
+const HOST: &str = "/apis/culvert.dev/v1alpha1/namespaces/web/tunnelhosts/shop/status";
+const AGENT: &str = "/apis/culvert.dev/v1alpha1/namespaces/web/tunnelagents/home/status";
+
+fn session(instance: &str, replica: &str) -> AgentSession {
+    AgentSession {
+        replica: replica.to_owned(),
+        instance: instance.to_owned(),
+        version: "0.1.0".to_owned(),
+        transport: "tls".to_owned(),
+        remote_address: "192.0.2.1:40000".to_owned(),
+        since: "2026-01-01T00:00:00Z".to_owned(),
+    }
+}
+
+fn sessions_of_home(sessions: Vec<AgentSession>) -> Arc<Sessions> {
+    Arc::new(Sessions::from([(ObjectName::new("web", "home"), sessions)]))
+}
+
+/// The status and reason of each condition of a write.
+fn words(body: &Value) -> Vec<String> {
+    let conditions = body["status"]["conditions"].as_array().expect("conditions");
+    let text = |c: &Value, key: &str| c[key].as_str().expect("text").to_owned();
+    conditions.iter().map(|c| format!("{}={} {}", text(c, "type"), text(c, "status"), text(c, "reason"))).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_holder_writes_conditions_once() {
+    let mut replica = Replica::new();
+    let object = host("shop", "shop.example.com", "1");
+    replica.knows(Some(&object), None);
+    replica.run_conditions();
+
+    let call = replica.api.next().await.expect("a write");
+    Replica::check(&call, HOST, "culvert-controller");
+    assert_eq!(call.body["status"]["observedGeneration"], 1);
+    assert_eq!(call.body["status"]["conditions"][0]["observedGeneration"], 1);
+    assert_eq!(
+        words(&call.body),
+        [
+            "Accepted=True Accepted",
+            "ResolvedRefs=False AgentNotFound",
+            "Programmed=True Programmed",
+            "AgentConnected=False NoSession",
+            "Ready=False AgentNotFound",
+        ]
+    );
+    let mut written = object.clone();
+    written["status"] = call.body["status"].clone();
+    written["metadata"]["resourceVersion"] = json!("2");
+    call.answer(&written);
+
+    // The watch has not brought it yet, and something else has changed.
+    replica.touched.send_replace(());
+    assert!(replica.api.next().await.is_none(), "written twice");
+    // The watch brings it.
+    replica.knows(Some(&written), None);
+    assert!(replica.api.next().await.is_none(), "written although it is there");
+    // Somebody takes it away.
+    let mut object = object;
+    object["metadata"]["resourceVersion"] = json!("3");
+    replica.knows(Some(&object), None);
+    assert!(replica.api.next().await.is_some(), "not repaired");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_holder_writes_conditions() {
+    let mut replica = Replica::new();
+    replica.holder.send_replace(false);
+    replica.knows(Some(&host("shop", "shop.example.com", "1")), None);
+    replica.run_conditions();
+    assert!(replica.api.next().await.is_none(), "written without the lease");
+
+    replica.holder.send_replace(true);
+    let call = replica.api.next().await.expect("the new holder reconciles everything");
+    Replica::check(&call, HOST, "culvert-controller");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_fails_is_tried_again() {
+    let mut replica = Replica::new();
+    replica.knows(Some(&host("shop", "shop.example.com", "1")), None);
+    replica.run_conditions();
+    for _ in 0..3 {
+        let call = replica.api.next().await.expect("another attempt");
+        Replica::check(&call, HOST, "culvert-controller");
+        call.refuse(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let call = replica.api.next().await.expect("another attempt");
+    call.refuse(StatusCode::NOT_FOUND);
+    // It is gone: no object, no conditions.
+    assert!(replica.api.next().await.is_none(), "written although the object is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_of_any_replica_counts_as_connected() {
+    let mut replica = Replica::new();
+    let mut home = agent("home", "1");
+    home["status"] = json!({"sessions": [session("laptop", "edge-2")]});
+    replica.knows(None, Some(&home));
+    replica.run_conditions();
+    let call = replica.api.next().await.expect("a write");
+    Replica::check(&call, AGENT, "culvert-controller");
+    assert_eq!(words(&call.body)[2], "AgentConnected=True Connected");
+    assert_eq!(call.body["status"]["conditions"][2]["message"], "1 session is open");
+    assert!(call.body["status"].get("sessions").is_none(), "these belong to the replicas");
+    home["status"]["conditions"] = call.body["status"]["conditions"].clone();
+    home["metadata"]["resourceVersion"] = json!("2");
+    call.answer(&home);
+    replica.knows(None, Some(&home));
+
+    // Its own sessions count before the API server knows of them.
+    replica.sessions.send_replace(sessions_of_home(vec![session("laptop", "")]));
+    let call = replica.api.next().await.expect("a write");
+    assert_eq!(call.body["status"]["conditions"][2]["message"], "2 sessions are open");
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_of_gone_replicas_do_not_count_and_are_removed() {
+    let mut replica = Replica::new();
+    let mut home = agent("home", "1");
+    home["status"] =
+        json!({"sessions": [session("laptop", "edge-1"), session("laptop", "edge-2"), session("laptop", "gone")]});
+    replica.knows(None, Some(&home));
+    let existing = BTreeSet::from(["edge-1".to_owned(), "edge-2".to_owned()]);
+    replica.members.send_replace(Members { serving: Arc::new([]), existing: Some(Arc::new(existing)) });
+    replica.run_conditions();
+    let call = replica.api.next().await.expect("the conditions");
+    // edge-1 is this replica, and holds none.
+    assert_eq!(call.body["status"]["conditions"][2]["message"], "1 session is open");
+    call.answer(&home);
+    let call = replica.api.next().await.expect("the removal");
+    Replica::check(&call, AGENT, "gone");
+    assert_eq!(call.body["status"], json!({"sessions": []}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_writes_its_own_sessions_on_changes_only() {
+    let mut replica = Replica::new();
+    let mut home = agent("home", "1");
+    home["status"] = json!({"sessions": [session("laptop", "edge-2")]});
+    replica.knows(None, Some(&home));
+    replica.run_sessions();
+    assert!(replica.api.next().await.is_none(), "written although it holds none");
+
+    replica.sessions.send_replace(sessions_of_home(vec![session("laptop", "")]));
+    let call = replica.api.next().await.expect("a write");
+    Replica::check(&call, AGENT, "edge-1");
+    assert_eq!(call.body["status"], json!({"sessions": [session("laptop", "edge-1")]}));
+    home["status"] = json!({"sessions": [session("laptop", "edge-1"), session("laptop", "edge-2")]});
+    home["metadata"]["resourceVersion"] = json!("2");
+    call.answer(&home);
+    replica.knows(None, Some(&home));
+    assert!(replica.api.next().await.is_none(), "written although it is there");
+
+    replica.sessions.send_replace(Arc::new(Sessions::new()));
+    let call = replica.api.next().await.expect("a write");
+    assert_eq!(call.body["status"], json!({"sessions": []}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_process_of_the_pod_left_is_removed() {
+    let mut replica = Replica::new();
+    let mut home = agent("home", "1");
+    home["status"] = json!({"sessions": [session("laptop", "edge-1")]});
+    replica.knows(None, Some(&home));
+    replica.run_sessions();
+    let call = replica.api.next().await.expect("a write");
+    Replica::check(&call, AGENT, "edge-1");
+    assert_eq!(call.body["status"], json!({"sessions": []}));
+}

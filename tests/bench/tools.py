@@ -1,0 +1,259 @@
+"""The tools that are compared: each with its processes, on free loopback ports, with configurations of its own."""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+WORK = ROOT / "target" / "bench"
+RATHOLE_VERSION = "0.5.0"
+
+WEB_HOST, WS_HOST = "web.bench.test", "ws.bench.test"
+REPLY_BYTES = 1024
+DOWNLOAD_BYTES = 256 << 20
+PATIENCE = 20  # seconds until something that was started must answer
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Processes:
+    """Everything this run started; ended by id, whatever happens."""
+
+    def __init__(self):
+        self.started = []
+
+    def start(self, name, *command, **options):
+        log = open(WORK / f"{name}.log", "wb")
+        options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log} | options
+        process = subprocess.Popen([str(word) for word in command], **options)
+        process.log = Path(log.name)
+        self.started.append(process)
+        return process
+
+    def end(self, process):
+        self.started.remove(process)
+        for how in (process.terminate, process.kill):
+            how()
+            try:
+                return process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                pass
+
+    def end_all(self):
+        for process in reversed(self.started[:]):
+            self.end(process)
+
+
+def family(process):
+    """The process and its children, as nginx's workers."""
+    pids = [process.pid]
+    for pid in pids:
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            pids += [int(child) for child in children.read_text().split()]
+    return pids
+
+
+def cpu_seconds(processes):
+    ticks = 0
+    for process in processes:
+        for pid in family(process):
+            after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(after_name[11]) + int(after_name[12])  # utime, stime
+    return ticks / TICKS
+
+
+def rss_kib(processes):
+    status = "\n".join(Path(f"/proc/{pid}/status").read_text() for process in processes for pid in family(process))
+    return sum(int(kib) for kib in re.findall(r"^VmRSS:\s+(\d+) kB$", status, re.M))
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def until(what, probe):
+    """Waits for a probe's answer; what does not come names itself."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            if answer := probe():
+                return answer
+        except (OSError, urllib.error.URLError):
+            pass
+        time.sleep(0.05)
+    sys.exit(f"bench: {what} did not come within {PATIENCE} s; see the logs in {WORK}")
+
+
+def write_content():
+    www = WORK / "www"
+    www.mkdir(parents=True, exist_ok=True)
+    (www / "small").write_text("x" * REPLY_BYTES)
+    with open(www / "large", "wb") as large:
+        large.truncate(DOWNLOAD_BYTES)
+
+
+def nginx(processes, name, servers):
+    """An nginx of its own, with defaults but for what would measure logs, reconnects or disks."""
+    # Workers of a root's nginx would else run as a user who may not read this folder.
+    user = "user root;" if os.geteuid() == 0 else ""
+    folder = WORK / name
+    folder.mkdir(exist_ok=True)
+    config = folder / "nginx.conf"
+    config.write_text(f"""
+{user}
+daemon off;
+pid {folder}/pid;
+worker_processes auto;
+worker_rlimit_nofile 65536;
+error_log stderr warn;
+events {{ worker_connections 16384; }}
+http {{
+    access_log off;
+    keepalive_requests 1000000000;
+    keepalive_timeout 1h;
+    sendfile on;
+    tcp_nopush on;
+    open_file_cache max=16;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    {servers}
+}}
+""")
+    return processes.start(name, "nginx", "-p", folder, "-c", config, "-e", "stderr")
+
+
+def nginx_hop(processes, name, web, ws):
+    """An nginx that brings visitors to two addresses; answers (process, address for HTTP, address for WebSockets)."""
+    web_port, ws_port = free_port(), free_port()
+    forward = """
+        proxy_http_version 1.1;
+        proxy_set_header Host $host;
+        proxy_set_header X-Forwarded-For $remote_addr;
+        proxy_max_temp_file_size 0;"""
+    upstreams = f"""
+    upstream web {{ server {web}; keepalive 256; keepalive_requests 1000000000; keepalive_timeout 1h; }}
+    upstream ws {{ server {ws}; }}
+    server {{
+        listen 127.0.0.1:{web_port} backlog=4096;
+        location / {{ proxy_pass http://web; {forward} proxy_set_header Connection ""; }}
+    }}
+    server {{
+        listen 127.0.0.1:{ws_port} backlog=4096;
+        location / {{
+            proxy_pass http://ws; {forward}
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection upgrade;
+            proxy_read_timeout 1h;
+        }}
+    }}"""
+    return nginx(processes, name, upstreams), f"127.0.0.1:{web_port}", f"127.0.0.1:{ws_port}"
+
+
+class Tool:
+    """One column of the table."""
+
+    def __init__(self, name, processes, web, ws):
+        self.name, self.processes, self.web, self.ws = name, processes, web, ws
+        until(f"an answer through {name}", lambda: fetch(web, "/small") == REPLY_BYTES)
+
+
+def fetch(address, path):
+    request = urllib.request.Request(f"http://{address}{path}", headers={"Host": WEB_HOST})
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        return len(answer.read())
+
+
+def start_nginx(processes, programs, web, ws):
+    front, web, ws = nginx_hop(processes, "nginx-hop", web, ws)
+    return Tool("nginx hop", [front], web, ws)
+
+
+def start_rathole(processes, programs, web, ws, noise):
+    name = "rathole-noise" if noise else "rathole"
+    port, web_port, ws_port = free_port(), free_port(), free_port()
+    transport = {"server": "", "client": ""}
+    if noise:
+        generated = subprocess.run([programs["rathole"], "--genkey"], check=True, capture_output=True, text=True)
+        private, public = re.findall(r"^[A-Za-z0-9+/]{43}=$", generated.stdout, re.M)
+        for side, key in (("server", f"local_private_key = {private!r}"), ("client", f"remote_public_key = {public!r}")):
+            transport[side] = f"[{side}.transport]\ntype = 'noise'\n[{side}.transport.noise]\n{key}\n"
+    sides = {
+        "server": f"bind_addr = '127.0.0.1:{port}'",
+        "client": f"remote_addr = '127.0.0.1:{port}'",
+    }
+    services = {
+        "server": {"web": f"bind_addr = '127.0.0.1:{web_port}'", "ws": f"bind_addr = '127.0.0.1:{ws_port}'"},
+        "client": {"web": f"local_addr = '{web}'", "ws": f"local_addr = '{ws}'"},
+    }
+    token, running = secrets.token_urlsafe(), []
+    for side, address in sides.items():
+        config = WORK / f"{name}-{side}.toml"
+        config.touch(mode=0o600)
+        config.write_text(
+            f"[{side}]\n{address}\ndefault_token = '{token}'\n{transport[side]}"
+            + "".join(f"[{side}.services.{service}]\n{where}\n" for service, where in services[side].items())
+        )
+        quiet = {**os.environ, "RUST_LOG": "warn"}
+        running.append(processes.start(f"{name}-{side}", programs["rathole"], f"--{side}", config, env=quiet))
+    front, web, ws = nginx_hop(processes, f"{name}-front", f"127.0.0.1:{web_port}", f"127.0.0.1:{ws_port}")
+    return Tool("rathole, noise" if noise else "rathole, plaintext", [*running, front], web, ws)
+
+
+def start_culvert(processes, programs, web, ws):
+    folder = WORK / "culvert"
+    manifests = folder / "manifests"
+    shutil.rmtree(folder, ignore_errors=True)
+    manifests.mkdir(parents=True, mode=0o700)
+    token, port = secrets.token_urlsafe(), free_port()
+    objects = [
+        {
+            "kind": "Secret",
+            "apiVersion": "v1",
+            "metadata": {"name": "bench-token"},
+            "type": "culvert.dev/agent-token",
+            "stringData": {"token": token},
+        },
+        {
+            "kind": "TunnelAgent",
+            "apiVersion": "culvert.dev/v1alpha1",
+            "metadata": {"name": "bench"},
+            "spec": {"credentials": [{"secretRef": {"name": "bench-token"}}], "limits": {"connections": 100000}},
+        },
+    ]
+    for name, host, target in (("web", WEB_HOST, web), ("ws", WS_HOST, ws)):
+        backend = {"agents": [{"name": "bench"}], "targets": [{"address": target}]}
+        objects.append(
+            {
+                "kind": "TunnelHost",
+                "apiVersion": "culvert.dev/v1alpha1",
+                "metadata": {"name": name},
+                "spec": {"hostnames": [host], "routes": [{"backend": backend}]},
+            }
+        )
+    (manifests / "bench.yaml").write_text("\n---\n".join(map(json.dumps, objects)))
+    (folder / "token").write_text(token)
+
+    listen = {name: f"127.0.0.1:{free_port()}" for name in ("http", "bridge", "admin")}
+    flags = [word for name, address in listen.items() for word in (f"--{name}", address)]
+    state = ["--state", folder / "state"]
+    culvert = programs["culvert"]
+    edge = processes.start("culvert-edge", culvert, "serve", "--manifests", manifests, *state, *flags)
+    pin = until(
+        "Culvert's edge", lambda: re.search(r"--edge-fingerprint (sha256:[0-9A-Za-z+/=_-]+)", edge.log.read_text())
+    )
+    dial = ["--edge", f"https://{listen['bridge']}", "--edge-fingerprint", pin[1], "--agent", "default/bench"]
+    allow = ["--token-file", folder / "token", "--allow", web, "--allow", ws]
+    agent = processes.start("culvert-agent", culvert, "agent", *dial, *allow)
+    return Tool("Culvert", [edge, agent], listen["http"], listen["http"])
