@@ -15,7 +15,7 @@ RUN case "$TARGETARCH" in amd64) arch=x86_64 ;; arm64) arch=aarch64 ;; *) echo "
     && target=$arch-unknown-linux-gnu \
     && rustup target add "$target" \
     && RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --target "$target" --bin culvert \
-    && cp "target/$target/release/culvert" /culvert \
+    && strip --strip-debug -o /culvert "target/$target/release/culvert" \
     && cp /etc/ssl/certs/ca-certificates.crt /ca-certificates.crt
 
 FROM scratch AS prebuilt

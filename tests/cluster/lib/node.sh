@@ -25,6 +25,8 @@ clusterDNS: [$node_ip]
 clusterDomain: cluster.local
 address: $node_ip
 healthzPort: 0
+# Images are loaded once and cannot be pulled again, so none is ever collected, however full the disk is.
+imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}
 Y
     cat >Corefile <<Y
