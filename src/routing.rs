@@ -17,7 +17,7 @@ pub use self::{
     agents::{AgentEntry, Agents, Credential, Token, TokenError},
     hostname::{Hostname, HostnameError, normalize_host},
     object::ObjectName,
-    path::PathMatch,
+    path::{PathMatch, normalize_path},
     rule::{Backend, BasicAuth, Filter, Password, Rule, RuleId, TunnelBackend, User},
     table::{EntryPoint, HostRules, Listener, Lookup, RoutingTable},
     target::{Target, TargetError},

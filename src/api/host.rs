@@ -107,8 +107,9 @@ pub struct Route {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PathRule {
-    /// How `value` is compared with the path of a request as the visitor sent it: `Prefix` is this path and everything
-    /// under it, by whole segments (`/a` is for `/a` and `/a/b`, not for `/ab`); `Exact` is this path alone.
+    /// How `value` is compared with the path of a request: `Prefix` is this path and everything under it, by whole
+    /// segments (`/a` is for `/a` and `/a/b`, not for `/ab`); `Exact` is this path alone. Both are compared
+    /// percent-decoded and without empty segments, and forwarded as sent.
     #[serde(rename = "type", default)]
     pub r#type: PathType,
     /// The path, without a query: it begins with `/`.

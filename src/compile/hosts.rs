@@ -1,4 +1,4 @@
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use super::{
     claims::Claims,
@@ -10,6 +10,7 @@ use crate::{
     api::{self, ConditionType, PathType, Reason, TunnelHost},
     routing::{
         AgentEntry, Backend, BasicAuth, Filter, Hostname, ObjectName, PathMatch, Rule, RuleId, Target, TunnelBackend,
+        normalize_path,
     },
 };
 
@@ -139,21 +140,17 @@ impl Host<'_> {
 
     /// The rule of a route; `None` where its path cannot be matched at all.
     fn rule(&mut self, index: usize, route: &api::Route, gate: &Gate) -> Option<Rule> {
-        let value = route.path.value.as_str();
-        let problem = if value.starts_with('/') {
-            let plain = |b: u8| b.is_ascii_graphic() && b != b'?' && b != b'#';
-            (!value.bytes().all(plain)).then_some("it must be printable ASCII without spaces, '?' and '#'")
-        } else {
-            Some("it must begin with '/'")
+        let value = match path(&route.path.value) {
+            Ok(value) => value,
+            Err(problem) => {
+                let message = format!("spec.routes[{index}].path.value: {:?} is no path: {problem}", route.path.value);
+                self.accepted.add(Reason::UnsupportedValue, message);
+                return None;
+            }
         };
-        if let Some(problem) = problem {
-            let message = format!("spec.routes[{index}].path.value: {value:?} is no path: {problem}");
-            self.accepted.add(Reason::UnsupportedValue, message);
-            return None;
-        }
         let path = match route.path.r#type {
-            PathType::Prefix => PathMatch::prefix(value),
-            PathType::Exact => PathMatch::exact(value),
+            PathType::Prefix => PathMatch::prefix(&value),
+            PathType::Exact => PathMatch::exact(&value),
         };
         // The route's own problems are told even where the gate is closed anyway.
         let backend = self.backend(index, &route.backend);
@@ -265,4 +262,16 @@ fn is_host_header(text: &str) -> bool {
 
 fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// A path in the form that requests' paths are compared in, or what is wrong with it.
+fn path(value: &str) -> Result<Cow<'_, str>, &'static str> {
+    let plain = |b: u8| b.is_ascii_graphic() && b != b'?' && b != b'#';
+    if !value.starts_with('/') {
+        Err("it must begin with '/'")
+    } else if value.bytes().all(plain) {
+        normalize_path(value).ok_or("it must not have a segment '.' or '..'")
+    } else {
+        Err("it must be printable ASCII without spaces, '?' and '#'")
+    }
 }

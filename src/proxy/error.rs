@@ -12,6 +12,8 @@ pub(super) enum ProxyError {
     NoRoute,
     #[error("the request's host is missing or malformed")]
     BadHost,
+    #[error("the request's path has a segment \".\" or \"..\"")]
+    BadPath,
     /// The detail is for the log; a visitor is not told which Secret is missing.
     #[error("the route is misconfigured; the conditions of its TunnelHost say how")]
     Misconfigured(std::sync::Arc<str>),
@@ -52,7 +54,7 @@ impl ProxyError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::UnknownHost | Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::BadHost | Self::RequestBody(_) => StatusCode::BAD_REQUEST,
+            Self::BadHost | Self::BadPath | Self::RequestBody(_) => StatusCode::BAD_REQUEST,
             Self::Misconfigured(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Self::ConnectionLimit { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -71,7 +73,7 @@ impl ProxyError {
     pub(super) fn proxy_status(&self) -> Option<&'static str> {
         Some(match self {
             Self::UnknownHost | Self::NoRoute => "destination_not_found",
-            Self::BadHost | Self::RequestBody(_) => "http_request_error",
+            Self::BadHost | Self::BadPath | Self::RequestBody(_) => "http_request_error",
             Self::Misconfigured(_) => "proxy_configuration_error",
             Self::Unauthorized { .. } => return None,
             Self::ConnectionLimit { .. } => "http_request_denied",
@@ -91,6 +93,7 @@ impl ProxyError {
             Self::UnknownHost => "unknown_host",
             Self::NoRoute => "no_route",
             Self::BadHost => "bad_host",
+            Self::BadPath => "bad_path",
             Self::Misconfigured(_) => "misconfigured",
             Self::Unauthorized { .. } => "unauthorized",
             Self::ConnectionLimit { .. } => "connection_limit",

@@ -14,7 +14,7 @@ use super::{
     forward::{self, Forward},
     headers::{self, X_REQUEST_ID},
 };
-use crate::routing::{Backend, EntryPoint, Lookup, normalize_host};
+use crate::routing::{Backend, EntryPoint, Lookup, normalize_host, normalize_path};
 
 /// Whose connection a request comes on.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +58,8 @@ async fn pass(
 
     // Route.
     let live = shared.live.load_full();
-    let rule = match live.table.lookup(EntryPoint::Http, &normalize_host(&host), request.uri().path()) {
+    let path = normalize_path(request.uri().path()).ok_or(ProxyError::BadPath)?;
+    let rule = match live.table.lookup(EntryPoint::Http, &normalize_host(&host), &path) {
         Lookup::Rule(rule) => rule,
         Lookup::NoRule => return Err(ProxyError::NoRoute),
         Lookup::UnknownHost => return Err(ProxyError::UnknownHost),

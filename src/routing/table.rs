@@ -62,7 +62,8 @@ impl RoutingTable {
         Self { entry_points }
     }
 
-    /// Finds the rule for a request by its normalized host (see [`super::normalize_host`]) and path.
+    /// Finds the rule for a request by its normalized host (see [`super::normalize_host`]) and normalized path
+    /// (see [`super::normalize_path`]).
     #[must_use]
     pub fn lookup(&self, entry_point: EntryPoint, host: &str, path: &str) -> Lookup<'_> {
         let listeners = self.entry_points.get(&entry_point).map_or(&[][..], Vec::as_slice);

@@ -1,13 +1,9 @@
 //! What both ends of a tunnel connection do to their TCP sockets.
 
-mod read_ahead;
-
 use std::{io, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-
-pub use self::read_ahead::ReadAhead;
 
 /// How much the kernel may hold that it has not sent yet. What waits beyond that waits in the session, where control
 /// frames and other links can still get in front of it.

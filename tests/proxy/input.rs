@@ -77,3 +77,16 @@ async fn a_head_too_large_is_refused() {
     stage.edge.metric_becomes("culvert_errors_total{reason=\"head_too_large\"}", 1).await;
     assert_eq!(stage.get("/").await.status, 200);
 }
+
+#[tokio::test]
+async fn a_path_that_leads_elsewhere_is_400_and_others_arrive_as_they_are() {
+    let stage = Stage::start().await;
+    stage.serve(&[&mirror().await]);
+    for path in ["/x/../admin", "/x/%2e%2e/admin", "/x/..%2fadmin"] {
+        assert_eq!(stage.get(path).await.status, 400, "{path}");
+    }
+    for path in ["//a//b", "/a%2Fb", "/%61", "/.well-known/x"] {
+        let answer = stage.get(path).await;
+        assert!(answer.body.starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{}", answer.body);
+    }
+}

@@ -40,6 +40,8 @@ pub struct Driver<T> {
     read: usize,
     output: Output,
     unflushed: bool,
+    /// Whether this turn's output has waited for other links' already.
+    waited: bool,
     /// When the machine has something to do by time alone; it may be later in truth, never earlier.
     deadline: Instant,
     alarm: Option<Pin<Box<Sleep>>>,
@@ -59,6 +61,7 @@ impl<T> Driver<T> {
             read: 0,
             output: Output::default(),
             unflushed: false,
+            waited: false,
             deadline: Instant::now(),
             alarm: None,
             wakers: Vec::new(),
@@ -209,10 +212,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     }
 
     fn poll_session(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        let phase = {
+        let (phase, gather) = {
             let mut state = self.shared.lock();
             state.set_driver(cx);
-            state.phase
+            (state.phase, state.machine.links() > 1 && state.machine.has_output())
         };
         if phase != Phase::Running {
             return Poll::Ready(CloseReason::Closed);
@@ -224,6 +227,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             if let Poll::Ready(Err(reason)) = input {
                 return Poll::Ready(reason);
             }
+            // Those who are about to write (what was just read woke them) get to it first, so that one write, and one
+            // TLS record, carries what all of them have.
+            if input.is_pending() && gather && !std::mem::replace(&mut self.waited, true) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.waited = false;
             if let Poll::Ready(reason) = self.poll_output(cx) {
                 return Poll::Ready(reason);
             }
