@@ -100,6 +100,16 @@ impl Registry {
     /// It may have ended a moment ago; [`AgentSession::open`] then says so, and the next turn is another one's.
     #[must_use]
     pub fn choose(&self, agent: &ObjectName) -> Option<Arc<AgentSession>> {
+        self.choose_where(agent, |_| true)
+    }
+
+    /// As [`Registry::choose`], among those of the agent's sessions that are wanted.
+    #[must_use]
+    pub fn choose_where(
+        &self,
+        agent: &ObjectName,
+        mut wanted: impl FnMut(&AgentSession) -> bool,
+    ) -> Option<Arc<AgentSession>> {
         let agents = self.read();
         let group = agents.get(agent)?;
         // One that this side is ending is listed until it has ended. Whether the agent's side has just ended one is not
@@ -107,8 +117,14 @@ impl Registry {
         (0..group.sessions.len()).find_map(|_| {
             let turn = group.turn.fetch_add(1, Ordering::Relaxed);
             let session = group.sessions.get(turn % group.sessions.len())?;
-            session.cause().is_none().then(|| session.clone())
+            (session.cause().is_none() && wanted(session)).then(|| session.clone())
         })
+    }
+
+    /// Whether the session of that id takes new links. A change is seen in [`Registry::watch`].
+    #[must_use]
+    pub fn is_active(&self, id: u64) -> bool {
+        self.read().values().any(|group| group.sessions.iter().any(|session| session.id == id))
     }
 
     /// How many sessions of that agent take new links.
@@ -170,6 +186,8 @@ impl Registry {
     /// Gives a session no more links; those that it has go on.
     pub(super) fn retire(&self, session: &AgentSession) {
         leave_group(&mut self.write(), session);
+        // The list is the same, but those who follow it may keep something for the session.
+        self.0.all.send_modify(|_| {});
     }
 
     /// Takes a session that ended out of all lists and tells those who wait for its end.
