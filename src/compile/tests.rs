@@ -345,19 +345,22 @@ fn users_of_both_types_of_secret_may_enter() {
 fn without_its_secret_a_protected_host_answers_500_and_is_never_open() {
     let wrong_type = secret("web/users", SecretType::AgentToken, &[("token", "0123456789abcdef")]);
     let elsewhere = secret("other/users", SecretType::BasicAuth, &[("username", "ann"), ("password", "secret")]);
-    for secret in [None, Some(wrong_type), Some(elsewhere)] {
+    let missing = "no Secret \"users\" of type kubernetes.io/basic-auth or culvert.dev/htpasswd in namespace \"web\"; \
+                   create it, or correct the name";
+    let other_type = "Secret \"users\" in namespace \"web\" is of type culvert.dev/agent-token, not \
+                      kubernetes.io/basic-auth or culvert.dev/htpasswd; a type cannot be changed: delete it and create \
+                      it anew";
+    for (secret, reason, problem) in [
+        (None, Reason::SecretNotFound, missing),
+        (Some(wrong_type), Reason::InvalidSecret, other_type),
+        (Some(elsewhere), Reason::SecretNotFound, missing),
+    ] {
         let compiled = protected(secret);
         assert_eq!(found(&compiled, "a.com", "/"), "web/a routes[0] invalid");
         assert_eq!(found(&compiled, "a.com", "/x"), "web/a routes[1] invalid");
         assert_eq!(
             judged(&compiled, "web/a", ResolvedRefs),
-            (
-                Reason::SecretNotFound,
-                "spec.auth.basic.secretRef.name: no Secret \"users\" of type kubernetes.io/basic-auth or \
-                 culvert.dev/htpasswd in namespace \"web\"; create it, or correct the name; until then all routes \
-                 answer 500"
-                    .into()
-            )
+            (reason, format!("spec.auth.basic.secretRef.name: {problem}; until then all routes answer 500"))
         );
         assert_eq!(judged(&compiled, "web/a", Accepted).0, Reason::Accepted);
     }
