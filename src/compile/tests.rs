@@ -112,7 +112,7 @@ fn what_is_right_is_accepted_and_routed() {
     assert_eq!(found(&compiled, "shop.example.com", "/x"), "web/shop routes[0]");
     assert_eq!(found(&compiled, "a.b.shop.example.com", "/"), "web/shop routes[0]");
     let verdict = verdict(&compiled, ObjectKind::TunnelHost, "web/shop");
-    assert_eq!((verdict.rules, verdict.generation), (2, Some(1)));
+    assert_eq!((verdict.routes, verdict.generation), (1, Some(1)));
     assert_eq!(verdict.agents, [ObjectName::new("web", "home")]);
     assert_eq!(compiled.rule_count(), 1);
 }
@@ -170,7 +170,7 @@ fn who_owns_a_wildcard_owns_the_names_under_it_except_older_ones() {
         ),
         "{message}"
     );
-    assert_eq!(verdict(&compiled, ObjectKind::TunnelHost, "other/late").rules, 0);
+    assert_eq!(verdict(&compiled, ObjectKind::TunnelHost, "other/late").routes, 0);
 }
 
 #[test]
