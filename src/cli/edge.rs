@@ -147,7 +147,7 @@ impl Edge {
 
         let mut rest = JoinSet::new();
         let admin = telemetry::serve_admin(listeners.admin, metrics, ready.subscribe(), stop_rest.clone());
-        rest.spawn(async move { admin.await.map_err(Failure::from) });
+        rest.spawn(admin.map(Ok));
         rest.spawn(controller.run(stop_rest.clone()).map(Ok));
         let mut data = JoinSet::new();
         let (visitors, agents) = (proxy.clone(), bridge.clone());
