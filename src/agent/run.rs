@@ -103,7 +103,7 @@ impl Agent {
             }
         }
         running.dials.abort_all();
-        // Each of them ends by itself, within the grace.
+        // Each of them ends by itself, within the grace and a moment for what is on its way.
         while running.sessions.join_next().await.is_some() {}
     }
 }

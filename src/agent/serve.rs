@@ -50,7 +50,8 @@ impl Serve {
         // A task of its own, so that what wakes it for every byte wakes nothing else.
         let driver = tokio::spawn(driver);
         self.serve(&session, incoming).await;
-        session.close();
+        // The last of the links may still have something on its way.
+        session.finish();
         // It fails only with the runtime.
         driver.await.unwrap_or(CloseReason::Closed)
     }
