@@ -310,7 +310,7 @@ mod tests {
         let (mut plan, start) = (Plan::default(), Instant::now());
         plan.start_due(start);
         let old = plan.registered(&Lane::Edge, "r1", start);
-        let mut now = start + Duration::from_secs(60);
+        let mut now = start + Duration::from_mins(1);
         plan.leaving(old, now);
         for _ in 0..30 {
             assert_eq!(plan.start_due(now), [Lane::Edge]);
