@@ -77,10 +77,10 @@ impl<'a> Secrets<'a> {
             return Err(SecretProblem { reason: Reason::SecretNotFound, message });
         };
         // Without a type an API server makes it Opaque.
-        let type_ = secret.type_.as_deref().filter(|type_| !type_.is_empty()).unwrap_or("Opaque");
-        let kind = types.iter().find(|kind| type_ == kind.as_str()).ok_or_else(|| {
+        let actual = secret.type_.as_deref().filter(|actual| !actual.is_empty()).unwrap_or("Opaque");
+        let kind = types.iter().find(|kind| actual == kind.as_str()).ok_or_else(|| {
             SecretProblem::invalid(format!(
-                "Secret {name:?} in namespace {namespace:?} is of type {type_}, not {}; a type cannot be changed: delete \
+                "Secret {name:?} in namespace {namespace:?} is of type {actual}, not {}; a type cannot be changed: delete \
                  it and create it anew",
                 expected()
             ))

@@ -135,6 +135,6 @@ mod tests {
         let mut answer = Vec::new();
         let closed = timeout(Duration::from_mins(10), stream.read_to_end(&mut answer)).await.expect("it is closed");
         closed.expect("in order");
-        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_mins(1), "{:?}", begun.elapsed());
     }
 }
