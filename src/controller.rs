@@ -25,7 +25,6 @@ use kube::Client;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use self::source::{Dating, Entry, FolderError, Manifest, Object, SyntaxError, manifest_names};
 use self::{
     membership::Members,
     metrics::Metrics,
@@ -33,6 +32,10 @@ use self::{
     source::Source,
     status::{ConditionWriter, SessionWriter},
     stores::Stores,
+};
+pub use self::{
+    membership::Replicas,
+    source::{Dating, Entry, FolderError, Manifest, Object, SyntaxError, manifest_names},
 };
 use crate::{api::AgentSession, compile::Compiled, routing::ObjectName};
 
@@ -46,7 +49,7 @@ pub struct Controller {
     metrics: Arc<Metrics>,
     compiled: watch::Sender<Option<Arc<Compiled>>>,
     members: watch::Sender<Members>,
-    replicas: watch::Sender<Arc<[String]>>,
+    replicas: watch::Sender<Replicas>,
     expected: watch::Sender<Arc<[ObjectName]>>,
     cluster: Option<Cluster>,
 }
@@ -57,8 +60,8 @@ pub struct Outputs {
     /// The last compilation: routing table, agents and verdicts. `None` until all objects have been listed once; from
     /// then on the replica is ready to serve.
     pub compiled: watch::Receiver<Option<Arc<Compiled>>>,
-    /// The replicas of the edge that agents should hold a session with, by id, in order; this one is always among them.
-    pub replicas: watch::Receiver<Arc<[String]>>,
+    /// The replicas of the edge.
+    pub replicas: watch::Receiver<Replicas>,
     /// The agents that had a session, with any replica, when the objects were first listed: those that a replica which
     /// starts can expect to come to it, too. Empty until then.
     pub expected: watch::Receiver<Arc<[ObjectName]>>,
@@ -123,7 +126,7 @@ impl Controller {
             source,
             metrics,
             compiled: watch::Sender::new(None),
-            replicas: watch::Sender::new(members.serving.clone()),
+            replicas: watch::Sender::new(members.replicas.clone()),
             members: watch::Sender::new(members),
             expected: watch::Sender::new(Arc::from([])),
             cluster,
@@ -201,13 +204,13 @@ impl Controller {
     }
 }
 
-/// Shows the serving ones of the members, for ever.
-async fn show(mut members: watch::Receiver<Members>, replicas: watch::Sender<Arc<[String]>>) {
+/// Shows those of the members that are not on their way out, for ever.
+async fn show(mut members: watch::Receiver<Members>, replicas: watch::Sender<Replicas>) {
     loop {
-        let serving = members.borrow_and_update().serving.clone();
+        let now = members.borrow_and_update().replicas.clone();
         replicas.send_if_modified(|last| {
-            let changed = *last != serving;
-            *last = serving;
+            let changed = *last != now;
+            *last = now;
             changed
         });
         if members.changed().await.is_err() {

@@ -119,14 +119,19 @@ impl Proxy {
         self.shared.replicas.store(replicas, Ordering::Relaxed);
     }
 
-    /// Accepts visitors until `shutdown`, then lets the requests in progress end.
+    /// Accepts visitors until `shutdown`, then lets the requests in progress end. Joins go on; they end with their tunnels.
     pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) {
         let connections = TaskTracker::new();
+        let mut sessions = self.shared.registry.watch();
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
+                Ok(()) = sessions.changed() => {
+                    sessions.mark_unchanged();
+                    self.shared.live.load().drop_pools(|session| !self.shared.registry.is_active(session));
+                }
                 _ = sweep.tick() => self.shared.live.load().sweep(Instant::now()),
                 accepted = listener.accept() => match accepted {
                     Ok((tcp, peer)) => {
@@ -141,6 +146,8 @@ impl Proxy {
         drop(listener);
         connections.close();
         connections.wait().await;
+        // The bridge ends when the links do; idle ones are nobody's any more.
+        self.shared.live.load().drop_pools(|_| true);
     }
 }
 

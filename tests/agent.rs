@@ -339,6 +339,26 @@ async fn one_agent_meets_both_replicas_through_one_balancer() {
 }
 
 #[tokio::test]
+async fn when_a_replica_stops_its_agent_goes_elsewhere_before_the_session_ends() {
+    let certificate = Certificate::new();
+    let one = Edge::start_as("r1", &["r1"], &certificate, ([127, 0, 0, 1], 0).into()).await;
+    let two = Edge::start_as("r2", &["r2"], &certificate, ([127, 0, 0, 1], 0).into()).await;
+    let (address, _) = balancer(vec![one.address, two.address]).await;
+    let _agent = RunningAgent::start(&format!("https://{address}"), &certificate, &["127.0.0.1:*"]);
+    let leaving = one.session().await;
+    let target = echo().await;
+    let mut link = open(&leaving, &target);
+    echoed(&mut link, b"before").await;
+    one.begin_stop();
+    let session = two.session().await;
+    assert_eq!(session.instance, leaving.instance);
+    echoed(&mut open(&session, &target), b"elsewhere").await;
+    echoed(&mut link, b"and still here").await;
+    drop(link);
+    timeout(PATIENCE, leaving.closed()).await.expect("ended");
+}
+
+#[tokio::test]
 async fn silence_is_noticed_on_both_sides_within_ten_seconds() {
     let certificate = Certificate::new();
     let edge = Edge::start_as("r1", &["r1"], &certificate, ([127, 0, 0, 1], 0).into()).await;

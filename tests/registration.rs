@@ -138,7 +138,7 @@ async fn who_is_accepted_is_welcomed_and_listed() {
     assert_eq!((&session.agent, &*session.instance, session.transport), (&lab(), "0a", "tls"));
     assert_eq!((&*session.version, &*session.secret), ("0.1.0", "lab-token"));
     assert!(session.remote_address.ip().is_loopback());
-    assert_eq!(edge.bridge.registry().get(session.id).map(|found| found.id), Some(session.id));
+    assert!(edge.bridge.registry().is_active(session.id));
     let gauge = "culvert_agent_sessions{agent=\"lab\",namespace=\"web\"}";
     edge.metric_becomes(gauge, 1).await;
 
@@ -148,6 +148,7 @@ async fn who_is_accepted_is_welcomed_and_listed() {
     peer.session.close();
     timeout(PATIENCE, session.closed()).await.expect("its end is seen");
     assert!(edge.bridge.registry().choose(&lab()).is_none());
+    assert!(!edge.bridge.registry().is_active(session.id));
     edge.metric_becomes(gauge, 0).await;
     edge.metric_becomes("culvert_agent_disconnects_total{reason=\"peer_closed\"}", 1).await;
 }
@@ -157,19 +158,17 @@ async fn instances_are_used_in_turn_and_one_that_leaves_is_not() {
     let edge = Edge::start("r1").await;
     let one = Peer::register(&edge, &registration("01", &[])).await.expect("registered");
     let two = Peer::register(&edge, &registration("02", &[])).await.expect("registered");
-    edge.sessions(|sessions| sessions.len() == 2).await;
+    let sessions = edge.sessions(|sessions| sessions.len() == 2).await;
     let registry = edge.bridge.registry();
+    let id = |instance: &str| sessions.iter().find(|session| &*session.instance == instance).expect("its session").id;
+    let mut changes = registry.watch();
     let chosen: Vec<_> = (0..6).map(|_| registry.choose(&lab()).expect("a session").instance.clone()).collect();
     assert_eq!(chosen.iter().filter(|instance| &***instance == "01").count(), 3, "{chosen:?}");
     assert!(chosen.windows(2).all(|pair| pair[0] != pair[1]), "{chosen:?}");
 
     one.session.note(&Note::Drain).expect("told");
-    let left = async {
-        while registry.count(&lab()) != 1 {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(PATIENCE, left).await.expect("taken out");
+    timeout(PATIENCE, changes.changed()).await.expect("taken out, and said so").expect("a registry");
+    assert_eq!((registry.is_active(id("01")), registry.is_active(id("02"))), (false, true));
     assert!((0..4).all(|_| &*registry.choose(&lab()).expect("a session").instance == "02"));
     assert_eq!(registry.sessions().len(), 2, "it is still there for its links");
     two.session.close();

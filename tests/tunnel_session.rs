@@ -299,6 +299,75 @@ async fn closing_a_session_loses_its_links_on_both_sides() {
 }
 
 #[tokio::test]
+async fn finishing_a_session_sends_what_was_written_before() {
+    // A pipe that takes little, and an edge that reads only when it is polled: what is written stays on the way.
+    let (edge, agent) = tokio::io::duplex(256);
+    let (session, _incoming, mut driver) = Session::start(Role::Edge, edge, Bytes::new(), Config::default());
+    let mut agent = Side::start(Role::Agent, agent);
+    let data = pattern(20_000);
+    let mut near = session.open(&open()).expect("a session");
+    near.shutdown().await.expect("ended");
+    let answering = async {
+        let mut far = agent.opening().await.accept();
+        far.read_to_end(&mut Vec::new()).await.expect("read");
+        far
+    };
+    let mut far = tokio::select! {
+        far = answering => far,
+        reason = &mut driver => panic!("{reason}"),
+    };
+    far.write_all(&data).await.expect("written");
+    far.shutdown().await.expect("ended");
+    drop(far);
+    // Only then does the agent hold for over what has not left it.
+    while agent.session.links() > 0 {
+        tokio::task::yield_now().await;
+    }
+    agent.session.finish();
+    assert!(agent.session.note(&Note::Drain).is_err());
+    let mut received = Vec::new();
+    let (reason, read) = tokio::join!(driver, near.read_to_end(&mut received));
+    read.expect("a regular end");
+    assert!(received == data, "{} bytes of {}", received.len(), data.len());
+    assert_eq!(reason, CloseReason::PeerClosed);
+    assert_eq!(agent.driver.await.expect("a reason"), CloseReason::Closed);
+}
+
+#[tokio::test]
+async fn finishing_a_session_loses_the_links_that_want_to_write_more() {
+    let (edge, mut agent) = sides();
+    let (mut near, mut far) = linked(&edge, &mut agent).await;
+    agent.session.finish();
+    assert_eq!(link_error(&far.write(b"more").await.expect_err("lost")), LinkError::SessionLost);
+    assert_eq!(link_error(&near.read(&mut [0]).await.expect_err("lost")), LinkError::SessionLost);
+    assert_eq!(agent.driver.await.expect("a reason"), CloseReason::Closed);
+    assert_eq!(edge.driver.await.expect("a reason"), CloseReason::PeerClosed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_nothing_is_waited_for_two_seconds() {
+    let (edge, _peer) = tokio::io::duplex(16);
+    let edge = Side::start(Role::Edge, edge);
+    edge.session.note(&Note::Drain).expect("told");
+    let start = tokio::time::Instant::now();
+    edge.session.finish();
+    assert_eq!(edge.driver.await.expect("a reason"), CloseReason::Closed);
+    let waited = start.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_millis(2_100)).contains(&waited), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_finishes_can_be_closed_at_once() {
+    let (edge, _peer) = silent_peer();
+    let start = tokio::time::Instant::now();
+    edge.session.finish();
+    tokio::task::yield_now().await;
+    edge.session.close();
+    assert_eq!(edge.driver.await.expect("a reason"), CloseReason::Closed);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
 async fn a_driver_that_is_dropped_loses_the_links() {
     let (edge, mut agent) = sides();
     let (mut near, _far) = linked(&edge, &mut agent).await;

@@ -37,6 +37,8 @@ pub(super) enum Lane {
 struct Held {
     serial: u64,
     since: Instant,
+    /// Whether the replica stops, so that the session is good for no more links.
+    leaving: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +88,7 @@ impl Plan {
             state.backoff.registered();
         }
         self.last_serial += 1;
-        self.met.insert(replica.to_owned(), Held { serial: self.last_serial, since: now });
+        self.met.insert(replica.to_owned(), Held { serial: self.last_serial, since: now, leaving: false });
         self.last_serial
     }
 
@@ -107,6 +109,16 @@ impl Plan {
         delay
     }
 
+    /// The replica of this session stops: it counts as not met from now on, so that there is another one to take its
+    /// place before the session ends. Returns which it is.
+    pub(super) fn leaving(&mut self, serial: u64, now: Instant) -> Option<&str> {
+        self.met.values_mut().find(|held| held.serial == serial)?.leaving = true;
+        if self.met().next().is_none() {
+            self.look_again(now);
+        }
+        self.met.iter().find(|(_, held)| held.serial == serial).map(|(replica, _)| replica.as_str())
+    }
+
     /// A session ended. Returns how long until the next dial that may replace it; `None` where none is needed, since
     /// the replica has another one or has left.
     pub(super) fn lost(&mut self, replica: &str, serial: u64, random: f64, now: Instant) -> Option<Duration> {
@@ -114,7 +126,7 @@ impl Plan {
         self.met.remove(replica);
         let address = |found: &Replica| found.id == replica && found.address.is_some();
         let lane = match self.replicas.iter().find(|found| address(found)) {
-            Some(found) if !self.met.is_empty() => Lane::of(found),
+            Some(found) if self.met().next().is_some() => Lane::of(found),
             _ => Lane::Edge,
         };
         if !self.wanted().contains(&lane) {
@@ -138,7 +150,11 @@ impl Plan {
         self.replicas = replicas;
         let wanted = self.wanted();
         self.lanes.retain(|lane, state| state.dialling || *lane == Lane::Edge || wanted.contains(lane));
-        // Where the balancer leads is open again.
+        self.look_again(now);
+    }
+
+    /// Where the balancer leads is open again.
+    fn look_again(&mut self, now: Instant) {
         if let Some(edge) = self.lanes.get_mut(&Lane::Edge)
             && edge.waits_for == Some(Failure::Met)
         {
@@ -149,15 +165,16 @@ impl Plan {
 
     /// The ids of the replicas that need not be met again.
     pub(super) fn met(&self) -> impl Iterator<Item = &str> {
-        self.met.keys().map(String::as_str)
+        self.met.iter().filter(|(_, held)| !held.leaving).map(|(replica, _)| replica.as_str())
     }
 
     fn wanted(&self) -> Vec<Lane> {
         // Without any session, what we know of the replicas may be of the past.
-        if self.met.is_empty() {
+        if self.met().next().is_none() {
             return vec![Lane::Edge];
         }
-        let missing = self.replicas.iter().filter(|replica| !self.met.contains_key(&replica.id));
+        let is_met = |replica: &Replica| self.met.get(&replica.id).is_some_and(|held| !held.leaving);
+        let missing = self.replicas.iter().filter(|replica| !is_met(replica));
         let mut lanes: Vec<_> = missing.map(Lane::of).collect();
         lanes.sort_unstable();
         lanes.dedup();
@@ -270,6 +287,43 @@ mod tests {
         plan.learned(replicas(&[("r2", None)]), now);
         assert_eq!(plan.lost("r1", r1, 1.0, now), None);
         assert_eq!(plan.next_due(now), None);
+    }
+
+    #[test]
+    fn when_the_only_replica_stops_another_is_dialled_at_once() {
+        let (mut plan, now) = (Plan::default(), Instant::now());
+        plan.start_due(now);
+        let r1 = plan.registered(&Lane::Edge, "r1", now);
+        plan.learned(replicas(&[("r1", None)]), now);
+        assert_eq!(plan.next_due(now), None);
+        assert_eq!(plan.leaving(r1, now), Some("r1"));
+        assert_eq!(plan.met().count(), 0, "the one that starts in its place may have its id");
+        assert_eq!(plan.start_due(now), [Lane::Edge]);
+        plan.registered(&Lane::Edge, "r2", now);
+        plan.learned(replicas(&[("r2", None)]), now);
+        assert_eq!(plan.lost("r1", r1, 1.0, now), None, "it was replaced before it ended");
+        assert_eq!(plan.next_due(now), None);
+    }
+
+    #[test]
+    fn a_replica_that_stops_and_comes_back_is_met_again() {
+        let (mut plan, start) = (Plan::default(), Instant::now());
+        plan.start_due(start);
+        let old = plan.registered(&Lane::Edge, "r1", start);
+        let mut now = start + Duration::from_mins(1);
+        plan.leaving(old, now);
+        for _ in 0..30 {
+            assert_eq!(plan.start_due(now), [Lane::Edge]);
+            now += plan.failed(&Lane::Edge, Failure::Transient, NONE, 1.0, now);
+        }
+        assert_eq!(plan.lost("r1", old, 1.0, now), Some(Duration::from_millis(100)), "a fresh beginning");
+        now += Duration::from_millis(100);
+        assert_eq!(plan.start_due(now), [Lane::Edge]);
+        let new = plan.registered(&Lane::Edge, "r1", now);
+        assert_eq!(plan.leaving(old, now), None, "word of the old session comes late");
+        assert_eq!(plan.lost("r1", old, 1.0, now), None);
+        assert_eq!(plan.met().collect::<Vec<_>>(), ["r1"]);
+        assert!(plan.lost("r1", new, 1.0, now).is_some());
     }
 
     #[test]

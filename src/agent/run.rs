@@ -12,7 +12,7 @@ use super::{
     backoff::Failure,
     dial::{DialError, Dialled, Dialler},
     plan::{Lane, Plan},
-    serve::Serve,
+    serve::{News, Serve},
 };
 use crate::tunnel::CloseReason;
 
@@ -74,10 +74,10 @@ impl Agent {
     /// Runs until `stop`, whatever happens to the edge: what is lost is dialled again.
     pub async fn run(self, stop: CancellationToken) {
         let Config { edges, agent, token, allow, security, connect_timeout, grace } = self.config;
-        let (learned, mut replicas) = mpsc::channel(16);
+        let (said, mut news) = mpsc::channel(16);
         // Random, so that the edge can tell processes of one name apart.
         let instance = format!("{:032x}", rand::random::<u128>());
-        let serve = Serve { allow, connect_timeout, grace, stop: stop.clone(), replicas: learned };
+        let serve = Serve { allow, connect_timeout, grace, stop: stop.clone(), news: said };
         let mut running = Running {
             edges,
             edge: 0,
@@ -98,12 +98,15 @@ impl Agent {
                     Err(error) => running.failed(&lane, &edge, &error),
                 },
                 Some(Ok(ended)) = running.sessions.join_next() => running.lost(&ended),
-                Some(replicas) = replicas.recv() => running.plan.learned(replicas, Instant::now()),
+                Some(news) = news.recv() => match news {
+                    News::Replicas(replicas) => running.plan.learned(replicas, Instant::now()),
+                    News::Leaving(serial) => running.leaving(serial),
+                },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             }
         }
         running.dials.abort_all();
-        // Each of them ends by itself, within the grace.
+        // Each of them ends by itself, within the grace and a moment for what is on its way.
         while running.sessions.join_next().await.is_some() {}
     }
 }
@@ -128,7 +131,7 @@ impl Running {
         tracing::info!(%edge, address = %dialled.address, replica, "connected to the edge");
         self.logged = None;
         let serial = self.plan.registered(lane, &replica, Instant::now());
-        let session = self.serve.clone().session(dialled);
+        let session = self.serve.clone().session(serial, dialled);
         self.sessions.spawn(async move { Ended { reason: session.await, replica, serial } });
     }
 
@@ -152,6 +155,12 @@ impl Running {
         } else {
             tracing::warn!(%edge, retry, "no connection to the edge: {text}");
             self.logged = Some((text, now));
+        }
+    }
+
+    fn leaving(&mut self, serial: u64) {
+        if let Some(replica) = self.plan.leaving(serial, Instant::now()) {
+            tracing::info!(replica, "the edge's replica is stopping; its links go on while another is dialled");
         }
     }
 

@@ -26,36 +26,52 @@ pub(super) struct Serve {
     pub(super) grace: Duration,
     pub(super) stop: CancellationToken,
     /// Takes what the edge says of its replicas.
-    pub(super) replicas: mpsc::Sender<Vec<Replica>>,
+    pub(super) news: mpsc::Sender<News>,
+}
+
+/// What a session has heard of the edge's replicas.
+#[derive(Debug)]
+pub(super) enum News {
+    /// All that there are.
+    Replicas(Vec<Replica>),
+    /// The one that the session of this number is with stops.
+    Leaving(u64),
 }
 
 // === impl Serve ===
 
 impl Serve {
-    /// Serves one session until it is over. After `stop` it takes no more links, waits a little for those that it has,
+    /// Serves one session, `serial` in the plan, until it is over. After `stop` it takes no more links, waits a little for those that it has,
     /// and ends.
-    pub(super) async fn session(self: Arc<Self>, dialled: Dialled) -> CloseReason {
+    pub(super) async fn session(self: Arc<Self>, serial: u64, dialled: Dialled) -> CloseReason {
         match dialled.io {
-            Io::Tls(io) => self.start(Session::start(Role::Agent, *io, dialled.early, tunnel::Config::default())).await,
+            Io::Tls(io) => {
+                self.start(serial, Session::start(Role::Agent, *io, dialled.early, tunnel::Config::default())).await
+            }
             Io::Plaintext(io) => {
-                self.start(Session::start(Role::Agent, io, dialled.early, tunnel::Config::default())).await
+                self.start(serial, Session::start(Role::Agent, io, dialled.early, tunnel::Config::default())).await
             }
         }
     }
 
-    async fn start<T>(self: Arc<Self>, (session, incoming, driver): (Session, Incoming, Driver<T>)) -> CloseReason
+    async fn start<T>(
+        self: Arc<Self>,
+        serial: u64,
+        (session, incoming, driver): (Session, Incoming, Driver<T>),
+    ) -> CloseReason
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         // A task of its own, so that what wakes it for every byte wakes nothing else.
         let driver = tokio::spawn(driver);
-        self.serve(&session, incoming).await;
-        session.close();
+        self.serve(serial, &session, incoming).await;
+        // The last of the links may still have something on its way.
+        session.finish();
         // It fails only with the runtime.
         driver.await.unwrap_or(CloseReason::Closed)
     }
 
-    async fn serve(self: &Arc<Self>, session: &Session, mut incoming: Incoming) {
+    async fn serve(self: &Arc<Self>, serial: u64, session: &Session, mut incoming: Incoming) {
         loop {
             tokio::select! {
                 event = incoming.next() => match event {
@@ -63,10 +79,12 @@ impl Serve {
                         tokio::spawn(link(opening, self.clone()));
                     }
                     Some(IncomingEvent::Note(Note::Welcome { replicas, .. } | Note::Replicas { replicas })) => {
-                        let _ = self.replicas.send(replicas).await;
+                        let _ = self.news.send(News::Replicas(replicas)).await;
                     }
-                    // The session's end comes soon, and with it the next dial.
-                    Some(IncomingEvent::Note(Note::Drain)) => {}
+                    // Its links go on here; for the next ones there should be another session before this one ends.
+                    Some(IncomingEvent::Note(Note::Drain)) => {
+                        let _ = self.news.send(News::Leaving(serial)).await;
+                    }
                     None => return,
                 },
                 () = self.stop.cancelled() => break,

@@ -45,7 +45,7 @@ pub enum Reason {
     ResolvedRefs,
     /// There is no Secret of that name and type in the namespace.
     SecretNotFound,
-    /// The Secret is there, and what it holds is not right.
+    /// The Secret is there, and its type or what it holds is not right.
     InvalidSecret,
     /// There is no TunnelAgent of that name in the namespace.
     AgentNotFound,

@@ -9,7 +9,6 @@ use super::{
     connection::{Shared, end_if_revoked},
     metrics::Metrics,
     registration::Registrar,
-    registry::Cause,
     throttle::Throttle,
 };
 use crate::{
@@ -75,7 +74,7 @@ impl Bridge {
     }
 
     /// Serves agents until `stop`. Then it takes no more of them, tells those that it has, waits for their links, at
-    /// most as long as the configuration says, and ends the sessions.
+    /// most as long as the configuration says, and ends the sessions behind what they have yet to send.
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
         let tasks = TaskTracker::new();
         let abort = CancellationToken::new();
@@ -155,7 +154,7 @@ impl Bridge {
         };
         let _ = timeout(self.0.config.drain, idle).await;
         for session in self.0.registry.sessions().iter() {
-            session.close(Cause::Drained);
+            session.finish();
         }
     }
 }

@@ -216,6 +216,11 @@ mod tests {
     }
 
     #[test]
+    fn agents_and_edges_agree_on_the_shortest_token() {
+        assert_eq!(registration::Token::MIN_BYTES, Token::MIN_BYTES);
+    }
+
+    #[test]
     fn an_agent_is_known_by_any_of_its_tokens() {
         let accepted = decide(|_| {}).expect("accepted");
         assert_eq!((accepted.agent.to_string(), &*accepted.credential.secret), ("web/lab".to_owned(), "new"));

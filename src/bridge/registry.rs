@@ -6,7 +6,7 @@ use std::{
         Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use tokio::sync::watch;
@@ -100,6 +100,16 @@ impl Registry {
     /// It may have ended a moment ago; [`AgentSession::open`] then says so, and the next turn is another one's.
     #[must_use]
     pub fn choose(&self, agent: &ObjectName) -> Option<Arc<AgentSession>> {
+        self.choose_where(agent, |_| true)
+    }
+
+    /// As [`Registry::choose`], among those of the agent's sessions that are wanted.
+    #[must_use]
+    pub fn choose_where(
+        &self,
+        agent: &ObjectName,
+        mut wanted: impl FnMut(&AgentSession) -> bool,
+    ) -> Option<Arc<AgentSession>> {
         let agents = self.read();
         let group = agents.get(agent)?;
         // One that this side is ending is listed until it has ended. Whether the agent's side has just ended one is not
@@ -107,23 +117,20 @@ impl Registry {
         (0..group.sessions.len()).find_map(|_| {
             let turn = group.turn.fetch_add(1, Ordering::Relaxed);
             let session = group.sessions.get(turn % group.sessions.len())?;
-            session.cause().is_none().then(|| session.clone())
+            (session.cause().is_none() && wanted(session)).then(|| session.clone())
         })
     }
 
-    /// How many sessions of that agent take new links.
+    /// Whether the session of that id takes new links. One whose agent is leaving is still listed, and takes none:
+    /// links to it that are kept for later should be let go, since the agent waits for them. Looks at all sessions.
     #[must_use]
-    pub fn count(&self, agent: &ObjectName) -> usize {
-        self.read().get(agent).map_or(0, |group| group.sessions.len())
+    pub fn is_active(&self, id: u64) -> bool {
+        let is_it = |session: &Arc<AgentSession>| session.id == id && session.cause().is_none();
+        self.read().values().any(|group| group.sessions.iter().any(is_it))
     }
 
-    /// The live session of that id.
-    #[must_use]
-    pub fn get(&self, id: u64) -> Option<Arc<AgentSession>> {
-        self.0.all.borrow().iter().find(|session| session.id == id).cloned()
-    }
-
-    /// Follows the live sessions: a new value for each one that comes or goes.
+    /// Follows the live sessions: a new value for each one that comes or goes, and the same list again when one of
+    /// them takes no more links, so that [`Registry::is_active`] is worth asking after each.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Sessions> {
         self.0.all.subscribe()
@@ -169,7 +176,11 @@ impl Registry {
 
     /// Gives a session no more links; those that it has go on.
     pub(super) fn retire(&self, session: &AgentSession) {
-        leave_group(&mut self.write(), session);
+        let mut agents = self.write();
+        // Once only, however often an agent says that it leaves.
+        if leave_group(&mut agents, session) {
+            self.0.all.send_modify(|_| {});
+        }
     }
 
     /// Takes a session that ended out of all lists and tells those who wait for its end.
@@ -195,12 +206,16 @@ impl Registry {
     }
 }
 
-fn leave_group(agents: &mut HashMap<ObjectName, Group>, session: &AgentSession) {
-    let Some(group) = agents.get_mut(&session.agent) else { return };
+/// Returns whether it was in one.
+fn leave_group(agents: &mut HashMap<ObjectName, Group>, session: &AgentSession) -> bool {
+    let Some(group) = agents.get_mut(&session.agent) else { return false };
+    let before = group.sessions.len();
     group.sessions.retain(|other| other.id != session.id);
+    let left = group.sessions.len() < before;
     if group.sessions.is_empty() {
         agents.remove(&session.agent);
     }
+    left
 }
 
 // === impl AgentSession ===
@@ -219,22 +234,10 @@ impl AgentSession {
         self.ended.cancelled().await;
     }
 
-    /// Whether the session has ended; its links have then ended too.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.session.is_closed()
-    }
-
     /// Links that are open now.
     #[must_use]
     pub fn links(&self) -> usize {
         self.session.links()
-    }
-
-    /// The last measured round trip to the agent; `None` before the first.
-    #[must_use]
-    pub fn rtt(&self) -> Option<Duration> {
-        self.session.rtt()
     }
 
     /// The credential that it registered with.
@@ -245,6 +248,12 @@ impl AgentSession {
     /// Tells the agent something; one that is gone need not know.
     pub(super) fn tell(&self, note: &Note) {
         let _ = self.session.note(note);
+    }
+
+    /// Ends the session behind what it has yet to send, since this replica stops.
+    pub(super) fn finish(&self) {
+        let _ = self.cause.set(Cause::Drained);
+        self.session.finish();
     }
 
     /// Ends the session now. The first cause is the one that counts.

@@ -30,28 +30,36 @@ pub(super) fn read(certificate: &Path, key: &Path) -> Result<BridgeCertificate, 
 /// nor its dates matter.
 pub(super) fn read_or_make(state: &Path) -> Result<BridgeCertificate, Failure> {
     let (certificate, key) = (state.join("bridge.crt"), state.join("bridge.key"));
-    if !certificate.exists() || !key.exists() {
-        let (certificate_pem, key_pem) = make()?;
-        let kept = fs::create_dir_all(state)
-            .and_then(|()| write_private(&key, &key_pem))
-            .and_then(|()| fs::write(&certificate, certificate_pem));
-        kept.map_err(|error| {
+    let keep = |path: &Path, text: &str| {
+        fs::create_dir_all(state).and_then(|()| write_private(path, text)).map_err(|error| {
             format!("cannot keep the bridge's certificate in {}: {error}; choose another --state", state.display())
-        })?;
+        })
+    };
+    // The key first: one without a certificate is the one that agents pin, and gets another certificate.
+    let (pair, is_new) = match fs::read_to_string(&key) {
+        Ok(pem) => (KeyPair::from_pem(&pem).map_err(|error| format!("{}: {error}", key.display()))?, false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let pair = KeyPair::generate()?;
+            keep(&key, &pair.serialize_pem())?;
+            (pair, true)
+        }
+        Err(error) => return Err(format!("cannot read {}: {error}", key.display()).into()),
+    };
+    if is_new || !certificate.exists() {
+        keep(&certificate, &sign(&pair)?)?;
     }
     read(&certificate, &key)
 }
 
 /// A certificate in memory, for an edge that does not outlive its process.
 pub(super) fn ephemeral() -> Result<BridgeCertificate, Failure> {
-    let (certificate, key) = make()?;
-    load(certificate.as_bytes(), key.as_bytes())
+    let key = KeyPair::generate()?;
+    load(sign(&key)?.as_bytes(), key.serialize_pem().as_bytes())
 }
 
-fn make() -> Result<(String, String), Failure> {
-    let key = KeyPair::generate()?;
-    let certificate = CertificateParams::new(["culvert-bridge".to_owned()])?.self_signed(&key)?;
-    Ok((certificate.pem(), key.serialize_pem()))
+/// A certificate that the key signs for itself.
+fn sign(key: &KeyPair) -> Result<String, Failure> {
+    Ok(CertificateParams::new(["culvert-bridge".to_owned()])?.self_signed(key)?.pem())
 }
 
 fn load(certificate: &[u8], key: &[u8]) -> Result<BridgeCertificate, Failure> {
@@ -61,13 +69,17 @@ fn load(certificate: &[u8], key: &[u8]) -> Result<BridgeCertificate, Failure> {
     Ok(BridgeCertificate { config, fingerprint })
 }
 
-/// Writes a file that only its owner can read.
+/// Writes a file that only its owner can read: all of it or, where that fails, nothing.
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let part = path.with_added_extension("part");
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)?.write_all(text.as_bytes())
+    let mut file = options.open(&part)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(part, path)
 }
 
 #[cfg(test)]
@@ -83,6 +95,30 @@ mod tests {
         fs::write(state.join("bridge.crt"), "nonsense").expect("written");
         let error = read_or_make(&state).err().expect("a broken file is not replaced").to_string();
         assert!(error.contains("bridge.crt"), "{error}");
+        fs::remove_dir_all(state).expect("removed");
+    }
+
+    #[test]
+    fn a_lost_certificate_is_made_anew_with_the_key_that_agents_pin() {
+        let state = std::env::temp_dir().join(format!("culvert-{:032x}", rand::random::<u128>()));
+        let made = read_or_make(&state).expect("made");
+        let mut names: Vec<_> =
+            fs::read_dir(&state).expect("a folder").map(|entry| entry.expect("a file").file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["bridge.crt", "bridge.key"], "nothing half-written is left");
+        fs::remove_file(state.join("bridge.crt")).expect("removed");
+        assert_eq!(read_or_make(&state).expect("signed anew").fingerprint, made.fingerprint);
+
+        // Without its key the certificate is worth nothing.
+        fs::remove_file(state.join("bridge.key")).expect("removed");
+        assert_ne!(read_or_make(&state).expect("both anew").fingerprint, made.fingerprint);
+
+        // What is there and is no key is for people to look at.
+        fs::remove_file(state.join("bridge.crt")).expect("removed");
+        fs::write(state.join("bridge.key"), "nonsense").expect("written");
+        let error = read_or_make(&state).err().expect("a broken key is not replaced").to_string();
+        assert!(error.contains("bridge.key"), "{error}");
+        assert_eq!(fs::read_to_string(state.join("bridge.key")).expect("still there"), "nonsense");
         fs::remove_dir_all(state).expect("removed");
     }
 }

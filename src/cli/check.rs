@@ -219,6 +219,21 @@ spec:
     }
 
     #[test]
+    fn a_secret_of_another_type_in_the_input_is_an_error_and_not_missing() {
+        for (kind, named) in
+            [("type: Opaque", "Opaque"), ("", "Opaque"), ("type: kubernetes.io/tls", "kubernetes.io/tls")]
+        {
+            let text = [AGENT, &SECRET.replace("type: culvert.dev/agent-token", kind)].join("---");
+            let lines = judge(&[Input { name: "a.yaml".to_owned(), text }]).expect("something to judge");
+            let line = lines.iter().find(|line| line.judgement.condition == ConditionType::ResolvedRefs).expect("it");
+            assert_eq!(line.judgement.reason, Reason::InvalidSecret);
+            assert!(!line.is_missing());
+            let message = &line.judgement.message;
+            assert!(message.contains(&format!("is of type {named}, not culvert.dev/agent-token")), "{message}");
+        }
+    }
+
+    #[test]
     fn what_the_api_server_refuses_is_refused_with_its_place() {
         let text = format!("{AGENT}---{}", HOST.replace("routes:", "rotues:"));
         let lines = judge(&[Input { name: "a.yaml".to_owned(), text }]).expect("something to judge");

@@ -142,21 +142,21 @@ impl Edge {
     pub(super) async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
         let Self { listeners, metrics, controller, proxy, bridge, drain_delay, .. } = self;
         let (known, ready) = (watch::Sender::new(false), watch::Sender::new(false));
-        let (stop_data, stop_rest) = (CancellationToken::new(), CancellationToken::new());
+        let [stop_visitors, stop_agents, stop_rest] = [(); 3].map(|()| CancellationToken::new());
         let outputs = controller.outputs();
 
         let mut rest = JoinSet::new();
         let admin = telemetry::serve_admin(listeners.admin, metrics, ready.subscribe(), stop_rest.clone());
-        rest.spawn(async move { admin.await.map_err(Failure::from) });
+        rest.spawn(admin.map(Ok));
         rest.spawn(controller.run(stop_rest.clone()).map(Ok));
         let mut data = JoinSet::new();
         let (visitors, agents) = (proxy.clone(), bridge.clone());
         // Until the objects are known, no agent is answered, and until the agents are there, no visitor: whoever comes
         // earlier waits in the listener's backlog, and is not told that there is no such agent or host.
-        data.spawn(once(ready.subscribe(), stop_data.clone(), move |stop| async move {
+        data.spawn(once(ready.subscribe(), stop_visitors.clone(), move |stop| async move {
             visitors.serve(listeners.http, stop).await;
         }));
-        data.spawn(once(known.subscribe(), stop_data.clone(), move |stop| async move {
+        data.spawn(once(known.subscribe(), stop_agents.clone(), move |stop| async move {
             agents.serve(listeners.bridge, stop).await;
         }));
 
@@ -182,9 +182,13 @@ impl Edge {
             tracing::info!("stopping");
             sleep(drain_delay).await;
         }
-        stop_data.cancel();
-        let drained = timeout(DRAIN, async { while data.join_next().await.is_some() {} }).await;
-        if drained.is_err() {
+        let drained = timeout(DRAIN, async {
+            stop_visitors.cancel();
+            data.join_next().await;
+            stop_agents.cancel();
+            while data.join_next().await.is_some() {}
+        });
+        if drained.await.is_err() {
             tracing::warn!("some requests or links did not end within {} s and are cut", DRAIN.as_secs());
         }
         stop_rest.cancel();

@@ -72,19 +72,25 @@ pub(super) async fn settle(
 /// Tells the proxy and the agents which replicas there are. Only `own` has an address that agents can be told: that
 /// of another replica they learn from itself, once they have met it.
 pub(super) async fn follow_replicas(
-    mut ids: watch::Receiver<Arc<[String]>>,
+    mut known: watch::Receiver<controller::Replicas>,
     own: &Replica,
     proxy: &Proxy,
     replicas: &watch::Sender<Arc<[Replica]>>,
 ) {
     loop {
-        let latest = ids.borrow_and_update().clone();
-        proxy.set_replicas(u32::try_from(latest.len()).unwrap_or(u32::MAX));
+        let controller::Replicas { running, ready } = known.borrow_and_update().clone();
+        proxy.set_replicas(ready);
         let replica = |id: &String| {
             if *id == own.id { own.clone() } else { Replica { id: id.clone(), address: None } }
         };
-        replicas.send_replace(latest.iter().map(replica).collect());
-        if ids.changed().await.is_err() {
+        let running: Arc<[Replica]> = running.iter().map(replica).collect();
+        // Agents hear of each change, and one of readiness is nothing to them.
+        replicas.send_if_modified(|last| {
+            let changed = *last != running;
+            *last = running;
+            changed
+        });
+        if known.changed().await.is_err() {
             return;
         }
     }

@@ -51,7 +51,7 @@ pub(super) fn compile(agent: &TunnelAgent, secrets: &Secrets<'_>) -> (AgentEntry
             accepted.judge(ConditionType::Accepted, Reason::Accepted, "the object is right".to_owned()),
             refs.judge(ConditionType::ResolvedRefs, Reason::ResolvedRefs, usable),
         ],
-        rules: 0,
+        routes: 0,
         agents: vec![name.clone()],
     };
     (AgentEntry { name, credentials, max_connections }, verdict)

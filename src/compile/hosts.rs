@@ -57,9 +57,8 @@ pub(super) fn compile(
             Some(same) if **same == rule => same.clone(),
             _ => Arc::new(rule),
         };
-        let placed = host.place(&rule, &hostnames, claims);
-        if placed > 0 {
-            programmed += placed;
+        if host.place(&rule, &hostnames, claims) {
+            programmed += 1;
             rules.insert(rule.id.clone(), rule);
         }
     }
@@ -74,7 +73,7 @@ pub(super) fn compile(
             host.accepted.judge(ConditionType::Accepted, Reason::Accepted, fine),
             host.refs.judge(ConditionType::ResolvedRefs, Reason::ResolvedRefs, resolved),
         ],
-        rules: programmed,
+        routes: programmed,
         agents: host.agents,
     }
 }
@@ -216,11 +215,11 @@ impl Host<'_> {
     }
 
     /// Puts the rule under the hostnames where its path is free, and says under how many that was.
-    fn place(&mut self, rule: &Arc<Rule>, hostnames: &[Hostname], claims: &mut Claims) -> usize {
-        let mut placed = 0;
+    fn place(&mut self, rule: &Arc<Rule>, hostnames: &[Hostname], claims: &mut Claims) -> bool {
+        let mut placed = false;
         for hostname in hostnames {
             let Err(older) = claims.add(hostname, rule) else {
-                placed += 1;
+                placed = true;
                 continue;
             };
             let (kind, path) = match &rule.path {

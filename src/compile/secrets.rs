@@ -60,25 +60,32 @@ impl<'a> Secrets<'a> {
         }
     }
 
-    /// One message for a Secret that is missing and one of another type: the edge sees no other types.
+    /// A Secret of a type that the edge does not watch is the same as none in a cluster, so the message for one that is
+    /// missing names the types. Where one of another type is seen, as in a folder, its type is what is wrong.
     fn find(
         &self,
         namespace: &str,
         name: &str,
         types: &[SecretType],
     ) -> Result<(SecretType, &'a Secret), SecretProblem> {
-        let found = self.0.get(&(namespace, name)).and_then(|secret| {
-            let kind = types.iter().find(|kind| secret.type_.as_deref() == Some(kind.as_str()))?;
-            Some((*kind, *secret))
-        });
-        found.ok_or_else(|| {
-            let types: Vec<&str> = types.iter().map(|kind| kind.as_str()).collect();
+        let expected = || types.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(" or ");
+        let Some(secret) = self.0.get(&(namespace, name)) else {
             let message = format!(
                 "no Secret {name:?} of type {} in namespace {namespace:?}; create it, or correct the name",
-                types.join(" or ")
+                expected()
             );
-            SecretProblem { reason: Reason::SecretNotFound, message }
-        })
+            return Err(SecretProblem { reason: Reason::SecretNotFound, message });
+        };
+        // Without a type an API server makes it Opaque.
+        let actual = secret.type_.as_deref().filter(|actual| !actual.is_empty()).unwrap_or("Opaque");
+        let kind = types.iter().find(|kind| actual == kind.as_str()).ok_or_else(|| {
+            SecretProblem::invalid(format!(
+                "Secret {name:?} in namespace {namespace:?} is of type {actual}, not {}; a type cannot be changed: delete \
+                 it and create it anew",
+                expected()
+            ))
+        })?;
+        Ok((*kind, *secret))
     }
 }
 

@@ -112,7 +112,7 @@ fn what_is_right_is_accepted_and_routed() {
     assert_eq!(found(&compiled, "shop.example.com", "/x"), "web/shop routes[0]");
     assert_eq!(found(&compiled, "a.b.shop.example.com", "/"), "web/shop routes[0]");
     let verdict = verdict(&compiled, ObjectKind::TunnelHost, "web/shop");
-    assert_eq!((verdict.rules, verdict.generation), (2, Some(1)));
+    assert_eq!((verdict.routes, verdict.generation), (1, Some(1)));
     assert_eq!(verdict.agents, [ObjectName::new("web", "home")]);
     assert_eq!(compiled.rule_count(), 1);
 }
@@ -170,7 +170,7 @@ fn who_owns_a_wildcard_owns_the_names_under_it_except_older_ones() {
         ),
         "{message}"
     );
-    assert_eq!(verdict(&compiled, ObjectKind::TunnelHost, "other/late").rules, 0);
+    assert_eq!(verdict(&compiled, ObjectKind::TunnelHost, "other/late").routes, 0);
 }
 
 #[test]
@@ -345,19 +345,22 @@ fn users_of_both_types_of_secret_may_enter() {
 fn without_its_secret_a_protected_host_answers_500_and_is_never_open() {
     let wrong_type = secret("web/users", SecretType::AgentToken, &[("token", "0123456789abcdef")]);
     let elsewhere = secret("other/users", SecretType::BasicAuth, &[("username", "ann"), ("password", "secret")]);
-    for secret in [None, Some(wrong_type), Some(elsewhere)] {
+    let missing = "no Secret \"users\" of type kubernetes.io/basic-auth or culvert.dev/htpasswd in namespace \"web\"; \
+                   create it, or correct the name";
+    let other_type = "Secret \"users\" in namespace \"web\" is of type culvert.dev/agent-token, not \
+                      kubernetes.io/basic-auth or culvert.dev/htpasswd; a type cannot be changed: delete it and create \
+                      it anew";
+    for (secret, reason, problem) in [
+        (None, Reason::SecretNotFound, missing),
+        (Some(wrong_type), Reason::InvalidSecret, other_type),
+        (Some(elsewhere), Reason::SecretNotFound, missing),
+    ] {
         let compiled = protected(secret);
         assert_eq!(found(&compiled, "a.com", "/"), "web/a routes[0] invalid");
         assert_eq!(found(&compiled, "a.com", "/x"), "web/a routes[1] invalid");
         assert_eq!(
             judged(&compiled, "web/a", ResolvedRefs),
-            (
-                Reason::SecretNotFound,
-                "spec.auth.basic.secretRef.name: no Secret \"users\" of type kubernetes.io/basic-auth or \
-                 culvert.dev/htpasswd in namespace \"web\"; create it, or correct the name; until then all routes \
-                 answer 500"
-                    .into()
-            )
+            (reason, format!("spec.auth.basic.secretRef.name: {problem}; until then all routes answer 500"))
         );
         assert_eq!(judged(&compiled, "web/a", Accepted).0, Reason::Accepted);
     }

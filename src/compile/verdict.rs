@@ -26,8 +26,8 @@ pub struct Verdict {
     pub generation: Option<i64>,
     /// `Accepted` and `ResolvedRefs`, in this order.
     pub conditions: Vec<Judgement>,
-    /// How many rules the table holds of it, each once for every hostname; 0 for a TunnelAgent.
-    pub rules: usize,
+    /// How many of its routes the table holds, under one of its hostnames or several; 0 for a TunnelAgent.
+    pub routes: usize,
     /// The agents that can carry its requests: those of its routes that exist, or the TunnelAgent itself.
     pub agents: Vec<ObjectName>,
 }

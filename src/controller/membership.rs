@@ -14,11 +14,25 @@ use tracing::info;
 
 use super::{metrics::Metrics, source};
 
+/// Which replicas of the edge there are.
+///
+/// They are two sets, since a replica becomes ready only once the agents have come that others have. If agents were told
+/// only of those that are ready, none would come to one that starts, and its first visitors would be told that nobody is
+/// there. If a limit were shared among all that run, one that never becomes ready would take its part for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replicas {
+    /// Those that agents should hold a session with, by id, in order: all that run and are not on their way out; this one
+    /// is always among them.
+    pub running: Arc<[String]>,
+    /// How many of them take visitors, and so share the limits; this one is always counted.
+    pub ready: u32,
+}
+
 /// The replicas of the edge, as the EndpointSlices of the bridge's headless Service show them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Members {
-    /// Those that serve now, by their pods' names, in order.
-    pub(super) serving: Arc<[String]>,
+    /// Those that are not on their way out.
+    pub(super) replicas: Replicas,
     /// Those that exist at all; `None` as long as nobody knows. A pod that is not ready, or is on its way out, still
     /// holds its sessions.
     pub(super) existing: Option<Arc<BTreeSet<String>>>,
@@ -52,8 +66,9 @@ pub(super) async fn follow(
             continue;
         }
         members.send_if_modified(|last| {
-            if last.serving != now.serving {
-                info!(replicas = ?now.serving, "the set of replicas has changed");
+            if last.replicas != now.replicas {
+                let Replicas { running, ready } = &now.replicas;
+                info!(replicas = ?running, ready, "the set of replicas has changed");
             }
             let changed = *last != now;
             *last = now;
@@ -67,29 +82,40 @@ pub(super) async fn follow(
 impl Members {
     /// Only this replica, as far as is known.
     pub(super) fn alone(own: &str) -> Self {
-        Self { serving: [own.to_owned()].into(), existing: None }
+        Self { replicas: Replicas { running: [own.to_owned()].into(), ready: 1 }, existing: None }
     }
 
-    /// This replica is always one of them: before its pod is ready no slice lists it as serving, yet agents reach it.
+    /// This replica is always one of them: before a slice lists it, agents may reach it, and it must know its share of the
+    /// limits when its first visitor comes, which may be before it hears that its pod is ready.
     fn of<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, own: &str) -> Self {
-        let mut serving = BTreeSet::from([own.to_owned()]);
-        let mut existing = BTreeSet::from([own.to_owned()]);
+        let only_own = BTreeSet::from([own.to_owned()]);
+        let (mut running, mut ready, mut existing) = (only_own.clone(), only_own.clone(), only_own);
         for endpoint in slices.flat_map(|slice| &slice.endpoints) {
             let Some(pod) = endpoint.target_ref.as_ref().and_then(|target| target.name.clone()) else { continue };
-            if serves(endpoint) {
-                serving.insert(pod.clone());
+            if runs(endpoint) {
+                running.insert(pod.clone());
+                if is_ready(endpoint) {
+                    ready.insert(pod.clone());
+                }
             }
             existing.insert(pod);
         }
-        Self { serving: serving.into_iter().collect(), existing: Some(Arc::new(existing)) }
+        let ready = u32::try_from(ready.len()).unwrap_or(u32::MAX);
+        let replicas = Replicas { running: running.into_iter().collect(), ready };
+        Self { replicas, existing: Some(Arc::new(existing)) }
     }
 }
 
-/// Ready or serving, and not terminating; unset means yes for the first two (Kubernetes' convention).
-fn serves(endpoint: &Endpoint) -> bool {
+/// Whether agents can reach it and it is not on its way out. The Service publishes addresses that are not ready, so `ready`
+/// says only that there is an address; unset means yes (Kubernetes' convention, as below).
+fn runs(endpoint: &Endpoint) -> bool {
     let Some(conditions) = &endpoint.conditions else { return true };
-    let ready = conditions.ready.unwrap_or(true) || conditions.serving.unwrap_or(false);
-    ready && !conditions.terminating.unwrap_or(false)
+    conditions.ready.unwrap_or(true) && !conditions.terminating.unwrap_or(false)
+}
+
+/// Whether its pod is ready: in a Service that publishes all addresses, only `serving` tells.
+fn is_ready(endpoint: &Endpoint) -> bool {
+    endpoint.conditions.as_ref().and_then(|conditions| conditions.serving).unwrap_or(true)
 }
 
 #[cfg(test)]
@@ -98,28 +124,56 @@ mod tests {
 
     use super::*;
 
-    fn endpoint(pod: &str, ready: bool, terminating: bool) -> Endpoint {
+    /// As the Service with `publishNotReadyAddresses` has it: `ready` is always true, `serving` tells of the pod.
+    fn endpoint(pod: &str, serving: bool, terminating: bool) -> Endpoint {
         Endpoint {
             target_ref: Some(ObjectReference { name: Some(pod.to_owned()), ..ObjectReference::default() }),
             conditions: Some(EndpointConditions {
-                ready: Some(ready),
-                serving: Some(ready),
+                ready: Some(true),
+                serving: Some(serving),
                 terminating: Some(terminating),
             }),
             ..Endpoint::default()
         }
     }
 
+    fn slice(endpoints: Vec<Endpoint>) -> EndpointSlice {
+        EndpointSlice { endpoints, ..EndpointSlice::default() }
+    }
+
     #[test]
-    fn serving_pods_are_replicas_and_others_only_exist() {
-        let slice = |endpoints| EndpointSlice { endpoints, ..EndpointSlice::default() };
+    fn agents_meet_all_that_run_and_limits_are_shared_by_those_that_are_ready() {
         let slices = [
             slice(vec![endpoint("b", true, false), endpoint("starting", false, false)]),
             slice(vec![endpoint("a", true, false), endpoint("leaving", true, true), Endpoint::default()]),
         ];
         let members = Members::of(slices.iter(), "own");
-        assert_eq!(*members.serving, ["a", "b", "own"]);
+        assert_eq!(*members.replicas.running, ["a", "b", "own", "starting"]);
+        assert_eq!(members.replicas.ready, 3, "a, b and own");
         let existing = members.existing.expect("known");
         assert_eq!(existing.iter().collect::<Vec<_>>(), ["a", "b", "leaving", "own", "starting"]);
+    }
+
+    #[test]
+    fn a_replica_counts_itself_once_and_before_it_is_ready() {
+        for own in [endpoint("own", false, false), endpoint("own", true, false)] {
+            let slices = [slice(vec![own, endpoint("a", true, false)])];
+            assert_eq!(
+                Members::of(slices.iter(), "own").replicas,
+                Replicas { running: ["a".to_owned(), "own".to_owned()].into(), ready: 2 }
+            );
+        }
+    }
+
+    #[test]
+    fn conditions_that_are_not_given_mean_yes_and_without_an_address_to_reach_nobody_is_sent() {
+        let with = |conditions| Endpoint { conditions, ..endpoint("a", true, false) };
+        let not_published = EndpointConditions { ready: Some(false), serving: Some(false), terminating: None };
+        for (conditions, running, ready) in
+            [(None, 2, 2), (Some(EndpointConditions::default()), 2, 2), (Some(not_published), 1, 1)]
+        {
+            let replicas = Members::of([slice(vec![with(conditions)])].iter(), "own").replicas;
+            assert_eq!((replicas.running.len(), replicas.ready), (running, ready));
+        }
     }
 }

@@ -33,6 +33,10 @@ fn add_remedy(headers: &mut HeaderMap, error: &ProxyError) {
     if let Some(delay) = error.retry_after() {
         headers.insert(header::RETRY_AFTER, delay.as_secs().into());
     }
+    if matches!(error, ProxyError::Method) {
+        let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH");
+        headers.insert(header::ALLOW, allowed);
+    }
     if let ProxyError::Unauthorized { realm } = error {
         let challenge = format!("Basic realm={}, charset=\"UTF-8\"", quoted(realm));
         if let Ok(challenge) = HeaderValue::from_str(&challenge) {

@@ -2,7 +2,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -43,6 +43,8 @@ pub(super) struct Progress {
     start: Instant,
     /// Milliseconds from `start`.
     last: AtomicU64,
+    /// The visitor is to send more.
+    waits: AtomicBool,
 }
 
 // === impl Body ===
@@ -104,7 +106,7 @@ impl From<Incoming> for RequestBody {
         if incoming.is_end_stream() {
             Self::Empty
         } else {
-            let progress = Progress { start: Instant::now(), last: AtomicU64::new(0) };
+            let progress = Progress { start: Instant::now(), last: AtomicU64::new(0), waits: AtomicBool::new(false) };
             Self::Upload { incoming, progress: Arc::new(progress) }
         }
     }
@@ -119,6 +121,7 @@ impl HttpBody for RequestBody {
             Self::Empty => Poll::Ready(None),
             Self::Upload { incoming, progress } => {
                 let frame = Pin::new(incoming).poll_frame(cx);
+                progress.waits.store(frame.is_pending(), Ordering::Relaxed);
                 if frame.is_ready() {
                     progress.touch();
                 }
@@ -148,6 +151,11 @@ impl Progress {
     fn touch(&self) {
         let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(elapsed, Ordering::Relaxed);
+    }
+
+    /// Whether it is the visitor who does not send more.
+    pub(super) fn waits(&self) -> bool {
+        self.waits.load(Ordering::Relaxed)
     }
 
     /// When the upload last moved.

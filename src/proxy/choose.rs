@@ -17,27 +17,44 @@ pub(super) struct Choice {
     pub(super) permit: Permit,
 }
 
-/// Takes the next agent and target in turn; an agent without a session, or without a free place, is passed over.
-/// `replicas` is how many share each agent's limit.
+/// A session, by its id, and a target that failed already.
+pub(super) type Place = (u64, Target);
+
+/// Takes the agent and target whose turn it is. After `tried`, it takes the next ones of both, with a session that did not
+/// fail yet, or else at least in a combination that did not: whichever of the two is broken, the second attempt has the
+/// best chance to be without it. An agent without a free place is passed over. `replicas` is how many share each agent's
+/// limit.
 pub(super) fn choose(
     live: &Live,
     registry: &Registry,
     backend: &TunnelBackend,
     turn: usize,
+    tried: &[Place],
     replicas: u32,
 ) -> Result<Choice, ProxyError> {
-    let (agents, targets) = (backend.agents.len(), backend.targets.len());
-    // The turn of the targets comes once a round of the agents, so that each agent gets to each target.
-    let target = backend.targets.get((turn / agents.max(1)) % targets.max(1));
+    let (agents, targets) = (&backend.agents, &backend.targets);
+    if agents.is_empty() || targets.is_empty() {
+        return Err(ProxyError::NoSession);
+    }
     let mut error = ProxyError::NoSession;
-    for step in 0..agents {
-        let name = &backend.agents[(turn + step) % agents];
-        let (Some(agent), Some(target)) = (live.agent(name), target) else { continue };
-        let Some(session) = registry.choose(name) else { continue };
-        let share = agent.entry.max_connections.map(|limit| limit.div_ceil(replicas.max(1)));
-        match agent.connections.acquire(share) {
-            Some(permit) => return Ok(Choice { session, target: target.clone(), permit }),
-            None => error = ProxyError::ConnectionLimit { agent: name.name.to_string() },
+    for fresh in [true, false] {
+        for step in 0..agents.len() * targets.len() {
+            // The turn of the targets comes once a round of the agents, so that each agent gets to each target.
+            let name = &agents[(turn + tried.len() + step) % agents.len()];
+            let target = &targets[(turn / agents.len() + tried.len() + step / agents.len()) % targets.len()];
+            let Some(agent) = live.agent(name) else { continue };
+            let wanted = |session: &AgentSession| {
+                !tried.iter().any(|(id, failed)| *id == session.id && (fresh || failed == target))
+            };
+            let Some(session) = registry.choose_where(name, wanted) else { continue };
+            let share = agent.entry.max_connections.map(|limit| limit.div_ceil(replicas.max(1)));
+            match agent.connections.acquire(share) {
+                Some(permit) => return Ok(Choice { session, target: target.clone(), permit }),
+                None => error = ProxyError::ConnectionLimit { agent: name.name.to_string() },
+            }
+        }
+        if tried.is_empty() {
+            break;
         }
     }
     Err(error)

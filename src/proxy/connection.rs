@@ -8,14 +8,14 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -47,12 +47,21 @@ pub(super) struct VisitorStream {
     phase: Arc<Phase>,
 }
 
-/// What the connection waits for, and since when: milliseconds from `start` above the two bits of the [`Stage`].
+/// What the connection waits for, and since when.
 #[derive(Debug)]
 struct Phase {
     start: Instant,
+    /// Milliseconds from `start` above the two bits of the [`Stage`].
     state: AtomicU64,
+    /// Since when the visitor has taken nothing of what is to be written, in milliseconds from `start`; [`FLOWS`] where
+    /// nothing waits for it.
+    stalled: AtomicU64,
+    /// The visitor must not take an orderly end of the connection for that of the response.
+    cut: AtomicBool,
 }
+
+/// Nothing is kept waiting by the visitor.
+const FLOWS: u64 = u64::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -68,6 +77,8 @@ enum Stage {
 struct Tracked {
     body: Body,
     phase: Arc<Phase>,
+    /// Only the end of the connection tells the visitor where the body ends.
+    ends_with_connection: bool,
 }
 
 /// Why a connection ended.
@@ -77,6 +88,8 @@ enum End {
     Closed(hyper::Result<()>),
     /// The visitor took too long.
     Expired(Stage),
+    /// The visitor did not take what is written to it.
+    Stalled,
 }
 
 /// Serves a connection until it ends. On `shutdown`, the request in progress is the last one.
@@ -87,9 +100,10 @@ pub(super) async fn serve(shared: Arc<Shared>, tcp: TcpStream, peer: SocketAddr,
     let service = service_fn(|request: Request<Incoming>| {
         phase.set(Stage::Busy);
         let (shared, phase) = (shared.clone(), phase.clone());
+        let ends_with_connection = request.version() == Version::HTTP_10;
         async move {
             let response = service::handle(&shared, visitor, request).await;
-            Ok::<_, Infallible>(response.map(|body| Tracked { body, phase }))
+            Ok::<_, Infallible>(response.map(|body| Tracked { body, phase, ends_with_connection }))
         }
     });
     let connection = http1::Builder::new()
@@ -98,7 +112,8 @@ pub(super) async fn serve(shared: Arc<Shared>, tcp: TcpStream, peer: SocketAddr,
         .serve_connection(TokioIo::new(VisitorStream { tcp, phase: phase.clone() }), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let mut deadline = phase.deadline();
+    let stall_timeout = shared.timeouts.stream_idle;
+    let mut deadline = phase.deadline(stall_timeout);
     let mut timer = pin!(sleep_until(deadline.unwrap_or_else(Instant::now)));
     let mut draining = pin!(shutdown.cancelled());
     let mut told = false;
@@ -112,7 +127,7 @@ pub(super) async fn serve(shared: Arc<Shared>, tcp: TcpStream, peer: SocketAddr,
         }
         // Only a head that does not come in one piece makes the timer earlier; otherwise it is left to fire, and is
         // then set to what is due, so that a busy connection hardly ever touches it.
-        while let Some(due) = phase.deadline() {
+        while let Some(due) = phase.deadline(stall_timeout) {
             if deadline.is_none_or(|deadline| due < deadline) {
                 deadline = Some(due);
                 timer.as_mut().reset(due);
@@ -120,7 +135,7 @@ pub(super) async fn serve(shared: Arc<Shared>, tcp: TcpStream, peer: SocketAddr,
             ready!(timer.as_mut().poll(cx));
             deadline = None;
             if due <= Instant::now() {
-                return Poll::Ready(End::Expired(phase.stage()));
+                return Poll::Ready(if phase.is_stalled() { End::Stalled } else { End::Expired(phase.stage()) });
             }
         }
         Poll::Pending
@@ -144,6 +159,7 @@ impl End {
             Self::Closed(Err(error)) if error.is_incomplete_message() => Some("incomplete_request"),
             Self::Closed(Err(_)) => Some("visitor_closed"),
             Self::Expired(Stage::Head) => Some("head_timeout"),
+            Self::Stalled => Some("visitor_stalled"),
         }
     }
 }
@@ -152,12 +168,38 @@ impl End {
 
 impl Phase {
     fn new() -> Self {
-        Self { start: Instant::now(), state: AtomicU64::new(0) }
+        Self {
+            start: Instant::now(),
+            state: AtomicU64::new(0),
+            stalled: AtomicU64::new(FLOWS),
+            cut: AtomicBool::new(false),
+        }
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(0)
     }
 
     fn set(&self, stage: Stage) {
-        let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(0);
-        self.state.store(millis << 2 | stage as u64, Ordering::Relaxed);
+        self.state.store(self.millis() << 2 | stage as u64, Ordering::Relaxed);
+    }
+
+    /// The visitor took something of what is written, or nothing.
+    fn wrote(&self, some: bool) {
+        let stalled = self.is_stalled();
+        if some && stalled {
+            self.stalled.store(FLOWS, Ordering::Relaxed);
+            if self.stage() == Stage::Idle {
+                // The body was over before its last bytes were taken.
+                self.set(Stage::Idle);
+            }
+        } else if !some && !stalled {
+            self.stalled.store(self.millis(), Ordering::Relaxed);
+        }
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed) != FLOWS
     }
 
     fn stage(&self) -> Stage {
@@ -169,7 +211,11 @@ impl Phase {
     }
 
     /// Until when the visitor has time; `None` while it is the edge's turn.
-    fn deadline(&self) -> Option<Instant> {
+    fn deadline(&self, stall_timeout: Duration) -> Option<Instant> {
+        if self.is_stalled() {
+            let since = Duration::from_millis(self.stalled.load(Ordering::Relaxed));
+            return Some(self.start + since + stall_timeout);
+        }
         let since = self.start + Duration::from_millis(self.state.load(Ordering::Relaxed) >> 2);
         match self.stage() {
             Stage::Idle => Some(since + KEEP_ALIVE),
@@ -185,8 +231,20 @@ impl VisitorStream {
     /// Makes the socket end with a reset instead of an orderly close, so that the visitor does not take what it got
     /// for the whole.
     pub(super) fn abort(self) {
+        self.reset_at_end();
+    }
+
+    fn reset_at_end(&self) {
         // Where the socket does not take the option, it closes as usual.
         let _ = self.tcp.set_zero_linger();
+    }
+}
+
+impl Drop for VisitorStream {
+    fn drop(&mut self) {
+        if self.phase.cut.load(Ordering::Relaxed) {
+            self.reset_at_end();
+        }
     }
 }
 
@@ -203,7 +261,10 @@ impl AsyncRead for VisitorStream {
 
 impl AsyncWrite for VisitorStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.tcp).poll_write(cx, buf);
+        this.phase.wrote(written.is_ready());
+        written
     }
 
     fn poll_write_vectored(
@@ -211,7 +272,10 @@ impl AsyncWrite for VisitorStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.tcp).poll_write_vectored(cx, bufs);
+        this.phase.wrote(written.is_ready());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -234,7 +298,12 @@ impl HttpBody for Tracked {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        if this.ends_with_connection && matches!(frame, Poll::Ready(Some(Err(_)))) {
+            this.phase.cut.store(true, Ordering::Relaxed);
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

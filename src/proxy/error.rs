@@ -19,6 +19,8 @@ pub(super) enum ProxyError {
     Misconfigured(std::sync::Arc<str>),
     #[error("credentials are required")]
     Unauthorized { realm: std::sync::Arc<str> },
+    #[error("too many passwords are being checked")]
+    TooManyLogins,
     #[error("the connection limit of agent {agent} is reached")]
     ConnectionLimit { agent: String },
     #[error("no agent of this route has a session")]
@@ -41,6 +43,10 @@ pub(super) enum ProxyError {
     BackendClosed,
     #[error("the backend's response is not valid HTTP: {0}")]
     InvalidResponse(Cow<'static, str>),
+    #[error("this method is not forwarded")]
+    Method,
+    #[error("nothing came of the request's body for {}", Seconds(*.0))]
+    RequestTimeout(Duration),
     #[error("the request's body could not be read: {0}")]
     RequestBody(String),
 }
@@ -55,9 +61,11 @@ impl ProxyError {
         match self {
             Self::UnknownHost | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::BadHost | Self::BadPath | Self::RequestBody(_) => StatusCode::BAD_REQUEST,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RequestTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Misconfigured(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
-            Self::ConnectionLimit { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::ConnectionLimit { .. } | Self::TooManyLogins => StatusCode::TOO_MANY_REQUESTS,
             Self::NoSession | Self::AgentOverloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout(_) | Self::ResponseTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::TargetNotAllowed(_)
@@ -73,10 +81,12 @@ impl ProxyError {
     pub(super) fn proxy_status(&self) -> Option<&'static str> {
         Some(match self {
             Self::UnknownHost | Self::NoRoute => "destination_not_found",
-            Self::BadHost | Self::BadPath | Self::RequestBody(_) => "http_request_error",
+            Self::BadHost | Self::BadPath | Self::Method | Self::RequestTimeout(_) | Self::RequestBody(_) => {
+                "http_request_error"
+            }
             Self::Misconfigured(_) => "proxy_configuration_error",
             Self::Unauthorized { .. } => return None,
-            Self::ConnectionLimit { .. } => "http_request_denied",
+            Self::ConnectionLimit { .. } | Self::TooManyLogins => "http_request_denied",
             Self::NoSession | Self::AgentOverloaded(_) => "destination_unavailable",
             Self::TargetNotAllowed(_) | Self::BackendRefused(_) => "connection_refused",
             Self::BackendUnreachable(_) => "destination_ip_unroutable",
@@ -97,6 +107,7 @@ impl ProxyError {
             Self::Misconfigured(_) => "misconfigured",
             Self::Unauthorized { .. } => "unauthorized",
             Self::ConnectionLimit { .. } => "connection_limit",
+            Self::TooManyLogins => "too_many_logins",
             Self::NoSession => "no_session",
             Self::TargetNotAllowed(_) => "target_not_allowed",
             Self::BackendRefused(_) => "backend_refused",
@@ -107,6 +118,8 @@ impl ProxyError {
             Self::SessionLost => "session_lost",
             Self::BackendClosed => "backend_closed",
             Self::InvalidResponse(_) => "invalid_response",
+            Self::Method => "method",
+            Self::RequestTimeout(_) => "request_timeout",
             Self::RequestBody(_) => "request_body",
         }
     }
@@ -114,7 +127,9 @@ impl ProxyError {
     /// When to try again, where trying again may help.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::ConnectionLimit { .. } | Self::NoSession | Self::AgentOverloaded(_) => Some(Duration::from_secs(1)),
+            Self::ConnectionLimit { .. } | Self::TooManyLogins | Self::NoSession | Self::AgentOverloaded(_) => {
+                Some(Duration::from_secs(1))
+            }
             _ => None,
         }
     }

@@ -3,7 +3,7 @@
 use std::{error::Error, io, time::Duration};
 
 use super::error::ProxyError;
-use crate::tunnel::{LinkError, RefuseCode, ResetCode};
+use crate::tunnel::{LinkError, RefuseCode};
 
 /// Why a link was not opened, or ended. `limit` is what the edge gives a backend to take a connection.
 pub(super) fn of_link(error: &LinkError, limit: Duration) -> ProxyError {
@@ -18,7 +18,6 @@ pub(super) fn of_link(error: &LinkError, limit: Duration) -> ProxyError {
                 _ => ProxyError::AgentOverloaded(text),
             }
         }
-        LinkError::Reset(ResetCode::Timeout) => ProxyError::ResponseTimeout(limit),
         LinkError::Reset(_) => ProxyError::BackendClosed,
         LinkError::SessionLost => ProxyError::SessionLost,
     }
@@ -26,10 +25,9 @@ pub(super) fn of_link(error: &LinkError, limit: Duration) -> ProxyError {
 
 /// Why there is no response to a request.
 pub(super) fn of_exchange(error: &hyper::Error) -> ProxyError {
-    if let Some(link) = link_error(error) {
-        return of_link(link, Duration::ZERO);
-    }
-    if error.is_parse() {
+    if let Some(LinkError::SessionLost) = link_error(error) {
+        ProxyError::SessionLost
+    } else if error.is_parse() {
         ProxyError::InvalidResponse(error.to_string().into())
     } else if error.is_user() {
         ProxyError::RequestBody(error.to_string())

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -16,7 +16,7 @@ use super::{
     failure, headers,
     live::{HostState, Live},
     pool::Pool,
-    upgrade,
+    upgrade::{self, Upgrade},
     upstream::{Exchange, Upstream},
 };
 use crate::{
@@ -59,30 +59,28 @@ struct Answered {
 /// protocols.
 pub(super) async fn forward(
     forward: Forward<'_>,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
+    upgrade: Option<Upgrade>,
     account: &mut Account,
 ) -> Result<Response<Body>, ProxyError> {
-    let on_upgrade = upgrade::requested(&mut request);
-    let (parts, body) = request.into_parts();
-    let (mut parts, body) = (parts, RequestBody::from(body));
-    let protocol = headers::strip_hop_by_hop(&mut parts.headers);
-    if let (Some(protocol), Some(_)) = (protocol, &on_upgrade) {
-        headers::set_upgrade(&mut parts.headers, protocol);
+    let mut outgoing = outgoing(request);
+    if let Some(upgrade) = &upgrade {
+        upgrade.ask(outgoing.headers_mut());
     }
     if let Some(host) = &forward.backend.host_header
         && let Ok(host) = HeaderValue::from_str(host)
     {
-        parts.headers.insert(header::HOST, host);
+        outgoing.headers_mut().insert(header::HOST, host);
     }
-    let outgoing = outgoing(parts, body);
-    let Answered { mut response, exchange, pool } = forward.attempts(outgoing, account).await?;
+    let answered = forward.attempts(outgoing, upgrade.is_some(), account).await?;
+    let Answered { mut response, exchange, pool } = answered;
 
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let Some(on_upgrade) = on_upgrade else {
+        let Some(upgrade) = upgrade else {
             return Err(ProxyError::InvalidResponse("it switches protocols unasked".into()));
         };
         let link = exchange.into_link().await.ok_or(ProxyError::BackendClosed)?;
-        return upgrade::accept(forward.shared, response, link, on_upgrade, account);
+        return upgrade::accept(forward.shared, response, link, upgrade, account);
     }
     headers::strip_hop_by_hop(response.headers_mut());
     account.answered(response.status());
@@ -94,56 +92,59 @@ pub(super) async fn forward(
 }
 
 impl Forward<'_> {
-    /// Tries until a backend answers, or until another attempt would not be safe or would change nothing.
-    async fn attempts(&self, mut request: Request<RequestBody>, account: &mut Account) -> Result<Answered, ProxyError> {
+    /// Tries until a backend answers, or until another attempt would not be safe or would change nothing. A request that may
+    /// become a join gets a link of its own.
+    async fn attempts(
+        &self,
+        mut request: Request<RequestBody>,
+        own_link: bool,
+        account: &mut Account,
+    ) -> Result<Answered, ProxyError> {
+        let turn = self.state.turn(self.rule.id.route);
         let mut tried = Vec::new();
-        let mut failure = ProxyError::NoSession;
-        for attempt in 0..MAX_ATTEMPTS {
-            let choice = match self.choose() {
+        let mut failure = None;
+        for _ in 0..MAX_ATTEMPTS {
+            // The place of the attempt before is free for this one.
+            account.permit = None;
+            let replicas = self.shared.replicas();
+            let choice = choose::choose(self.live, &self.shared.registry, self.backend, turn, &tried, replicas);
+            let Choice { session, target, permit } = match choice {
                 Ok(choice) => choice,
                 // What went wrong before says more than that nothing is left.
-                Err(error) => return Err(if attempt == 0 { error } else { failure }),
+                Err(error) => return Err(failure.unwrap_or(error)),
             };
-            let Choice { session, target, permit } = choice;
-            let place = (session.id, target);
-            if tried.contains(&place) {
-                return Err(failure);
-            }
             account.permit = Some(permit);
-            let connected = match self.connect(&session, &place.1).await {
+            let connected = match self.connect(&session, &target, own_link).await {
                 Ok(connected) => connected,
                 Err(error) if error.may_go_elsewhere() => {
-                    failure = error;
-                    tried.push(place);
+                    failure = Some(error);
+                    tried.push((session.id, target));
                     continue;
                 }
                 Err(error) => return Err(error),
             };
             match self.exchange(connected, request).await {
                 Ok(answered) => return Ok(answered),
-                Err((error, Some(unsent))) => (failure, request) = (error, unsent),
+                Err((error, Some(unsent))) => (failure, request) = (Some(error), unsent),
                 Err((error, None)) => return Err(error),
             }
         }
-        Err(failure)
-    }
-
-    fn choose(&self) -> Result<Choice, ProxyError> {
-        let turn = self.state.turn(self.rule.id.route);
-        choose::choose(self.live, &self.shared.registry, self.backend, turn, self.shared.replicas())
+        Err(failure.unwrap_or(ProxyError::NoSession))
     }
 
     /// An idle connection of this TunnelHost to the target, or one over a new link.
-    async fn connect(&self, session: &AgentSession, target: &Target) -> Result<Connected, ProxyError> {
+    async fn connect(&self, session: &AgentSession, target: &Target, own_link: bool) -> Result<Connected, ProxyError> {
         let pool = self.state.pool(session.id, target);
-        if let Some(upstream) = pool.take() {
+        if !own_link && let Some(upstream) = pool.take() {
             return Ok(Connected { upstream, reused: true, pool });
         }
+        // A link that will be reused belongs to no one visitor or request.
+        let own = |value| if own_link { value } else { None };
         let open = Open {
             target: target.as_str().to_owned(),
             tunnel_host: self.state.name.to_string(),
-            visitor: Some(self.visitor),
-            request_id: self.request_id.to_str().ok().map(str::to_owned),
+            visitor: own_link.then_some(self.visitor),
+            request_id: own(self.request_id.to_str().ok().map(str::to_owned)),
             traceparent: None,
         };
         let limit = self.shared.timeouts.connect;
@@ -154,7 +155,9 @@ impl Forward<'_> {
             .map_err(|_| ProxyError::ConnectTimeout(limit))?
             .map_err(|error| failure::of_link(&error, limit))?;
         self.shared.makers.metrics.link_open.observe(started.elapsed().as_secs_f64());
-        let link = Counted::new(link, self.state.meter(&session.agent, &self.shared.makers.flow));
+        // The TunnelHost may be deleted in this moment.
+        let meter = self.state.meter(&session.agent, &self.shared.makers.flow).ok_or(ProxyError::UnknownHost)?;
+        let link = Counted::new(link, meter);
         let upstream = Upstream::handshake(link).await.map_err(|error| failure::of_exchange(&error))?;
         Ok(Connected { upstream, reused: false, pool })
     }
@@ -184,6 +187,9 @@ impl Forward<'_> {
                 // The clock of the response starts when the upload ends.
                 Err(_) => match progress.as_ref().map(|progress| progress.last() + limit) {
                     Some(later) if later > Instant::now() => deadline = later,
+                    Some(_) if progress.as_ref().is_some_and(|progress| progress.waits()) => {
+                        return Err((ProxyError::RequestTimeout(limit), None));
+                    }
                     _ => return Err((ProxyError::ResponseTimeout(limit), None)),
                 },
             }
@@ -192,12 +198,17 @@ impl Forward<'_> {
 }
 
 /// The request as the backend gets it: HTTP/1.1, whatever the visitor spoke.
-fn outgoing(parts: Parts, body: RequestBody) -> Request<RequestBody> {
-    let mut request = Request::new(body);
+fn outgoing(request: Request<Incoming>) -> Request<RequestBody> {
+    let (parts, body) = request.into_parts();
+    let mut request = Request::new(RequestBody::from(body));
     *request.method_mut() = parts.method;
     *request.uri_mut() = parts.uri;
     *request.version_mut() = Version::HTTP_11;
     *request.headers_mut() = parts.headers;
+    if !request.body().is_empty() && !request.headers().contains_key(header::CONTENT_LENGTH) {
+        // Said explicitly, since hyper takes a GET without it for one without a body.
+        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     request
 }
 

@@ -7,7 +7,10 @@ use http::{HeaderMap, HeaderValue, header};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 
 use super::error::ProxyError;
 use crate::routing::{BasicAuth, Filter, Password, Rule};
@@ -16,6 +19,8 @@ use crate::routing::{BasicAuth, Filter, Password, Rule};
 /// the same, since the hash that was matched is part of what is remembered.
 const REMEMBERED: Duration = Duration::from_mins(1);
 const MAX_REMEMBERED: usize = 4096;
+/// How long a visitor waits for others' passwords to be hashed.
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// Checks passwords. bcrypt is slow on purpose: it runs beside the reactor, on as many threads as may be spared, and
 /// what it accepted is remembered for a while.
@@ -28,7 +33,8 @@ pub(super) struct Gate {
 
 impl Gate {
     pub(super) fn new() -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        // The other half stays with those who have a password already, or need none.
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).div_ceil(2);
         Self { accepted: Mutex::default(), hashing: Semaphore::new(threads) }
     }
 
@@ -37,7 +43,7 @@ impl Gate {
         for filter in &rule.filters {
             match filter {
                 Filter::BasicAuth(auth) => {
-                    if !self.authorized(auth, headers.get(header::AUTHORIZATION)).await {
+                    if !self.authorized(auth, headers.get(header::AUTHORIZATION)).await? {
                         return Err(ProxyError::Unauthorized { realm: auth.realm.clone() });
                     }
                     headers.remove(header::AUTHORIZATION);
@@ -47,21 +53,26 @@ impl Gate {
         Ok(())
     }
 
-    async fn authorized(&self, auth: &BasicAuth, presented: Option<&HeaderValue>) -> bool {
-        let Some((name, password)) = presented.and_then(basic_credentials) else { return false };
-        let Some(user) = auth.users.iter().find(|user| *user.name == *name) else { return false };
-        match &user.password {
+    async fn authorized(&self, auth: &BasicAuth, presented: Option<&HeaderValue>) -> Result<bool, ProxyError> {
+        let Some((name, password)) = presented.and_then(basic_credentials) else { return Ok(false) };
+        let known = auth.users.iter().find(|user| *user.name == *name);
+        // For an unknown name another's password is checked, so that the time it takes does not tell who is known.
+        let Some(user) = known.or(auth.users.first()) else { return Ok(false) };
+        let matches = match &user.password {
             Password::Plain(expected) => expected.as_bytes().ct_eq(password.as_bytes()).into(),
-            Password::Bcrypt(hash) => self.matches_hash(hash, password).await,
-        }
+            Password::Bcrypt(hash) => self.matches_hash(hash, password).await?,
+        };
+        Ok(matches && known.is_some())
     }
 
-    async fn matches_hash(&self, hash: &Arc<str>, password: String) -> bool {
+    async fn matches_hash(&self, hash: &Arc<str>, password: String) -> Result<bool, ProxyError> {
         let key: [u8; 32] = Sha256::new().chain_update(hash.as_bytes()).chain_update(&password).finalize().into();
         if self.accepted.lock().get(&key).is_some_and(|until| Instant::now() < *until) {
-            return true;
+            return Ok(true);
         }
-        let Ok(_permit) = self.hashing.acquire().await else { return false };
+        let Ok(Ok(_permit)) = timeout(MAX_WAIT, self.hashing.acquire()).await else {
+            return Err(ProxyError::TooManyLogins);
+        };
         let hash = hash.clone();
         let verified = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false)).await;
         let verified = verified.unwrap_or(false);
@@ -75,7 +86,7 @@ impl Gate {
                 accepted.insert(key, now + REMEMBERED);
             }
         }
-        verified
+        Ok(verified)
     }
 }
 

@@ -13,24 +13,15 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Fields of one connection, never passed on (RFC 9110, 7.6.1, and those of RFC 2068 that are still met).
-static HOP_BY_HOP: [HeaderName; 7] = [
+static HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
+    HeaderName::from_static("http2-settings"),
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
-];
-
-/// What a visitor could say about itself, or a proxy about it: believed only from a trusted proxy.
-static IDENTITY: [HeaderName; 6] = [
-    X_FORWARDED_FOR,
-    X_FORWARDED_HOST,
-    X_FORWARDED_PORT,
-    X_FORWARDED_PROTO,
-    header::FORWARDED,
-    HeaderName::from_static("x-real-ip"),
 ];
 
 /// Addresses of proxies in front of the edge, whose word about the visitor is taken.
@@ -78,16 +69,14 @@ pub(super) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
 
 /// Says who the visitor is, in the place of whatever an untrusted peer said.
 pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: SocketAddr, local_port: u16, trusted: &TrustedProxies) {
-    drop_underscore_twins(headers);
-    if trusted.contains(peer.ip()) {
+    let trusted = trusted.contains(peer.ip());
+    remove_where(headers, |name| {
+        if name.contains('_') { is_claim(&name.replace('_', "-")) } else { !trusted && is_identity(name) }
+    });
+    if trusted {
         append_forwarded_for(headers, peer.ip());
-    } else {
-        for name in &IDENTITY {
-            headers.remove(name);
-        }
-        if let Ok(address) = HeaderValue::from_str(&peer.ip().to_string()) {
-            headers.insert(X_FORWARDED_FOR, address);
-        }
+    } else if let Ok(address) = HeaderValue::from_str(&peer.ip().to_string()) {
+        headers.insert(X_FORWARDED_FOR, address);
     }
     if !headers.contains_key(X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
@@ -102,18 +91,21 @@ pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: SocketAddr, local_por
     }
 }
 
-/// Backends that follow CGI (RFC 3875, 4.1.18) cannot tell `X_Forwarded_For` from `X-Forwarded-For`.
-fn drop_underscore_twins(headers: &mut HeaderMap) {
-    let is_twin = |name: &&HeaderName| {
-        let name = name.as_str();
-        name.contains('_') && {
-            let twin = name.replace('_', "-");
-            IDENTITY.iter().any(|identity| identity.as_str() == twin)
-        }
-    };
-    let twins: Vec<HeaderName> = headers.keys().filter(is_twin).cloned().collect();
-    for twin in twins {
-        headers.remove(twin);
+/// What a proxy says about the visitor, as `X-Forwarded-User` too: believed only from a trusted one.
+fn is_identity(name: &str) -> bool {
+    name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip")
+}
+
+/// What the edge answers for. Backends that follow CGI (RFC 3875, 4.1.18) cannot tell `X_Forwarded_For` from
+/// `X-Forwarded-For`, so twins with underscores are nobody's word.
+fn is_claim(name: &str) -> bool {
+    is_identity(name) || matches!(name, "x-request-id" | "authorization" | "host")
+}
+
+fn remove_where(headers: &mut HeaderMap, remove: impl Fn(&str) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| remove(name.as_str())).cloned().collect();
+    for name in names {
+        headers.remove(name);
     }
 }
 
@@ -219,6 +211,8 @@ mod tests {
             ("x_forwarded_for", "10.0.0.1"),
             ("x-forwarded-proto", "https"),
             ("x-real-ip", "10.0.0.1"),
+            ("x-forwarded-user", "root"),
+            ("x_request_id", "1"),
             ("forwarded", "for=10.0.0.1"),
         ];
         let headers = forwarded(&forged, "192.0.2.0/24");
@@ -226,7 +220,11 @@ mod tests {
         assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-forwarded-host"], "shop.example.com");
         assert_eq!(headers["x-forwarded-port"], "8080");
-        assert!(["x_forwarded_for", "x-real-ip", "forwarded"].iter().all(|name| !headers.contains_key(*name)));
+        assert!(
+            ["x_forwarded_for", "x-real-ip", "x-forwarded-user", "x_request_id", "forwarded"]
+                .iter()
+                .all(|name| !headers.contains_key(*name))
+        );
     }
 
     #[test]

@@ -28,7 +28,8 @@ pub(super) struct HostState {
     pub(super) metrics: Arc<HostMetrics>,
     /// Whose turn it is, by route.
     turns: Mutex<Vec<usize>>,
-    meters: Mutex<HashMap<ObjectName, Arc<Meter>>>,
+    /// By agent. `None` once the TunnelHost is gone, so that a late request does not bring its series back.
+    meters: Mutex<Option<HashMap<ObjectName, Arc<Meter>>>>,
     pools: Mutex<HashMap<(u64, Target), Arc<Pool>>>,
 }
 
@@ -64,11 +65,11 @@ impl Live {
             });
             host.make_turns(rule.id.route + 1);
         }
-        for (name, host) in self.hosts.iter().filter(|(name, _)| !hosts.contains_key(name)) {
-            host.metrics.remove();
-            for agent in host.meters.lock().keys() {
-                makers.flow.remove(&name.namespace, &name.name, &agent.name);
-            }
+        for (_, host) in self.hosts.iter().filter(|(name, _)| !hosts.contains_key(*name)) {
+            host.end(&makers.flow);
+        }
+        for host in hosts.values() {
+            host.forget_agents(|agent| agents.get(agent).is_none(), &makers.flow);
         }
         let agents: HashMap<_, _> = agents
             .iter()
@@ -99,6 +100,19 @@ impl Live {
             host.pools.lock().retain(|_, pool| pool.sweep(now) || Arc::strong_count(pool) > 1);
         }
     }
+
+    /// Drops the idle connections through sessions that take no more links, so that nobody waits for them.
+    pub(super) fn drop_pools(&self, ended: impl Fn(u64) -> bool) {
+        for host in self.hosts.values() {
+            host.pools.lock().retain(|(session, _), pool| {
+                let ended = ended(*session);
+                if ended {
+                    pool.close();
+                }
+                !ended
+            });
+        }
+    }
 }
 
 // === impl HostState ===
@@ -106,7 +120,8 @@ impl Live {
 impl HostState {
     fn new(name: ObjectName, metrics: &Metrics) -> Self {
         let metrics = Arc::new(metrics.host(&name.namespace, &name.name));
-        Self { name, metrics, turns: Mutex::default(), meters: Mutex::default(), pools: Mutex::default() }
+        let meters = Mutex::new(Some(HashMap::new()));
+        Self { name, metrics, turns: Mutex::default(), meters, pools: Mutex::default() }
     }
 
     /// Makes sure that there are turns for this many routes.
@@ -125,14 +140,31 @@ impl HostState {
         })
     }
 
-    /// The flow between this TunnelHost and an agent.
-    pub(super) fn meter(&self, agent: &ObjectName, flow: &Flow) -> Arc<Meter> {
+    /// The flow between this TunnelHost and an agent; `None` once the TunnelHost is gone.
+    pub(super) fn meter(&self, agent: &ObjectName, flow: &Flow) -> Option<Arc<Meter>> {
         let make = || flow.meter(&self.name.namespace, &self.name.name, &agent.name);
-        self.meters.lock().entry(agent.clone()).or_insert_with(make).clone()
+        Some(self.meters.lock().as_mut()?.entry(agent.clone()).or_insert_with(make).clone())
+    }
+
+    /// Ends the series with agents that are gone.
+    fn forget_agents(&self, gone: impl Fn(&ObjectName) -> bool, flow: &Flow) {
+        if let Some(meters) = &mut *self.meters.lock() {
+            for (agent, _) in meters.extract_if(|agent, _| gone(agent)) {
+                flow.remove(&self.name.namespace, &self.name.name, &agent.name);
+            }
+        }
+    }
+
+    /// Ends all series: the TunnelHost is gone.
+    fn end(&self, flow: &Flow) {
+        self.metrics.remove();
+        for agent in self.meters.lock().take().unwrap_or_default().keys() {
+            flow.remove(&self.name.namespace, &self.name.name, &agent.name);
+        }
     }
 
     /// The idle connections to a target through a session.
     pub(super) fn pool(&self, session: u64, target: &Target) -> Arc<Pool> {
-        self.pools.lock().entry((session, target.clone())).or_default().clone()
+        self.pools.lock().entry((session, target.clone())).or_insert_with(|| Arc::new(Pool::new())).clone()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use http::{HeaderValue, Request, Response, Uri, header, uri::PathAndQuery};
+use http::{HeaderValue, Method, Request, Response, Uri, header, uri::PathAndQuery};
 use hyper::body::Incoming;
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
     error::ProxyError,
     forward::{self, Forward},
     headers::{self, X_REQUEST_ID},
+    upgrade,
 };
 use crate::routing::{Backend, EntryPoint, Lookup, normalize_host, normalize_path};
 
@@ -53,7 +54,12 @@ async fn pass(
     request_id: &HeaderValue,
     account: &mut Account,
 ) -> Result<Response<Body>, ProxyError> {
-    // Accept: one host, named the same everywhere from here on.
+    // Accept: what is the visitor's own hop's goes first, or `Connection` could name what the edge adds. Then one host, named
+    // the same everywhere from here on.
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return Err(ProxyError::Method);
+    }
+    let upgrade = upgrade::take(&mut request);
     let host = accept_host(&mut request)?;
 
     // Route.
@@ -79,7 +85,7 @@ async fn pass(
     headers::set_forwarded(request.headers_mut(), visitor.peer, visitor.local.port(), &shared.trusted_proxies);
     request.headers_mut().insert(X_REQUEST_ID, request_id.clone());
     let forward = Forward { shared, live: &live, rule, backend, state, visitor: address, request_id };
-    forward::forward(forward, request, account).await
+    forward::forward(forward, request, upgrade, account).await
 }
 
 /// The host of a request, from its target where that has one (RFC 9112, 3.2.2), else from its one `Host` field. The

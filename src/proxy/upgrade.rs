@@ -1,7 +1,7 @@
 //! Requests to switch protocols, as WebSockets begin (RFC 9110, 7.8).
 
 use bytes::Bytes;
-use http::{Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, Version};
 use hyper::{
     body::{Body as _, Incoming},
     upgrade::OnUpgrade,
@@ -11,13 +11,35 @@ use hyper_util::rt::TokioIo;
 use super::{Shared, account::Account, body::Body, connection::VisitorStream, error::ProxyError, headers, joiner};
 use crate::{flow::Counted, tunnel::Link};
 
-/// The visitor's side of an upgrade, where the request may be answered with one: from HTTP/1.1 on, and without a body,
-/// which would have to end first.
-pub(super) fn requested(request: &mut Request<Incoming>) -> Option<OnUpgrade> {
-    let asked = request.version() == Version::HTTP_11
-        && request.headers().contains_key(header::UPGRADE)
-        && request.body().is_end_stream();
-    asked.then(|| hyper::upgrade::on(request))
+/// A request's wish to switch protocols.
+pub(super) struct Upgrade {
+    protocol: HeaderValue,
+    visitor: OnUpgrade,
+}
+
+/// Takes what belongs to the visitor's own hop out of a request's headers, and with it the wish to switch protocols, where
+/// that can be granted: from HTTP/1.1 on, and without a body, which would have to end first. HTTP/2 is not passed on in this
+/// way: what came over it would go past routes, credentials and counts.
+pub(super) fn take(request: &mut Request<Incoming>) -> Option<Upgrade> {
+    let protocol = headers::strip_hop_by_hop(request.headers_mut())?;
+    let grantable = request.version() == Version::HTTP_11 && request.body().is_end_stream() && !is_http(&protocol);
+    grantable.then(|| Upgrade { protocol, visitor: hyper::upgrade::on(request) })
+}
+
+/// Whether one of the protocols is HTTP itself, as `h2c`.
+fn is_http(protocol: &HeaderValue) -> bool {
+    let is_http = |name: &str| {
+        let name = name.trim();
+        name.eq_ignore_ascii_case("h2c") || name.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("http"))
+    };
+    protocol.to_str().is_ok_and(|protocols| protocols.split(',').any(is_http))
+}
+
+impl Upgrade {
+    /// Asks the backend for it.
+    pub(super) fn ask(&self, headers: &mut HeaderMap) {
+        headers::set_upgrade(headers, self.protocol.clone());
+    }
 }
 
 /// Answers with the backend's 101 and joins the two connections behind it, in a task of their own.
@@ -25,7 +47,7 @@ pub(super) fn accept(
     shared: &Shared,
     mut response: Response<Incoming>,
     (link, to_visitor): (Counted<Link>, Bytes),
-    on_upgrade: OnUpgrade,
+    upgrade: Upgrade,
     account: &mut Account,
 ) -> Result<Response<Body>, ProxyError> {
     let protocol = headers::strip_hop_by_hop(response.headers_mut());
@@ -38,7 +60,7 @@ pub(super) fn accept(
     tokio::spawn(async move {
         let _join = join;
         // The visitor may leave before the 101 is written; the link is reset with this task.
-        let Ok(upgraded) = on_upgrade.await else { return };
+        let Ok(upgraded) = upgrade.visitor.await else { return };
         let Ok(parts) = upgraded.downcast::<TokioIo<VisitorStream>>() else { return };
         let mut visitor = parts.io.into_inner();
         let result = joiner::join(&mut visitor, parts.read_buf, link, to_visitor, idle).await;

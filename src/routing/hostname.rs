@@ -42,16 +42,6 @@ impl Hostname {
             }
         }
     }
-
-    /// Whether every host that `other` matches is matched by this one too.
-    #[must_use]
-    pub fn covers(&self, other: &Self) -> bool {
-        match (self, other) {
-            (_, Self::Exact(name)) => self.matches(name),
-            (Self::Exact(_), Self::Wildcard(_)) => false,
-            (Self::Wildcard(_), Self::Wildcard(suffix)) => self == other || self.matches(suffix),
-        }
-    }
 }
 
 impl FromStr for Hostname {
@@ -133,16 +123,6 @@ mod tests {
         assert!(!wildcard.matches("example.com"));
         assert!(!wildcard.matches(".example.com"));
         assert!(!wildcard.matches("badexample.com"));
-    }
-
-    #[test]
-    fn a_hostname_covers_what_it_matches() {
-        assert!(host("*.example.com").covers(&host("a.example.com")));
-        assert!(host("*.example.com").covers(&host("*.a.example.com")));
-        assert!(host("*.example.com").covers(&host("*.example.com")));
-        assert!(!host("*.a.example.com").covers(&host("*.example.com")));
-        assert!(!host("a.example.com").covers(&host("*.example.com")));
-        assert!(!host("*.example.com").covers(&host("example.com")));
     }
 
     #[test]

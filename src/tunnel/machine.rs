@@ -422,6 +422,15 @@ impl Machine {
         self.remove(id);
     }
 
+    /// The session is about to end: what its links have written to their end is still to be sent, and the links that
+    /// want to write more are lost.
+    pub fn finish(&mut self) {
+        for link in self.links.values_mut().filter(|link| !link.closed && link.sending.end == End::No) {
+            link.fail(LinkError::SessionLost);
+            link.receiving.window.release(&mut self.budget);
+        }
+    }
+
     /// The session is over: all links that have not ended are lost. What was received can still be read.
     pub fn lose(&mut self) {
         for link in self.links.values_mut().filter(|link| !link.closed) {

@@ -88,7 +88,14 @@ impl Session {
         if sent { Ok(()) } else { Err(SessionClosed) }
     }
 
-    /// Ends the session now; every link sees [`super::LinkError::SessionLost`].
+    /// Ends the session behind what was written: links that have not ended this direction are lost at once, what the
+    /// others wrote and the notes are sent, and the other side is waited for, all of that for 2 s at most. The
+    /// [`Driver`] resolves when it is done.
+    pub fn finish(&self) {
+        self.0.finish();
+    }
+
+    /// Ends the session now, and drops what was not sent; every link sees [`super::LinkError::SessionLost`].
     pub fn close(&self) {
         self.0.close();
     }

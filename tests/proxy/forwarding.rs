@@ -190,3 +190,99 @@ async fn a_visitor_who_leaves_frees_the_backend() {
     let series = "culvert_requests_total{code=\"499\",method=\"GET\",namespace=\"web\",protocol=\"HTTP/1.1\",tunnelhost=\"shop\"}";
     stage.edge.metric_becomes(series, 1).await;
 }
+
+#[tokio::test]
+async fn a_visitor_cannot_name_what_the_edge_says_as_its_own_hops() {
+    let stage = Stage::start().await;
+    stage.serve(&[&mirror().await]);
+    let answer = stage
+        .send(&format!(
+            "GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close, X-Forwarded-For, X-Forwarded-Proto, X-Request-Id\r\n\
+             X-Forwarded-User: root\r\nX_Forwarded_User: root\r\n\r\n"
+        ))
+        .await;
+    let seen = answer.body.to_ascii_lowercase();
+    for present in ["x-forwarded-for: 127.0.0.1\r\n", "x-forwarded-proto: http\r\n", "x-request-id: "] {
+        assert!(seen.contains(present), "{present} in {seen}");
+    }
+    assert!(!seen.contains("root"), "{seen}");
+}
+
+#[tokio::test]
+async fn a_chunked_body_of_a_get_arrives() {
+    let target = backend(|mut stream| async move {
+        let head = read_head(&mut stream).await.to_ascii_lowercase();
+        assert!(head.contains("transfer-encoding: chunked\r\n"), "{head}");
+        let mut body = [0; 15];
+        stream.read_exact(&mut body).await.expect("the body");
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{}", String::from_utf8_lossy(&body));
+        stream.write_all(answer.as_bytes()).await.expect("answered");
+    })
+    .await;
+    let stage = Stage::start().await;
+    stage.serve(&[&target]);
+    let answer = stage
+        .send(&format!(
+            "GET / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+        ))
+        .await;
+    assert_eq!((answer.status, &*answer.body), (200, "5\r\nhello\r\n0\r\n\r\n"));
+}
+
+/// Rounds of requests at the same time, each of which must be answered.
+async fn all_answered(stage: &Stage, parallel: usize) {
+    for _ in 0..5 {
+        let mut requests = tokio::task::JoinSet::new();
+        for _ in 0..parallel {
+            let http = stage.http;
+            requests.spawn(async move { crate::stage::get(http, "/").await.status });
+        }
+        let statuses = requests.join_all().await;
+        assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+        // The place of a request is free a moment after its last byte.
+        stage.edge.metric_becomes("culvert_agent_connections{agent=\"lab\",namespace=\"web\"}", 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_target_costs_no_request_under_load() {
+    let (listener, refusing) = crate::support::backend().await;
+    drop(listener);
+    let stage = Stage::start().await;
+    stage.serve(&[&refusing, &mirror().await]);
+    all_answered(&stage, 12).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_may_not_connect_costs_no_request_even_at_the_limit() {
+    let stage = Stage::start().await;
+    let _idle = stage.edge.agent(&["127.0.0.1:1"]);
+    stage.edge.sessions(|sessions| sessions.len() == 2).await;
+    let target = mirror().await;
+    stage.serve(&[&target]);
+    all_answered(&stage, 12).await;
+    stage.serve_rules(vec![rule(&[&target], Vec::new())], Some(1));
+    all_answered(&stage, 1).await;
+}
+
+#[tokio::test]
+async fn connect_and_trace_are_not_forwarded() {
+    let stage = Stage::start().await;
+    stage.serve(&[&mirror().await]);
+    for request in [format!("CONNECT {HOST}:443 HTTP/1.1"), "TRACE / HTTP/1.1".to_owned()] {
+        let answer = stage.send(&format!("{request}\r\nHost: {HOST}\r\nConnection: close\r\n\r\n")).await;
+        assert_eq!(answer.status, 405);
+        assert!(answer.header("allow").is_some());
+    }
+}
+
+#[tokio::test]
+async fn an_edge_that_stops_does_not_wait_for_idle_connections() {
+    let stage = Stage::start().await;
+    stage.serve(&[&mirror().await]);
+    assert_eq!(stage.get("/").await.status, 200);
+    let session = stage.edge.session().await;
+    assert_eq!(session.links(), 1, "a pooled link");
+    stage.stop.cancel();
+    crate::stage::becomes("the pooled link ends with the proxy", || session.links() == 0).await;
+}

@@ -14,7 +14,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{Edge, PATIENCE, RunningAgent, agents, lab};
 
@@ -26,7 +26,7 @@ pub(crate) struct Stage {
     pub(crate) proxy: Proxy,
     pub(crate) http: SocketAddr,
     pub(crate) agent: Option<RunningAgent>,
-    _stop: DropGuard,
+    pub(crate) stop: CancellationToken,
 }
 
 /// What may differ between stages.
@@ -68,10 +68,9 @@ impl Stage {
         let (serving, stop) = (proxy.clone(), CancellationToken::new());
         let stopping = stop.clone();
         tokio::spawn(async move { serving.serve(listener, stopping).await });
-        let stop = stop.drop_guard();
         let agent = Some(edge.agent(options.allow));
         edge.session().await;
-        Self { edge, proxy, http, agent, _stop: stop }
+        Self { edge, proxy, http, agent, stop }
     }
 
     /// Serves [`HOST`] from these targets.
@@ -104,15 +103,24 @@ impl Stage {
 
     /// One request on a connection of its own.
     pub(crate) async fn get(&self, path: &str) -> Answer {
-        self.send(&format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n")).await
+        get(self.http, path).await
     }
 
     /// These bytes on a connection of their own.
     pub(crate) async fn send(&self, request: &str) -> Answer {
-        let mut visitor = self.visit().await;
-        visitor.send(request.as_bytes()).await;
-        visitor.answer().await
+        send(self.http, request).await
     }
+}
+
+/// One request to that edge, on a connection of its own.
+pub(crate) async fn get(edge: SocketAddr, path: &str) -> Answer {
+    send(edge, &format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n")).await
+}
+
+async fn send(edge: SocketAddr, request: &str) -> Answer {
+    let mut visitor = Visitor(TcpStream::connect(edge).await.expect("a connection"));
+    visitor.send(request.as_bytes()).await;
+    visitor.answer().await
 }
 
 /// A rule for all paths of [`HOST`].

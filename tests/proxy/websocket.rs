@@ -166,6 +166,21 @@ async fn a_refused_upgrade_arrives_with_its_body() {
 }
 
 #[tokio::test]
+async fn http_2_is_no_upgrade() {
+    let stage = Stage::start().await;
+    stage.serve(&[&crate::stage::mirror().await]);
+    let answer = stage
+        .send(&format!(
+            "GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+             HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n"
+        ))
+        .await;
+    let seen = answer.body.to_ascii_lowercase();
+    assert_eq!(answer.status, 200);
+    assert!(!seen.contains("upgrade") && !seen.contains("http2-settings"), "{seen}");
+}
+
+#[tokio::test]
 async fn a_switch_that_nobody_asked_for_is_502() {
     let target = backend(|mut stream| async move {
         read_head(&mut stream).await;

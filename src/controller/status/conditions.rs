@@ -61,18 +61,18 @@ pub(super) fn changed(
 /// Only the table of the replica that writes is known here, and the message says so. It does not name the replica: each
 /// change of the lease would rewrite every object.
 fn programmed(verdict: &Verdict) -> Judgement {
-    match verdict.rules {
+    match verdict.routes {
         0 => Judgement::fails(
             ConditionType::Programmed,
             Reason::Invalid,
             "no route of it is in the routing table; Accepted says why",
         ),
-        rules => Judgement::holds(
+        routes => Judgement::holds(
             ConditionType::Programmed,
             Reason::Programmed,
             format!(
-                "{rules} {} in the routing table of the replica that holds the lease; the others are not asked",
-                if rules == 1 { "route is" } else { "routes are" }
+                "{routes} {} in the routing table of the replica that holds the lease; the others are not asked",
+                if routes == 1 { "route is" } else { "routes are" }
             ),
         ),
     }
@@ -114,7 +114,7 @@ fn ready(judgements: &[Judgement]) -> Judgement {
 mod tests {
     use super::*;
 
-    fn verdict(accepted: Judgement, rules: usize) -> Verdict {
+    fn verdict(accepted: Judgement, routes: usize) -> Verdict {
         Verdict {
             kind: ObjectKind::TunnelHost,
             name: ObjectName::new("web", "shop"),
@@ -123,7 +123,7 @@ mod tests {
                 accepted,
                 Judgement::holds(ConditionType::ResolvedRefs, Reason::ResolvedRefs, "1 agent found"),
             ],
-            rules,
+            routes,
             agents: vec![ObjectName::new("web", "a"), ObjectName::new("web", "b")],
         }
     }

@@ -248,7 +248,7 @@ async fn sessions_of_gone_replicas_do_not_count_and_are_removed() {
         json!({"sessions": [session("laptop", "edge-1"), session("laptop", "edge-2"), session("laptop", "gone")]});
     replica.knows(None, Some(&home));
     let existing = BTreeSet::from(["edge-1".to_owned(), "edge-2".to_owned()]);
-    replica.members.send_replace(Members { serving: Arc::new([]), existing: Some(Arc::new(existing)) });
+    replica.members.send_replace(Members { existing: Some(Arc::new(existing)), ..Members::alone("edge-1") });
     replica.run_conditions();
     let call = replica.api.next().await.expect("the conditions");
     // edge-1 is this replica, and holds none.

@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
-use super::{PATH, PROTOCOL, Token, header as own};
+use super::{PATH, PROTOCOL, Token, TokenError, header as own};
 
 /// Who registers, and with what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,9 @@ pub enum RegistrationError {
     /// There is no bearer token.
     #[error("no token: send it as \"Authorization: Bearer TOKEN\"")]
     NoToken,
+    /// What was sent as a token cannot be one.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// A header is missing.
     #[error("the header {0:?} is missing")]
     Missing(HeaderName),
@@ -71,8 +74,7 @@ impl Registration {
             return Err(RegistrationError::Protocol(String::from_utf8_lossy(upgrade).into_owned()));
         }
         let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token =
-            token.and_then(bearer).and_then(|token| Token::new(token).ok()).ok_or(RegistrationError::NoToken)?;
+        let token = Token::new(token.and_then(bearer).ok_or(RegistrationError::NoToken)?)?;
 
         let agent = required(headers, own::AGENT, "NAMESPACE/NAME")?;
         let is_name = |part: &str| !part.is_empty() && !part.contains('/');
@@ -120,7 +122,7 @@ impl RegistrationError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Protocol(_) => StatusCode::UPGRADE_REQUIRED,
-            Self::NoToken => StatusCode::UNAUTHORIZED,
+            Self::NoToken | Self::Token(_) => StatusCode::UNAUTHORIZED,
             Self::Missing(_) | Self::Malformed(..) => StatusCode::BAD_REQUEST,
         }
     }
@@ -179,7 +181,10 @@ mod tests {
         };
         assert_eq!(with("upgrade", "h2c").status(), StatusCode::UPGRADE_REQUIRED);
         assert_eq!(with("authorization", "Basic Zm9vOmJhcg==").status(), StatusCode::UNAUTHORIZED);
-        assert_eq!(with("authorization", "Bearer a b").to_string(), RegistrationError::NoToken.to_string());
+        assert_eq!(with("authorization", "Basic Zm9vOmJhcg=="), RegistrationError::NoToken);
+        assert_eq!(with("authorization", "Bearer a-short-one").status(), StatusCode::UNAUTHORIZED);
+        let text = with("authorization", "Bearer 0123456789 abcdef").to_string();
+        assert!(text.contains("printable ASCII") && !text.contains("0123456789"), "{text}");
         assert_eq!(with("culvert-agent", "home-lab").status(), StatusCode::BAD_REQUEST);
         assert_eq!(with("culvert-agent", "a/b/c"), RegistrationError::Malformed(own::AGENT, "NAMESPACE/NAME"));
         assert_eq!(with("culvert-instance", "xyz").status(), StatusCode::BAD_REQUEST);

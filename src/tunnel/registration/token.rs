@@ -4,23 +4,35 @@ use std::fmt;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(Box<str>);
 
-/// The text is no token.
+/// Why a text is no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the token is empty or has characters that a header cannot carry; use printable ASCII without spaces")]
-pub struct TokenError;
+pub enum TokenError {
+    /// No edge accepts it, since it could be guessed.
+    #[error("the token is too short: it needs at least {min} bytes; `culvert token` makes a good one", min = Token::MIN_BYTES)]
+    TooShort,
+    /// It could not be sent in a header.
+    #[error("the token has characters that a header cannot carry; use printable ASCII without spaces")]
+    NotPrintable,
+}
 
 // === impl Token ===
 
 impl Token {
+    /// The shortest token that an edge accepts.
+    pub const MIN_BYTES: usize = 16;
+
     /// Takes a text as a token; one trailing newline is ignored, as editors leave it.
     ///
     /// # Errors
-    /// Where it could not be sent in an `Authorization` header.
+    /// Where it is too short, or could not be sent in an `Authorization` header.
     pub fn new(text: &str) -> Result<Self, TokenError> {
         let text = text.strip_suffix('\n').unwrap_or(text);
         let text = text.strip_suffix('\r').unwrap_or(text);
-        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(TokenError);
+        if text.len() < Self::MIN_BYTES {
+            return Err(TokenError::TooShort);
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(TokenError::NotPrintable);
         }
         Ok(Self(text.into()))
     }
@@ -47,8 +59,14 @@ mod tests {
         let token = Token::new("0123456789abcdef\r\n").expect("a token");
         assert_eq!(token.expose(), "0123456789abcdef");
         assert_eq!(format!("{token:?}"), "Token(…)");
-        assert_eq!(Token::new("\n"), Err(TokenError));
-        assert_eq!(Token::new("a b"), Err(TokenError));
-        assert_eq!(Token::new("a\r\nHost: b"), Err(TokenError));
+    }
+
+    #[test]
+    fn short_and_unsendable_tokens_are_refused() {
+        assert_eq!(Token::new("\n"), Err(TokenError::TooShort));
+        assert_eq!(Token::new("0123456789abcde\n"), Err(TokenError::TooShort));
+        assert!(TokenError::TooShort.to_string().contains("16 bytes"));
+        assert_eq!(Token::new("0123456789 abcdef"), Err(TokenError::NotPrintable));
+        assert_eq!(Token::new("0123456789abcdef\r\nHost: b"), Err(TokenError::NotPrintable));
     }
 }

@@ -5,12 +5,13 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use bytes::BytesMut;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep, sleep, sleep_until},
 };
 
 use super::{
@@ -29,6 +30,8 @@ const BLOCK: usize = 64 * 1024;
 const MIN_ROOM: usize = 4 * 1024;
 /// How many pieces are given to one write.
 const SLICES: usize = 64;
+/// How long a session that finishes may take for what waits to be sent, and for the other side's end.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Does the session's I/O; nothing moves unless it is polled. Resolves when the session is over; dropped, it ends it.
 pub struct Driver<T> {
@@ -46,7 +49,19 @@ pub struct Driver<T> {
     deadline: Instant,
     alarm: Option<Pin<Box<Sleep>>>,
     wakers: Vec<Waker>,
+    farewell: Farewell,
     done: bool,
+}
+
+/// How far a session that finishes has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Farewell {
+    /// It does not finish, or the driver has not seen it yet.
+    No,
+    /// What waits is being sent.
+    Sending,
+    /// All was sent, and this direction of the connection is closed.
+    Said,
 }
 
 // === impl Driver ===
@@ -65,6 +80,7 @@ impl<T> Driver<T> {
             deadline: Instant::now(),
             alarm: None,
             wakers: Vec::new(),
+            farewell: Farewell::No,
             done: false,
         }
     }
@@ -211,14 +227,50 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         }
     }
 
+    /// Sends what waits, closes this direction, and waits until the other side has closed its own. Reading goes on all
+    /// the while: a connection that is closed with something unread is reset, and what was sent last is lost with it.
+    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        if self.farewell == Farewell::No {
+            self.farewell = Farewell::Sending;
+            self.alarm = Some(Box::pin(sleep(FAREWELL)));
+        }
+        if self.alarm.as_mut().is_some_and(|alarm| alarm.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(CloseReason::Closed);
+        }
+        loop {
+            let input = self.poll_input(cx);
+            if let Poll::Ready(Err(reason)) = input {
+                // What comes behind the farewell is its answer, in whichever form.
+                return Poll::Ready(if self.farewell == Farewell::Said { CloseReason::Closed } else { reason });
+            }
+            if self.farewell == Farewell::Sending {
+                if let Poll::Ready(reason) = self.poll_output(cx) {
+                    return Poll::Ready(reason);
+                }
+                let sent = self.output.is_empty() && !self.unflushed;
+                if sent && let Poll::Ready(result) = Pin::new(&mut self.io).poll_shutdown(cx) {
+                    if result.is_err() {
+                        return Poll::Ready(CloseReason::Closed);
+                    }
+                    self.farewell = Farewell::Said;
+                }
+            }
+            if input.is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
     fn poll_session(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let (phase, gather) = {
             let mut state = self.shared.lock();
             state.set_driver(cx);
             (state.phase, state.machine.links() > 1 && state.machine.has_output())
         };
-        if phase != Phase::Running {
-            return Poll::Ready(CloseReason::Closed);
+        match phase {
+            Phase::Running => {}
+            Phase::Finishing => return self.poll_farewell(cx),
+            Phase::Closing | Phase::Closed => return Poll::Ready(CloseReason::Closed),
         }
         // Reading first: it is what keeps a session from being held for dead, and what most of the sending comes of. A
         // connection that takes no more stops no reading; one that brings much stops no writing.

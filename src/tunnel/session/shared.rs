@@ -27,7 +27,9 @@ pub(super) struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Running,
-    /// This side wants its end; the driver has not seen to it yet.
+    /// This side wants its end, once what waits to be sent is sent.
+    Finishing,
+    /// This side wants its end now; the driver has not seen to it yet.
     Closing,
     Closed,
 }
@@ -116,10 +118,22 @@ impl Shared {
         self.lock().phase != Phase::Running
     }
 
-    /// This side wants the session's end. Links are lost at once; the driver closes the connection.
-    pub(super) fn close(&self) {
+    /// This side wants the session's end. Whoever still wants to write is told; the driver sends the rest.
+    pub(super) fn finish(&self) {
         let mut state = self.lock();
         if state.phase == Phase::Running {
+            state.phase = Phase::Finishing;
+            state.machine.finish();
+            let wakers = state.everyone();
+            drop(state);
+            wakers.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// This side wants the session's end now. Links are lost at once; the driver closes the connection.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Running | Phase::Finishing) {
             state.phase = Phase::Closing;
             let wakers = state.lose();
             drop(state);
@@ -199,6 +213,11 @@ impl State {
     /// All links are lost; returns everyone to be told.
     fn lose(&mut self) -> Vec<Waker> {
         self.machine.lose();
+        self.everyone()
+    }
+
+    /// The driver and all who wait for anything.
+    fn everyone(&mut self) -> Vec<Waker> {
         let mut wakers: Vec<_> = self.driver.iter().cloned().chain(self.incoming.take()).collect();
         self.waiting.values_mut().for_each(|waiting| waiting.drain(&mut wakers));
         wakers
