@@ -20,7 +20,9 @@ mod metrics;
 mod pool;
 mod service;
 mod upgrade;
+mod upload;
 mod upstream;
+mod visitor;
 
 use std::{
     io,

@@ -5,10 +5,14 @@ use std::{
     time::Duration,
 };
 
-use super::{account::Account, body::BodyError, idle::Idle, metrics::Metrics, pool::Pool, upstream::Exchange};
+use super::{account::Account, idle::Idle, metrics::Metrics, pool::Pool, upstream::Exchange};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+
+/// An error that ends a body early. hyper then cuts the visitor's connection, so that nobody takes the part for the
+/// whole.
+pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A response's body on its way to the visitor. It drives the connection it comes from and brings that back to the
 /// pool; dropped early, since the visitor left, it ends the link and with it the backend's work.

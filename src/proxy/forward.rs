@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{
     Shared,
     account::Account,
-    body::{Body, RequestBody},
+    body::Body,
     choose::{self, Choice},
     download::Download,
     error::ProxyError,
@@ -17,6 +17,7 @@ use super::{
     live::{HostState, Live},
     pool::Pool,
     upgrade::{self, Upgrade},
+    upload::RequestBody,
     upstream::{Exchange, Upstream},
 };
 use crate::{

@@ -8,7 +8,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 
-use super::{Shared, account::Account, body::Body, connection::VisitorStream, error::ProxyError, headers, joiner};
+use super::{Shared, account::Account, body::Body, error::ProxyError, headers, joiner, visitor::VisitorStream};
 use crate::{flow::Counted, tunnel::Link};
 
 /// A request's wish to switch protocols.

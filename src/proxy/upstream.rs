@@ -16,7 +16,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{body::RequestBody, pool::Pool};
+use super::{pool::Pool, upload::RequestBody};
 use crate::{flow::Counted, tunnel::Link};
 
 type Sender = http1::SendRequest<RequestBody>;

@@ -1,0 +1,114 @@
+//! A request's body on its way to the backend.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+/// What the backend gets.
+pub(super) enum RequestBody {
+    /// Nothing.
+    Empty,
+    /// The visitor's, as it comes.
+    Upload { incoming: Incoming, progress: Arc<Progress> },
+}
+
+/// When a visitor's upload last moved, so that the wait for the response starts when the upload ends.
+#[derive(Debug)]
+pub(super) struct Progress {
+    start: Instant,
+    /// Milliseconds from `start`.
+    last: AtomicU64,
+    /// The visitor is to send more.
+    waits: AtomicBool,
+}
+
+// === impl RequestBody ===
+
+impl RequestBody {
+    /// Whether there is anything to send, or to send again.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+
+    /// How far the upload is, where there is one.
+    pub(super) fn progress(&self) -> Option<Arc<Progress>> {
+        match self {
+            Self::Empty => None,
+            Self::Upload { progress, .. } => Some(progress.clone()),
+        }
+    }
+}
+
+impl From<Incoming> for RequestBody {
+    fn from(incoming: Incoming) -> Self {
+        if incoming.is_end_stream() {
+            Self::Empty
+        } else {
+            let progress = Progress { start: Instant::now(), last: AtomicU64::new(0), waits: AtomicBool::new(false) };
+            Self::Upload { incoming, progress: Arc::new(progress) }
+        }
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Upload { incoming, progress } => {
+                let frame = Pin::new(incoming).poll_frame(cx);
+                progress.waits.store(frame.is_pending(), Ordering::Relaxed);
+                if frame.is_ready() {
+                    progress.touch();
+                }
+                frame
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Upload { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Upload { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}
+
+// === impl Progress ===
+
+impl Progress {
+    fn touch(&self) {
+        let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(elapsed, Ordering::Relaxed);
+    }
+
+    /// Whether it is the visitor who does not send more.
+    pub(super) fn waits(&self) -> bool {
+        self.waits.load(Ordering::Relaxed)
+    }
+
+    /// When the upload last moved.
+    pub(super) fn last(&self) -> Instant {
+        self.start + Duration::from_millis(self.last.load(Ordering::Relaxed))
+    }
+}
