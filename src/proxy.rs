@@ -131,7 +131,6 @@ impl Proxy {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Ok(()) = sessions.changed() => {
-                    sessions.mark_unchanged();
                     self.shared.live.load().drop_pools(|session| !self.shared.registry.is_active(session));
                 }
                 _ = sweep.tick() => self.shared.live.load().sweep(Instant::now()),

@@ -29,11 +29,6 @@ impl<S> Counted<S> {
     pub fn into_parts(self) -> (S, Arc<Meter>) {
         (self.inner, self.meter)
     }
-
-    /// The stream, for what moves no bytes.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {

@@ -3,7 +3,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::upstream::{self, Upstream};
+use super::upstream::Upstream;
 
 /// Longer than this, an idle connection is not worth its memory. Most servers close theirs earlier.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
@@ -28,7 +28,7 @@ impl Pool {
     pub(super) fn take(&self) -> Option<Upstream> {
         loop {
             let mut upstream = self.idle.lock().as_mut()?.pop()?;
-            if upstream::is_alive(&mut upstream) {
+            if upstream.is_alive() {
                 return Some(upstream);
             }
         }
@@ -53,7 +53,7 @@ impl Pool {
     pub(super) fn sweep(&self, now: Instant) -> bool {
         let mut idle = self.idle.lock();
         let Some(idle) = &mut *idle else { return false };
-        idle.retain_mut(|upstream| now - upstream.idle_since < IDLE_TIMEOUT && upstream::is_alive(upstream));
+        idle.retain_mut(|upstream| now - upstream.idle_since < IDLE_TIMEOUT && upstream.is_alive());
         !idle.is_empty()
     }
 }

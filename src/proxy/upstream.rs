@@ -65,9 +65,11 @@ impl Upstream {
         Ok(Self { sender, connection, idle_since: Instant::now() })
     }
 
-    /// Whether the backend still waits for a request: it has neither closed nor said anything unasked.
-    pub(super) fn poll_alive(&mut self, cx: &mut Context<'_>) -> bool {
-        self.connection.poll_without_shutdown(cx).is_pending() && self.sender.is_ready()
+    /// Whether the backend still waits for a request: it has neither closed nor said anything unasked. Whoever asks is not
+    /// woken by the connection later.
+    pub(super) fn is_alive(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.connection.poll_without_shutdown(&mut cx).is_pending() && self.sender.is_ready()
     }
 
     /// Sends a request and waits for the head of its response. The error gives the request back where the backend
@@ -154,9 +156,4 @@ async fn drive(mut connection: Connection, released: oneshot::Receiver<(Sender, 
     if ready {
         pool.put(Upstream { sender, connection, idle_since: Instant::now() });
     }
-}
-
-/// Looks whether an idle connection is alive, without being woken by it later.
-pub(super) fn is_alive(upstream: &mut Upstream) -> bool {
-    upstream.poll_alive(&mut Context::from_waker(Waker::noop()))
 }
