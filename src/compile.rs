@@ -23,7 +23,7 @@ pub use self::{
 };
 use crate::{
     api::{TunnelAgent, TunnelHost},
-    routing::{Agents, EntryPoint, Listener, ObjectName, RoutingTable, Rule, RuleId},
+    routing::{Agents, Certificates, EntryPoint, Listener, ObjectName, RoutingTable, Rule, RuleId},
 };
 
 /// All objects that are known, in any order.
@@ -76,8 +76,10 @@ pub fn compile(objects: &Objects, previous: Option<&Compiled>) -> Compiled {
         Some(previous) if *previous.agents == agents => previous.agents.clone(),
         _ => Arc::new(agents),
     };
-    let listener = Listener::new(None, claims.into_hosts());
-    Compiled { table: Arc::new(RoutingTable::new([(EntryPoint::Http, listener)])), agents, verdicts, rules }
+    let listener = Arc::new(Listener::new(None, claims.into_hosts()));
+    let listeners = [EntryPoint::Http, EntryPoint::Https].map(|entry_point| (entry_point, listener.clone()));
+    let table = Arc::new(RoutingTable::new(listeners, Certificates::default()));
+    Compiled { table, agents, verdicts, rules }
 }
 
 // === impl Compiled ===

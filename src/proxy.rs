@@ -41,7 +41,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::{forward::Timeouts, headers::TrustedProxies};
+pub use self::headers::TrustedProxies;
 use self::{
     gate::Gate,
     live::{Live, Makers},
@@ -64,6 +64,15 @@ pub struct Proxy {
     shared: Arc<Shared>,
 }
 
+/// What is the same for all visitors, whatever host they ask for.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The proxies whose word about the visitor is taken; default none.
+    pub trusted_proxies: TrustedProxies,
+    /// How long a visitor may take nothing of what is written to it; default 5 min.
+    pub stall_timeout: Duration,
+}
+
 /// What all requests share.
 struct Shared {
     live: ArcSwap<Live>,
@@ -72,10 +81,17 @@ struct Shared {
     /// For requests that no TunnelHost gets.
     unrouted: Arc<HostMetrics>,
     gate: Gate,
-    timeouts: Timeouts,
-    trusted_proxies: TrustedProxies,
+    config: Config,
     /// How many replicas share the agents' limits.
     replicas: AtomicU32,
+}
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { trusted_proxies: TrustedProxies::default(), stall_timeout: Duration::from_mins(5) }
+    }
 }
 
 // === impl Proxy ===
@@ -85,12 +101,7 @@ impl Proxy {
     ///
     /// # Errors
     /// Where `metrics` has the proxy's metrics already.
-    pub fn new(
-        registry: Registry,
-        trusted_proxies: TrustedProxies,
-        timeouts: Timeouts,
-        metrics: &MetricsRegistry,
-    ) -> prometheus::Result<Self> {
+    pub fn new(registry: Registry, config: Config, metrics: &MetricsRegistry) -> prometheus::Result<Self> {
         let makers = Makers {
             flow: Flow::new(metrics)?,
             connections: Connections::new(metrics)?,
@@ -103,8 +114,7 @@ impl Proxy {
             makers,
             unrouted,
             gate: Gate::new(),
-            timeouts,
-            trusted_proxies,
+            config,
             replicas: AtomicU32::new(1),
         };
         Ok(Self { shared: Arc::new(shared) })

@@ -6,19 +6,32 @@
 //! nothing of Kubernetes; `compile` builds it from objects.
 
 mod agents;
+mod backend;
+mod certificate;
+mod filter;
 mod hostname;
+mod matches;
 mod object;
 mod path;
+mod pattern;
 mod rule;
 mod table;
 mod target;
 
 pub use self::{
     agents::{AgentEntry, Agents, Credential, Token, TokenError},
+    backend::{Backend, BackendTls, Protocol, ProxyProtocol, Redirect, RedirectPath, Trust, TunnelBackend},
+    certificate::{Certificate, Certificates},
+    filter::{
+        Access, BasicAuth, ConcurrentRequests, Filter, HeaderRules, Password, RateKey, RequestRate, Scope, Timeouts,
+        User,
+    },
     hostname::{Hostname, HostnameError, normalize_host},
+    matches::{HeaderMatch, Matches, QueryMatch, RequestInfo, TextMatch},
     object::ObjectName,
     path::{PathMatch, normalize_path},
-    rule::{Backend, BasicAuth, Filter, Password, Rule, RuleId, TunnelBackend, User},
+    pattern::{Pattern, PatternError},
+    rule::{Rule, RuleId},
     table::{EntryPoint, HostRules, Listener, Lookup, RoutingTable},
     target::{Target, TargetError},
 };

@@ -128,6 +128,8 @@ pub enum PathType {
     Prefix,
     /// The path alone.
     Exact,
+    /// Every path that the regular expression matches as a whole.
+    Regex,
 }
 
 /// Where requests go: through the tunnel of one of the agents, to one of the targets.
@@ -219,6 +221,7 @@ impl PathType {
         match self {
             Self::Prefix => "Prefix",
             Self::Exact => "Exact",
+            Self::Regex => "Regex",
         }
     }
 }

@@ -17,7 +17,7 @@ use super::{Failure, wiring};
 use crate::{
     bridge::{self, Bridge},
     controller::{ClusterConfig, Controller, Sessions},
-    proxy::{Proxy, Timeouts, TrustedProxies},
+    proxy::{self, Proxy, TrustedProxies},
     routing::Agents,
     telemetry,
     tunnel::Replica,
@@ -110,7 +110,8 @@ impl Edge {
             },
             &metrics,
         )?;
-        let proxy = Proxy::new(bridge.registry().clone(), config.trusted_proxies, Timeouts::default(), &metrics)?;
+        let visitors = proxy::Config { trusted_proxies: config.trusted_proxies, ..proxy::Config::default() };
+        let proxy = Proxy::new(bridge.registry().clone(), visitors, &metrics)?;
         let sessions = watch::Sender::new(Arc::new(Sessions::new()));
         let controller = match config.source {
             Source::Cluster { client, config } => Controller::cluster(client, config, sessions.subscribe(), &metrics)?,

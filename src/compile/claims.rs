@@ -3,7 +3,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::routing::{HostRules, Hostname, ObjectName, PathMatch, Rule, RuleId};
+use crate::routing::{HostRules, Hostname, Matches, ObjectName, Rule, RuleId};
 
 /// Who owns which hostname, and the rules that have been put under it. Objects come in order of age, the oldest first, so
 /// the first that claims a name has it.
@@ -18,7 +18,7 @@ pub(super) struct Claims {
 struct Claim {
     first: ObjectName,
     rules: Vec<Arc<Rule>>,
-    taken: HashMap<PathMatch, RuleId>,
+    taken: HashMap<Matches, RuleId>,
 }
 
 /// Why a hostname cannot be had.
@@ -66,7 +66,7 @@ impl Claims {
     pub(super) fn add(&mut self, hostname: &Hostname, rule: &Arc<Rule>) -> Result<(), RuleId> {
         let Entry::Occupied(mut claim) = self.entry(hostname) else { return Ok(()) };
         let claim = claim.get_mut();
-        match claim.taken.entry(rule.path.clone()) {
+        match claim.taken.entry(rule.matches.clone()) {
             Entry::Occupied(older) => Err(older.get().clone()),
             Entry::Vacant(free) => {
                 free.insert(rule.id.clone());
@@ -81,7 +81,7 @@ impl Claims {
         let exact = self.exact.into_iter().map(|(name, claim)| (Hostname::Exact(name), claim));
         let wildcard = self.wildcard.into_iter().map(|(suffix, claim)| (Hostname::Wildcard(suffix), claim));
         exact.chain(wildcard).map(|(hostname, mut claim)| {
-            claim.rules.sort_by(|a, b| a.path.precedence(&b.path));
+            claim.rules.sort_by(|a, b| a.matches.precedence(&b.matches));
             (hostname, HostRules { owner: claim.first.namespace, rules: claim.rules })
         })
     }

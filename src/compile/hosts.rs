@@ -9,8 +9,8 @@ use super::{
 use crate::{
     api::{self, ConditionType, PathType, Reason, TunnelHost},
     routing::{
-        AgentEntry, Backend, BasicAuth, Filter, Hostname, ObjectName, PathMatch, Rule, RuleId, Target, TunnelBackend,
-        normalize_path,
+        AgentEntry, Backend, BasicAuth, Filter, Hostname, Matches, ObjectName, PathMatch, Protocol, Rule, RuleId,
+        Target, Timeouts, TunnelBackend, normalize_path,
     },
 };
 
@@ -150,6 +150,7 @@ impl Host<'_> {
         let path = match route.path.r#type {
             PathType::Prefix => PathMatch::prefix(&value),
             PathType::Exact => PathMatch::exact(&value),
+            PathType::Regex => PathMatch::Regex(value.parse().ok()?),
         };
         // The route's own problems are told even where the gate is closed anyway.
         let backend = self.backend(index, &route.backend);
@@ -158,7 +159,8 @@ impl Host<'_> {
             Gate::Filter(filter) => (vec![filter.clone()], backend),
             Gate::Closed(why) => (Vec::new(), Backend::Invalid(why.clone())),
         };
-        Some(Rule { id: RuleId { object: self.name.clone(), route: index }, path, filters, backend })
+        let id = RuleId { object: self.name.clone(), route: index };
+        Some(Rule { id, matches: Matches::path(path), filters, timeouts: Timeouts::default(), backend })
     }
 
     /// The backend of a route, of what is right with it; invalid where nothing is left.
@@ -211,7 +213,14 @@ impl Host<'_> {
                 return Backend::Invalid(message.into());
             }
         };
-        Backend::Tunnel(TunnelBackend { agents, targets, host_header })
+        Backend::Tunnel(TunnelBackend {
+            agents,
+            targets,
+            protocol: Protocol::Http,
+            host_header,
+            proxy_protocol: None,
+            attempts: 3,
+        })
     }
 
     /// Puts the rule under the hostnames where its path is free, and says under how many that was.
@@ -222,10 +231,11 @@ impl Host<'_> {
                 placed = true;
                 continue;
             };
-            let (kind, path) = match &rule.path {
+            let (kind, path) = match &rule.matches.path {
                 PathMatch::Exact(path) => (PathType::Exact, &**path),
                 PathMatch::Prefix(path) if path.is_empty() => (PathType::Prefix, "/"),
                 PathMatch::Prefix(path) => (PathType::Prefix, &**path),
+                PathMatch::Regex(pattern) => (PathType::Regex, pattern.as_str()),
             };
             let taken = if older.object == self.name {
                 format!("spec.routes[{}] of this object, which comes first", older.route)

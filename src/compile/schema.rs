@@ -298,8 +298,8 @@ mod tests {
         assert_eq!(with("/spec/nosuch", json!(1)), ["spec.nosuch: unknown field; correct or remove it"]);
         assert_eq!(with("/spec/auth", json!({"basic": {}})), ["spec.auth.basic.secretRef: required, and missing"]);
         assert_eq!(
-            with("/spec/routes/0/path", json!({"type": "Regex"})),
-            ["spec.routes[0].path.type: \"Regex\" is not supported; must be one of \"Prefix\", \"Exact\""]
+            with("/spec/routes/0/path", json!({"type": "Suffix"})),
+            ["spec.routes[0].path.type: \"Suffix\" is not supported; must be one of \"Prefix\", \"Exact\", \"Regex\""]
         );
         assert_eq!(
             with("/spec/routes/0/backend/agents", json!([{"name": "a"}, {"name": "a"}])),

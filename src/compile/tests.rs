@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     api::{ConditionStatus, ConditionType, SecretType},
-    routing::{Backend, Filter, Lookup, Password},
+    routing::{Backend, Filter, Lookup, Password, RequestInfo},
 };
 
 /// The metadata of an object that was made so many seconds after the first.
@@ -72,9 +72,9 @@ fn objects(tunnel_hosts: Vec<Arc<TunnelHost>>) -> Objects {
 /// The TunnelHost and route that answers, or what is found instead.
 #[track_caller]
 fn found(compiled: &Compiled, host: &str, path: &str) -> String {
-    match compiled.table.lookup(EntryPoint::Http, host, path) {
+    match compiled.table.lookup(EntryPoint::Http, &RequestInfo::get(host, path)) {
         Lookup::Rule(rule) => match &rule.backend {
-            Backend::Tunnel(_) => rule.id.to_string(),
+            Backend::Tunnel(_) | Backend::Redirect(_) => rule.id.to_string(),
             Backend::Invalid(_) => format!("{} invalid", rule.id),
         },
         other => format!("{other:?}"),
@@ -301,7 +301,9 @@ fn a_route_keeps_the_agents_that_exist() {
         {"path": {"value": "/broken"}, "backend": backend(json!([{"name": "gone"}]))},
     ]});
     let compiled = compile(&objects(vec![host("web/a", 1, &spec)]), None);
-    let Lookup::Rule(rule) = compiled.table.lookup(EntryPoint::Http, "a.com", "/") else { panic!("no rule") };
+    let Lookup::Rule(rule) = compiled.table.lookup(EntryPoint::Http, &RequestInfo::get("a.com", "/")) else {
+        panic!("no rule")
+    };
     let Backend::Tunnel(tunnel) = &rule.backend else { panic!("{rule:?}") };
     assert_eq!(tunnel.agents, [ObjectName::new("web", "home")]);
     assert_eq!(found(&compiled, "a.com", "/broken"), "web/a routes[1] invalid");
@@ -333,7 +335,9 @@ fn users_of_both_types_of_secret_may_enter() {
     for (secret, names) in [(plain, vec!["ann"]), (hashed, vec!["ann", "bob"])] {
         let compiled = protected(Some(secret));
         assert_eq!(judged(&compiled, "web/a", ResolvedRefs).0, Reason::ResolvedRefs);
-        let Lookup::Rule(rule) = compiled.table.lookup(EntryPoint::Http, "a.com", "/") else { panic!("no rule") };
+        let Lookup::Rule(rule) = compiled.table.lookup(EntryPoint::Http, &RequestInfo::get("a.com", "/")) else {
+            panic!("no rule")
+        };
         let [Filter::BasicAuth(auth)] = &rule.filters[..] else { panic!("{rule:?}") };
         assert_eq!(&*auth.realm, "Shop");
         assert_eq!(auth.users.iter().map(|user| &*user.name).collect::<Vec<_>>(), names);
@@ -433,7 +437,7 @@ fn a_senseless_limit_is_not_no_limit() {
 }
 
 fn rule(compiled: &Compiled, host: &str) -> Arc<Rule> {
-    match compiled.table.lookup(EntryPoint::Http, host, "/") {
+    match compiled.table.lookup(EntryPoint::Http, &RequestInfo::get(host, "/")) {
         Lookup::Rule(rule) => rule.clone(),
         other => panic!("{other:?}"),
     }

@@ -70,7 +70,7 @@ pub(super) async fn serve(shared: Arc<Shared>, tcp: TcpStream, peer: SocketAddr,
         .serve_connection(TokioIo::new(VisitorStream::new(tcp, phase.clone())), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let stall_timeout = shared.timeouts.stream_idle;
+    let stall_timeout = shared.config.stall_timeout;
     let mut deadline = phase.deadline(stall_timeout);
     let mut timer = pin!(sleep_until(deadline.unwrap_or_else(Instant::now)));
     let mut draining = pin!(shutdown.cancelled());

@@ -1,6 +1,6 @@
 //! Forwarding: one request to a backend through a link, in as many attempts as its safety allows.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
@@ -26,9 +26,6 @@ use crate::{
     routing::{Rule, Target, TunnelBackend},
     tunnel::Open,
 };
-
-/// Most attempts of one request, over different sessions and targets.
-const MAX_ATTEMPTS: usize = 3;
 
 /// What is known of a request when it is forwarded.
 pub(super) struct Forward<'a> {
@@ -81,11 +78,11 @@ pub(super) async fn forward(
             return Err(ProxyError::InvalidResponse("it switches protocols unasked".into()));
         };
         let link = exchange.into_link().await.ok_or(ProxyError::BackendClosed)?;
-        return upgrade::accept(forward.shared, response, link, upgrade, account);
+        return upgrade::accept(forward.rule.timeouts.upgrade_idle, response, link, upgrade, account);
     }
     headers::strip_hop_by_hop(response.headers_mut());
     account.answered(response.status());
-    let idle = forward.shared.timeouts.stream_idle;
+    let idle = forward.rule.timeouts.stream_idle;
     let metrics = forward.shared.makers.metrics.clone();
     let account = account.take();
     Ok(response
@@ -104,7 +101,7 @@ impl Forward<'_> {
         let turn = self.state.turn(self.rule.id.route);
         let mut tried = Vec::new();
         let mut failure = None;
-        for _ in 0..MAX_ATTEMPTS {
+        for _ in 0..self.backend.attempts {
             // The place of the attempt before is free for this one.
             account.permit = None;
             let replicas = self.shared.replicas();
@@ -148,7 +145,7 @@ impl Forward<'_> {
             request_id: own(self.request_id.to_str().ok().map(str::to_owned)),
             traceparent: None,
         };
-        let limit = self.shared.timeouts.connect;
+        let limit = self.rule.timeouts.connect;
         let started = Instant::now();
         let mut link = session.open(&open).map_err(|_| ProxyError::SessionLost)?;
         timeout(limit, link.opened())
@@ -173,7 +170,7 @@ impl Forward<'_> {
         let Connected { upstream, reused, pool } = connected;
         let repeatable =
             (reused && is_idempotent(request.method()) && request.body().is_empty()).then(|| copy(&request));
-        let limit = self.shared.timeouts.response_head;
+        let limit = self.rule.timeouts.response_head;
         let progress = request.body().progress();
         let mut sent = std::pin::pin!(upstream.send(request));
         let mut deadline = Instant::now() + limit;
@@ -225,30 +222,4 @@ fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
 /// RFC 9110, 9.2.2.
 fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS | Method::TRACE)
-}
-
-/// How long a request may wait for what.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    /// For the backend to take a connection; default 5 s.
-    pub connect: Duration,
-    /// For the head of a response, from the end of the request's upload; default 60 s.
-    pub response_head: Duration,
-    /// For the next byte of a response's body; default 5 min.
-    pub stream_idle: Duration,
-    /// For the next byte in either direction of an upgraded connection; default 1 h.
-    pub upgrade_idle: Duration,
-}
-
-// === impl Timeouts ===
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(5),
-            response_head: Duration::from_mins(1),
-            stream_idle: Duration::from_mins(5),
-            upgrade_idle: Duration::from_hours(1),
-        }
-    }
 }

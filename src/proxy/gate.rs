@@ -48,6 +48,7 @@ impl Gate {
                     }
                     headers.remove(header::AUTHORIZATION);
                 }
+                _ => {}
             }
         }
         Ok(())
@@ -104,14 +105,15 @@ fn basic_credentials(value: &HeaderValue) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::{Backend, ObjectName, PathMatch, RuleId, User};
+    use crate::routing::{Backend, Matches, ObjectName, PathMatch, RuleId, Timeouts, User};
 
     fn rule(password: Password) -> Rule {
         let users = vec![User { name: "ada".into(), password }];
         Rule {
             id: RuleId { object: ObjectName::new("web", "shop"), route: 0 },
-            path: PathMatch::prefix("/"),
+            matches: Matches::path(PathMatch::prefix("/")),
             filters: vec![Filter::BasicAuth(Arc::new(BasicAuth { realm: "Shop".into(), users }))],
+            timeouts: Timeouts::default(),
             backend: Backend::Invalid("a test".into()),
         }
     }

@@ -15,7 +15,7 @@ use super::{
     headers::{self, X_REQUEST_ID},
     upgrade,
 };
-use crate::routing::{Backend, EntryPoint, Lookup, normalize_host, normalize_path};
+use crate::routing::{Backend, EntryPoint, Lookup, RequestInfo, normalize_host, normalize_path};
 
 /// Whose connection a request comes on.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +65,14 @@ async fn pass(
     // Route.
     let live = shared.live.load_full();
     let path = normalize_path(request.uri().path()).ok_or(ProxyError::BadPath)?;
-    let rule = match live.table.lookup(EntryPoint::Http, &normalize_host(&host), &path) {
+    let looked_up = RequestInfo {
+        host: &normalize_host(&host),
+        path: &path,
+        method: request.method(),
+        headers: request.headers(),
+        query: request.uri().query(),
+    };
+    let rule = match live.table.lookup(EntryPoint::Http, &looked_up) {
         Lookup::Rule(rule) => rule,
         Lookup::NoRule => return Err(ProxyError::NoRoute),
         Lookup::UnknownHost => return Err(ProxyError::UnknownHost),
@@ -77,12 +84,13 @@ async fn pass(
     shared.gate.pass(rule, request.headers_mut()).await?;
     let backend = match &rule.backend {
         Backend::Tunnel(backend) => backend,
+        Backend::Redirect(_) => return Err(ProxyError::NoRoute),
         Backend::Invalid(detail) => return Err(ProxyError::Misconfigured(detail.clone())),
     };
 
     // Choose, link, forward or join; the account goes with the response's body.
-    let address = shared.trusted_proxies.visitor(request.headers(), visitor.peer);
-    headers::set_forwarded(request.headers_mut(), visitor.peer, visitor.local.port(), &shared.trusted_proxies);
+    let address = shared.config.trusted_proxies.visitor(request.headers(), visitor.peer);
+    headers::set_forwarded(request.headers_mut(), visitor.peer, visitor.local.port(), &shared.config.trusted_proxies);
     request.headers_mut().insert(X_REQUEST_ID, request_id.clone());
     let forward = Forward { shared, live: &live, rule, backend, state, visitor: address, request_id };
     forward::forward(forward, request, upgrade, account).await
@@ -117,7 +125,7 @@ fn accept_host(request: &mut Request<Incoming>) -> Result<String, ProxyError> {
 /// A trusted proxy's id for the request, or a new one.
 fn request_id(shared: &Shared, visitor: Visitor, request: &Request<Incoming>) -> HeaderValue {
     if let Some(id) = request.headers().get(X_REQUEST_ID)
-        && shared.trusted_proxies.contains(visitor.peer.ip())
+        && shared.config.trusted_proxies.contains(visitor.peer.ip())
     {
         return id.clone();
     }

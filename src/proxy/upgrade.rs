@@ -1,5 +1,7 @@
 //! Requests to switch protocols, as WebSockets begin (RFC 9110, 7.8).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Version};
 use hyper::{
@@ -8,7 +10,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 
-use super::{Shared, account::Account, body::Body, error::ProxyError, headers, joiner, visitor::VisitorStream};
+use super::{account::Account, body::Body, error::ProxyError, headers, joiner, visitor::VisitorStream};
 use crate::{flow::Counted, tunnel::Link};
 
 /// A request's wish to switch protocols.
@@ -44,7 +46,7 @@ impl Upgrade {
 
 /// Answers with the backend's 101 and joins the two connections behind it, in a task of their own.
 pub(super) fn accept(
-    shared: &Shared,
+    idle: Duration,
     mut response: Response<Incoming>,
     (link, to_visitor): (Counted<Link>, Bytes),
     upgrade: Upgrade,
@@ -56,7 +58,6 @@ pub(super) fn accept(
     headers::set_upgrade(response.headers_mut(), protocol);
     account.answered(response.status());
     let join = account.take().into_join();
-    let idle = shared.timeouts.upgrade_idle;
     tokio::spawn(async move {
         let _join = join;
         // The visitor may leave before the 101 is written; the link is reset with this task.

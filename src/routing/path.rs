@@ -1,5 +1,7 @@
 use std::{borrow::Cow, cmp::Ordering, sync::Arc};
 
+use super::Pattern;
+
 /// Which paths a rule is for; compared with a request's path as [`normalize_path`] gives it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PathMatch {
@@ -8,6 +10,8 @@ pub enum PathMatch {
     /// This path and everything under it, by whole segments: `/a` matches `/a` and `/a/b`, not `/ab`.
     /// Kept without a trailing slash, so `/` is kept as the empty text.
     Prefix(Arc<str>),
+    /// Every path that the pattern matches as a whole.
+    Regex(Pattern),
 }
 
 // === impl PathMatch ===
@@ -33,18 +37,19 @@ impl PathMatch {
             Self::Prefix(value) => {
                 path.strip_prefix(&**value).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
+            Self::Regex(pattern) => pattern.matches(path),
         }
     }
 
-    /// The more specific match first: exact before prefix, then the longer prefix (Gateway API's order).
+    /// The more specific match first: exact, then the longer prefix (Gateway API's order), then patterns, the longer first.
     #[must_use]
     pub fn precedence(&self, other: &Self) -> Ordering {
-        match (self, other) {
-            (Self::Exact(_), Self::Prefix(_)) => Ordering::Less,
-            (Self::Prefix(_), Self::Exact(_)) => Ordering::Greater,
-            (Self::Exact(_), Self::Exact(_)) => Ordering::Equal,
-            (Self::Prefix(a), Self::Prefix(b)) => b.len().cmp(&a.len()),
-        }
+        let rank = |path: &Self| match path {
+            Self::Exact(_) => (2, 0),
+            Self::Prefix(value) => (1, value.len()),
+            Self::Regex(pattern) => (0, pattern.as_str().len()),
+        };
+        rank(other).cmp(&rank(self))
     }
 }
 
@@ -73,7 +78,7 @@ pub fn normalize_path(path: &str) -> Option<Cow<'_, str>> {
 }
 
 /// Bytes that are no UTF-8 become the replacement character; it matches no path that a rule can have.
-fn percent_decoded(path: &str) -> String {
+pub(super) fn percent_decoded(path: &str) -> String {
     let hex = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
     let bytes = path.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
@@ -107,10 +112,11 @@ mod tests {
     }
 
     #[test]
-    fn exact_comes_before_the_longest_prefix() {
-        let mut order = [PathMatch::prefix("/"), PathMatch::prefix("/a/b"), PathMatch::exact("/a")];
+    fn exact_comes_before_the_longest_prefix_before_patterns() {
+        let regex = PathMatch::Regex("/a/b.*".parse().expect("a pattern"));
+        let mut order = [regex.clone(), PathMatch::prefix("/"), PathMatch::prefix("/a/b"), PathMatch::exact("/a")];
         order.sort_by(PathMatch::precedence);
-        assert_eq!(order, [PathMatch::exact("/a"), PathMatch::prefix("/a/b"), PathMatch::prefix("/")]);
+        assert_eq!(order, [PathMatch::exact("/a"), PathMatch::prefix("/a/b"), PathMatch::prefix("/"), regex]);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 use std::{cmp::Ordering, collections::HashMap, sync::Arc};
 
-use super::{Hostname, Rule};
+use super::{Certificates, Hostname, RequestInfo, Rule};
 
 /// Everything the edge serves, at one generation of the objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RoutingTable {
-    entry_points: HashMap<EntryPoint, Vec<Listener>>,
+    entry_points: HashMap<EntryPoint, Vec<Arc<Listener>>>,
+    certificates: Certificates,
 }
 
 /// A bound address of the edge that visitors come in by.
@@ -13,6 +14,8 @@ pub struct RoutingTable {
 pub enum EntryPoint {
     /// The address of `--http`.
     Http,
+    /// The address of `--https`.
+    Https,
 }
 
 /// The rules for a set of hostnames at one entry point. A request belongs to the listener with the most specific
@@ -49,31 +52,36 @@ pub enum Lookup<'a> {
 // === impl RoutingTable ===
 
 impl RoutingTable {
-    /// A table with these listeners; their order does not matter.
+    /// A table with these listeners; their order does not matter. The certificates are for the entry points with TLS.
     #[must_use]
-    pub fn new(listeners: impl IntoIterator<Item = (EntryPoint, Listener)>) -> Self {
-        let mut entry_points = HashMap::<_, Vec<Listener>>::new();
+    pub fn new(listeners: impl IntoIterator<Item = (EntryPoint, Arc<Listener>)>, certificates: Certificates) -> Self {
+        let mut entry_points = HashMap::<_, Vec<Arc<Listener>>>::new();
         for (entry_point, listener) in listeners {
             entry_points.entry(entry_point).or_default().push(listener);
         }
         for listeners in entry_points.values_mut() {
             listeners.sort_by(|a, b| most_specific_first(a.hostname.as_ref(), b.hostname.as_ref()));
         }
-        Self { entry_points }
+        Self { entry_points, certificates }
     }
 
-    /// Finds the rule for a request by its normalized host (see [`super::normalize_host`]) and normalized path
-    /// (see [`super::normalize_path`]).
+    /// Finds the rule for a request.
     #[must_use]
-    pub fn lookup(&self, entry_point: EntryPoint, host: &str, path: &str) -> Lookup<'_> {
+    pub fn lookup(&self, entry_point: EntryPoint, request: &RequestInfo<'_>) -> Lookup<'_> {
         let listeners = self.entry_points.get(&entry_point).map_or(&[][..], Vec::as_slice);
         listeners
             .iter()
-            .find(|listener| listener.hostname.as_ref().is_none_or(|hostname| hostname.matches(host)))
-            .map_or(Lookup::UnknownHost, |listener| listener.lookup(host, path))
+            .find(|listener| listener.hostname.as_ref().is_none_or(|hostname| hostname.matches(request.host)))
+            .map_or(Lookup::UnknownHost, |listener| listener.lookup(request))
     }
 
-    /// All rules, each once for every hostname it stands under.
+    /// The certificates that visitors are shown.
+    #[must_use]
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+
+    /// All rules, each once for every listener and hostname it stands under.
     pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
         let listeners = self.entry_points.values().flatten();
         listeners.flat_map(|listener| listener.exact.values().chain(listener.wildcard.values()).flat_map(|h| &h.rules))
@@ -96,13 +104,13 @@ impl Listener {
         listener
     }
 
-    fn lookup(&self, host: &str, path: &str) -> Lookup<'_> {
+    fn lookup(&self, request: &RequestInfo<'_>) -> Lookup<'_> {
         let mut owner: Option<&str> = None;
-        for candidates in self.candidates(host) {
+        for candidates in self.candidates(request.host) {
             if **owner.get_or_insert(&*candidates.owner) != *candidates.owner {
                 break;
             }
-            if let Some(rule) = candidates.rules.iter().find(|rule| rule.path.matches(path)) {
+            if let Some(rule) = candidates.rules.iter().find(|rule| rule.matches.matches(request)) {
                 return Lookup::Rule(rule);
             }
         }
@@ -129,23 +137,25 @@ fn most_specific_first(a: Option<&Hostname>, b: Option<&Hostname>) -> Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::{Backend, ObjectName, PathMatch, RuleId};
+    use crate::routing::{Backend, Matches, ObjectName, PathMatch, RuleId, Timeouts};
 
     fn rule(name: &str, path: PathMatch) -> Arc<Rule> {
         let id = RuleId { object: ObjectName::new("web", name), route: 0 };
-        Arc::new(Rule { id, path, filters: Vec::new(), backend: Backend::Invalid("a test".into()) })
+        let matches = Matches::path(path);
+        let backend = Backend::Invalid("a test".into());
+        Arc::new(Rule { id, matches, filters: Vec::new(), timeouts: Timeouts::default(), backend })
     }
 
     fn hosts(entries: &[(&str, &str, &[Arc<Rule>])]) -> RoutingTable {
         let hosts = entries.iter().map(|(hostname, owner, rules)| {
             (hostname.parse().expect("a hostname"), HostRules { owner: (*owner).into(), rules: rules.to_vec() })
         });
-        RoutingTable::new([(EntryPoint::Http, Listener::new(None, hosts))])
+        RoutingTable::new([(EntryPoint::Http, Arc::new(Listener::new(None, hosts)))], Certificates::default())
     }
 
     #[track_caller]
     fn found(table: &RoutingTable, host: &str, path: &str) -> String {
-        match table.lookup(EntryPoint::Http, host, path) {
+        match table.lookup(EntryPoint::Http, &RequestInfo::get(host, path)) {
             Lookup::Rule(rule) => rule.id.object.name.to_string(),
             other => format!("{other:?}"),
         }
@@ -186,7 +196,8 @@ mod tests {
             )],
         );
         let narrow = Listener::new(Some("*.b.example.com".parse().expect("a hostname")), []);
-        let table = RoutingTable::new([(EntryPoint::Http, all), (EntryPoint::Http, narrow)]);
+        let listeners = [all, narrow].map(|listener| (EntryPoint::Http, Arc::new(listener)));
+        let table = RoutingTable::new(listeners, Certificates::default());
         assert_eq!(found(&table, "a.example.com", "/"), "all");
         assert_eq!(found(&table, "a.b.example.com", "/"), "UnknownHost");
     }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use culvert::{proxy::Timeouts, routing::Backend};
+use culvert::routing::{Backend, Rule, Timeouts};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::Instant,
@@ -102,8 +102,8 @@ async fn a_backend_that_says_nothing_is_504() {
         let _ = stream.read_to_end(&mut Vec::new()).await;
     })
     .await;
-    let stage = Stage::start_with(Options { timeouts, ..Options::default() }).await;
-    stage.serve(&[&target]);
+    let stage = Stage::start().await;
+    stage.serve_rules(vec![Rule { timeouts, ..rule(&[&target], Vec::new()) }], None);
     is_ours(&stage.get("/").await, 504, "http_response_timeout");
 }
 

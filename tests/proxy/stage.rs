@@ -3,10 +3,10 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use culvert::{
-    proxy::{Proxy, Timeouts, TrustedProxies},
+    proxy::{self, Proxy, TrustedProxies},
     routing::{
-        Agents, Backend, EntryPoint, Filter, HostRules, Hostname, Listener, ObjectName, PathMatch, RoutingTable, Rule,
-        RuleId, TunnelBackend,
+        Agents, Backend, Certificates, EntryPoint, Filter, HostRules, Hostname, Listener, Matches, ObjectName,
+        PathMatch, Protocol, RoutingTable, Rule, RuleId, Timeouts, TunnelBackend,
     },
 };
 use tokio::{
@@ -31,7 +31,6 @@ pub(crate) struct Stage {
 
 /// What may differ between stages.
 pub(crate) struct Options {
-    pub(crate) timeouts: Timeouts,
     pub(crate) trusted_proxies: TrustedProxies,
     pub(crate) allow: &'static [&'static str],
 }
@@ -49,7 +48,7 @@ pub(crate) struct Answer {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { timeouts: Timeouts::default(), trusted_proxies: TrustedProxies::default(), allow: &["127.0.0.1:*"] }
+        Self { trusted_proxies: TrustedProxies::default(), allow: &["127.0.0.1:*"] }
     }
 }
 
@@ -62,7 +61,8 @@ impl Stage {
     pub(crate) async fn start_with(options: Options) -> Self {
         let edge = Edge::start("r1").await;
         let registry = edge.bridge.registry().clone();
-        let proxy = Proxy::new(registry, options.trusted_proxies, options.timeouts, &edge.metrics).expect("a proxy");
+        let config = proxy::Config { trusted_proxies: options.trusted_proxies, ..proxy::Config::default() };
+        let proxy = Proxy::new(registry, config, &edge.metrics).expect("a proxy");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let http = listener.local_addr().expect("its address");
         let (serving, stop) = (proxy.clone(), CancellationToken::new());
@@ -88,8 +88,9 @@ impl Stage {
         });
         let agents: Agents = entries.collect();
         let rules = HostRules { owner: "web".into(), rules: rules.into_iter().map(Arc::new).collect() };
-        let listener = Listener::new(None, [(HOST.parse::<Hostname>().expect("a hostname"), rules)]);
-        self.proxy.update(Arc::new(RoutingTable::new([(EntryPoint::Http, listener)])), &agents);
+        let listener = Arc::new(Listener::new(None, [(HOST.parse::<Hostname>().expect("a hostname"), rules)]));
+        let table = RoutingTable::new([(EntryPoint::Http, listener)], Certificates::default());
+        self.proxy.update(Arc::new(table), &agents);
     }
 
     /// Serves nothing any more.
@@ -128,9 +129,17 @@ pub(crate) fn rule(targets: &[&str], filters: Vec<Filter>) -> Rule {
     let targets = targets.iter().map(|target| target.parse().expect("a target")).collect();
     Rule {
         id: RuleId { object: ObjectName::new("web", "shop"), route: 0 },
-        path: PathMatch::prefix("/"),
+        matches: Matches::path(PathMatch::prefix("/")),
         filters,
-        backend: Backend::Tunnel(TunnelBackend { agents: vec![lab()], targets, host_header: None }),
+        timeouts: Timeouts::default(),
+        backend: Backend::Tunnel(TunnelBackend {
+            agents: vec![lab()],
+            targets,
+            protocol: Protocol::Http,
+            host_header: None,
+            proxy_protocol: None,
+            attempts: 3,
+        }),
     }
 }
 

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use culvert::routing::{Rule, Timeouts};
 use futures::{SinkExt, StreamExt};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -13,7 +14,7 @@ use tokio_tungstenite::{
 };
 
 use crate::{
-    stage::{HOST, Stage, backend, read_head},
+    stage::{HOST, Stage, backend, read_head, rule},
     support::PATIENCE,
 };
 
@@ -195,12 +196,9 @@ async fn a_switch_that_nobody_asked_for_is_502() {
 
 #[tokio::test]
 async fn an_idle_join_ends_and_a_lost_one_is_reset() {
-    let options = crate::stage::Options {
-        timeouts: culvert::proxy::Timeouts { upgrade_idle: Duration::from_millis(200), ..Default::default() },
-        ..Default::default()
-    };
-    let stage = Stage::start_with(options).await;
-    stage.serve(&[&echo_server().await]);
+    let timeouts = Timeouts { upgrade_idle: Duration::from_millis(200), ..Timeouts::default() };
+    let stage = Stage::start().await;
+    stage.serve_rules(vec![Rule { timeouts, ..rule(&[&echo_server().await], Vec::new()) }], None);
     let mut socket = connect(&stage).await;
     socket.send(Message::text("hello")).await.expect("sent");
     assert_eq!(next(&mut socket).await, Message::text("hello"));

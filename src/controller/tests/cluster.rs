@@ -11,7 +11,7 @@ use super::{Api, Call, host};
 use crate::{
     compile::Compiled,
     controller::{ClusterConfig, Controller, Outputs, Sessions},
-    routing::{EntryPoint, Lookup},
+    routing::{EntryPoint, Lookup, RequestInfo},
 };
 
 /// A controller that runs, and the requests it makes for TunnelHosts; all else is answered with empty lists.
@@ -80,7 +80,7 @@ fn list(items: &[Value], version: &str) -> Value {
 }
 
 fn knows(compiled: &Compiled, host: &str) -> bool {
-    !matches!(compiled.table.lookup(EntryPoint::Http, host, "/"), Lookup::UnknownHost)
+    !matches!(compiled.table.lookup(EntryPoint::Http, &RequestInfo::get(host, "/")), Lookup::UnknownHost)
 }
 
 #[tokio::test(start_paused = true)]

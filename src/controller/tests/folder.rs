@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     compile::Compiled,
     controller::{Controller, Outputs},
-    routing::{Backend, EntryPoint, Lookup, ObjectName},
+    routing::{Backend, EntryPoint, Lookup, ObjectName, RequestInfo},
 };
 
 /// A folder that is removed with the test, and a controller that follows it.
@@ -95,10 +95,10 @@ metadata: {name: ignored}
 
 /// The first target of the rule for a host; empty if there is none.
 fn target(compiled: &Compiled, host: &str) -> String {
-    match compiled.table.lookup(EntryPoint::Http, host, "/") {
+    match compiled.table.lookup(EntryPoint::Http, &RequestInfo::get(host, "/")) {
         Lookup::Rule(rule) => match &rule.backend {
             Backend::Tunnel(tunnel) => tunnel.targets[0].to_string(),
-            Backend::Invalid(why) => why.to_string(),
+            other => format!("{other:?}"),
         },
         _ => String::new(),
     }
