@@ -13,12 +13,16 @@ mod failure;
 mod forward;
 mod gate;
 mod headers;
+mod http2;
 mod idle;
 mod joiner;
 mod live;
 mod metrics;
+mod phase;
 mod pool;
 mod service;
+mod socket;
+mod tls;
 mod upgrade;
 mod upload;
 mod upstream;
@@ -41,11 +45,15 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::headers::TrustedProxies;
 use self::{
+    connection::Accepted,
     gate::Gate,
     live::{Live, Makers},
     metrics::{HostMetrics, Metrics},
+};
+pub use self::{
+    headers::TrustedProxies,
+    tls::{Tls, TlsOptions},
 };
 use crate::{
     bridge::Registry,
@@ -133,22 +141,45 @@ impl Proxy {
 
     /// Accepts visitors until `shutdown`, then lets the requests in progress end. Joins go on; they end with their tunnels.
     pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) {
-        let connections = TaskTracker::new();
         let mut sessions = self.shared.registry.watch();
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let upkeep = async {
+            loop {
+                tokio::select! {
+                    Ok(()) = sessions.changed() => {
+                        self.shared.live.load().drop_pools(|session| !self.shared.registry.is_active(session));
+                    }
+                    _ = sweep.tick() => self.shared.live.load().sweep(Instant::now()),
+                }
+            }
+        };
+        tokio::select! {
+            () = self.accept(listener, None, shutdown) => {}
+            () = upkeep => {}
+        }
+        // The bridge ends when the links do; idle ones are nobody's any more.
+        self.shared.live.load().drop_pools(|_| true);
+    }
+
+    /// Accepts visitors over TLS, beside [`serve`](Self::serve) and until the same `shutdown`; then it lets the requests in
+    /// progress end.
+    pub async fn serve_tls(&self, listener: TcpListener, tls: Arc<Tls>, shutdown: CancellationToken) {
+        self.accept(listener, Some(tls), shutdown).await;
+    }
+
+    async fn accept(&self, listener: TcpListener, tls: Option<Arc<Tls>>, shutdown: CancellationToken) {
+        let connections = TaskTracker::new();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                Ok(()) = sessions.changed() => {
-                    self.shared.live.load().drop_pools(|session| !self.shared.registry.is_active(session));
-                }
-                _ = sweep.tick() => self.shared.live.load().sweep(Instant::now()),
                 accepted = listener.accept() => match accepted {
                     Ok((tcp, peer)) => {
                         // Where the socket does not take it, it is only slower.
                         let _ = tcp.set_nodelay(true);
-                        connections.spawn(connection::serve(self.shared.clone(), tcp, peer, shutdown.clone()));
+                        let (shared, tls, shutdown) = (self.shared.clone(), tls.clone(), shutdown.clone());
+                        let token = connections.token();
+                        tokio::spawn(Accepted { shared, tcp, peer, tls, shutdown, token }.serve());
                     }
                     Err(error) => pause_after(&error).await,
                 },
@@ -157,8 +188,6 @@ impl Proxy {
         drop(listener);
         connections.close();
         connections.wait().await;
-        // The bridge ends when the links do; idle ones are nobody's any more.
-        self.shared.live.load().drop_pools(|_| true);
     }
 }
 

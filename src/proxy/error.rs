@@ -12,6 +12,8 @@ pub(super) enum ProxyError {
     NoRoute,
     #[error("the request's host is missing or malformed")]
     BadHost,
+    #[error("the connection was made for a host with another certificate")]
+    Misdirected,
     #[error("the request's path has a segment \".\" or \"..\"")]
     BadPath,
     /// The detail is for the log; a visitor is not told which Secret is missing.
@@ -62,6 +64,7 @@ impl ProxyError {
             Self::UnknownHost | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::BadHost | Self::BadPath | Self::RequestBody(_) => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::RequestTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Misconfigured(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
@@ -85,7 +88,7 @@ impl ProxyError {
                 "http_request_error"
             }
             Self::Misconfigured(_) => "proxy_configuration_error",
-            Self::Unauthorized { .. } => return None,
+            Self::Unauthorized { .. } | Self::Misdirected => return None,
             Self::ConnectionLimit { .. } | Self::TooManyLogins => "http_request_denied",
             Self::NoSession | Self::AgentOverloaded(_) => "destination_unavailable",
             Self::TargetNotAllowed(_) | Self::BackendRefused(_) => "connection_refused",
@@ -104,6 +107,7 @@ impl ProxyError {
             Self::NoRoute => "no_route",
             Self::BadHost => "bad_host",
             Self::BadPath => "bad_path",
+            Self::Misdirected => "misdirected",
             Self::Misconfigured(_) => "misconfigured",
             Self::Unauthorized { .. } => "unauthorized",
             Self::ConnectionLimit { .. } => "connection_limit",

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ipnet::IpNet;
 
+use super::service::Visitor;
+
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -68,7 +70,8 @@ pub(super) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
 }
 
 /// Says who the visitor is, in the place of whatever an untrusted peer said.
-pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: SocketAddr, local_port: u16, trusted: &TrustedProxies) {
+pub(super) fn set_forwarded(headers: &mut HeaderMap, visitor: &Visitor, trusted: &TrustedProxies) {
+    let peer = visitor.peer;
     let trusted = trusted.contains(peer.ip());
     remove_where(headers, |name| {
         if name.contains('_') { is_claim(&name.replace('_', "-")) } else { !trusted && is_identity(name) }
@@ -79,7 +82,8 @@ pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: SocketAddr, local_por
         headers.insert(X_FORWARDED_FOR, address);
     }
     if !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers
+            .insert(X_FORWARDED_PROTO, HeaderValue::from_static(if visitor.tls.is_some() { "https" } else { "http" }));
     }
     if !headers.contains_key(X_FORWARDED_HOST)
         && let Some(host) = headers.get(header::HOST).cloned()
@@ -87,7 +91,7 @@ pub(super) fn set_forwarded(headers: &mut HeaderMap, peer: SocketAddr, local_por
         headers.insert(X_FORWARDED_HOST, host);
     }
     if !headers.contains_key(X_FORWARDED_PORT) {
-        headers.insert(X_FORWARDED_PORT, local_port.into());
+        headers.insert(X_FORWARDED_PORT, visitor.local.port().into());
     }
 }
 
@@ -174,7 +178,12 @@ mod tests {
     fn forwarded(fields: &[(&'static str, &'static str)], trusted: &str) -> HeaderMap {
         let trusted = TrustedProxies::new(vec![trusted.parse().expect("a network")]);
         let mut headers = headers(fields);
-        set_forwarded(&mut headers, PEER.parse().expect("an address"), 8080, &trusted);
+        let visitor = Visitor {
+            peer: PEER.parse().expect("an address"),
+            local: "192.0.2.1:8080".parse().expect("an address"),
+            tls: None,
+        };
+        set_forwarded(&mut headers, &visitor, &trusted);
         headers
     }
 

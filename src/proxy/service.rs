@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use http::{HeaderValue, Method, Request, Response, Uri, header, uri::PathAndQuery};
+use http::{HeaderValue, Method, Request, Response, Uri, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
 
 use super::{
@@ -13,21 +13,24 @@ use super::{
     error::ProxyError,
     forward::{self, Forward},
     headers::{self, X_REQUEST_ID},
+    tls::{self, TlsInfo},
     upgrade,
 };
 use crate::routing::{Backend, EntryPoint, Lookup, RequestInfo, normalize_host, normalize_path};
 
 /// Whose connection a request comes on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Visitor {
     /// The other end of the connection: the visitor, or a proxy in front of the edge.
     pub(super) peer: SocketAddr,
     /// The edge's end of it.
     pub(super) local: SocketAddr,
+    /// What is known of its TLS, where it came over that.
+    pub(super) tls: Option<TlsInfo>,
 }
 
 /// Answers one request; what the edge cannot forward, it answers itself.
-pub(super) async fn handle(shared: &Shared, visitor: Visitor, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn handle(shared: &Shared, visitor: &Visitor, request: Request<Incoming>) -> Response<Body> {
     let request_id = request_id(shared, visitor, &request);
     let accept = request.headers().get(header::ACCEPT).cloned();
     // The account stays out here: where the future is dropped, it counts a visitor who left.
@@ -49,7 +52,7 @@ pub(super) async fn handle(shared: &Shared, visitor: Visitor, request: Request<I
 
 async fn pass(
     shared: &Shared,
-    visitor: Visitor,
+    visitor: &Visitor,
     mut request: Request<Incoming>,
     request_id: &HeaderValue,
     account: &mut Account,
@@ -64,15 +67,24 @@ async fn pass(
 
     // Route.
     let live = shared.live.load_full();
+    let host = normalize_host(&host);
+    let entry_point = if let Some(tls) = &visitor.tls {
+        if tls::is_misdirected(live.table.certificates(), tls, &host) {
+            return Err(ProxyError::Misdirected);
+        }
+        EntryPoint::Https
+    } else {
+        EntryPoint::Http
+    };
     let path = normalize_path(request.uri().path()).ok_or(ProxyError::BadPath)?;
     let looked_up = RequestInfo {
-        host: &normalize_host(&host),
+        host: &host,
         path: &path,
         method: request.method(),
         headers: request.headers(),
         query: request.uri().query(),
     };
-    let rule = match live.table.lookup(EntryPoint::Http, &looked_up) {
+    let rule = match live.table.lookup(entry_point, &looked_up) {
         Lookup::Rule(rule) => rule,
         Lookup::NoRule => return Err(ProxyError::NoRoute),
         Lookup::UnknownHost => return Err(ProxyError::UnknownHost),
@@ -90,7 +102,7 @@ async fn pass(
 
     // Choose, link, forward or join; the account goes with the response's body.
     let address = shared.config.trusted_proxies.visitor(request.headers(), visitor.peer);
-    headers::set_forwarded(request.headers_mut(), visitor.peer, visitor.local.port(), &shared.config.trusted_proxies);
+    headers::set_forwarded(request.headers_mut(), visitor, &shared.config.trusted_proxies);
     request.headers_mut().insert(X_REQUEST_ID, request_id.clone());
     let forward = Forward { shared, live: &live, rule, backend, state, visitor: address, request_id };
     forward::forward(forward, request, upgrade, account).await
@@ -105,6 +117,13 @@ fn accept_host(request: &mut Request<Incoming>) -> Result<String, ProxyError> {
         return Err(ProxyError::BadHost);
     }
     let host = match (request.uri().authority(), field) {
+        // HTTP/2 has no older rule for two that differ (RFC 9113, 8.3.1).
+        (Some(authority), Some(field))
+            if request.version() == Version::HTTP_2
+                && !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            return Err(ProxyError::BadHost);
+        }
         (Some(authority), _) => authority.as_str(),
         (None, Some(field)) => field.to_str().map_err(|_| ProxyError::BadHost)?,
         (None, None) => return Err(ProxyError::BadHost),
@@ -123,7 +142,7 @@ fn accept_host(request: &mut Request<Incoming>) -> Result<String, ProxyError> {
 }
 
 /// A trusted proxy's id for the request, or a new one.
-fn request_id(shared: &Shared, visitor: Visitor, request: &Request<Incoming>) -> HeaderValue {
+fn request_id(shared: &Shared, visitor: &Visitor, request: &Request<Incoming>) -> HeaderValue {
     if let Some(id) = request.headers().get(X_REQUEST_ID)
         && shared.config.trusted_proxies.contains(visitor.peer.ip())
     {

@@ -10,5 +10,7 @@ mod errors;
 mod flow;
 mod forwarding;
 mod input;
+mod secure;
 mod stage;
+mod tls;
 mod websocket;
