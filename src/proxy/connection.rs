@@ -52,9 +52,8 @@ enum End {
 
 /// Serves a connection until it ends. On `shutdown`, the request in progress is the last one.
 pub(super) async fn serve(shared: Arc<Shared>, tcp: TcpStream, peer: SocketAddr, shutdown: CancellationToken) {
-    let Ok(local) = tcp.local_addr() else { return };
     let phase = Arc::new(Phase::new());
-    let visitor = Visitor { peer, local };
+    let visitor = Visitor { peer };
     let service = service_fn(|request: Request<Incoming>| {
         phase.set(Stage::Busy);
         let (shared, phase) = (shared.clone(), phase.clone());

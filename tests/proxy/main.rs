@@ -9,6 +9,8 @@ mod support;
 mod errors;
 mod flow;
 mod forwarding;
+mod identity;
 mod input;
+mod policies;
 mod stage;
 mod websocket;
