@@ -14,8 +14,10 @@ mod forward;
 mod gate;
 mod headers;
 mod http2;
+mod identity;
 mod idle;
 mod joiner;
+mod limits;
 mod live;
 mod metrics;
 mod phase;
@@ -47,12 +49,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     connection::Accepted,
-    gate::Gate,
+    gate::Passwords,
     live::{Live, Makers},
     metrics::{HostMetrics, Metrics},
 };
 pub use self::{
-    headers::TrustedProxies,
+    identity::TrustedProxies,
     tls::{Tls, TlsOptions},
 };
 use crate::{
@@ -77,6 +79,10 @@ pub struct Proxy {
 pub struct Config {
     /// The proxies whose word about the visitor is taken; default none.
     pub trusted_proxies: TrustedProxies,
+    /// Tells backends of the visitor by `Forwarded` (RFC 7239) too; default not.
+    pub forwarded: bool,
+    /// Where visitors find the edge with TLS, for those who are sent there; default 443.
+    pub public_https_port: u16,
     /// How long a visitor may take nothing of what is written to it; default 5 min.
     pub stall_timeout: Duration,
 }
@@ -88,9 +94,9 @@ struct Shared {
     makers: Makers,
     /// For requests that no TunnelHost gets.
     unrouted: Arc<HostMetrics>,
-    gate: Gate,
+    passwords: Passwords,
     config: Config,
-    /// How many replicas share the agents' limits.
+    /// How many replicas share the limits.
     replicas: AtomicU32,
 }
 
@@ -98,7 +104,12 @@ struct Shared {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { trusted_proxies: TrustedProxies::default(), stall_timeout: Duration::from_mins(5) }
+        Self {
+            trusted_proxies: TrustedProxies::default(),
+            forwarded: false,
+            public_https_port: 443,
+            stall_timeout: Duration::from_mins(5),
+        }
     }
 }
 
@@ -121,7 +132,7 @@ impl Proxy {
             registry,
             makers,
             unrouted,
-            gate: Gate::new(),
+            passwords: Passwords::new(),
             config,
             replicas: AtomicU32::new(1),
         };
@@ -134,7 +145,7 @@ impl Proxy {
         self.shared.live.store(Arc::new(next));
     }
 
-    /// How many replicas share the agents' connection limits, this one included.
+    /// How many replicas share the limits of TunnelHosts and agents, this one included.
     pub fn set_replicas(&self, replicas: u32) {
         self.shared.replicas.store(replicas, Ordering::Relaxed);
     }

@@ -80,9 +80,8 @@ impl Accepted {
     /// Serves a connection until it ends. On shutdown, the request in progress is the last one.
     pub(super) async fn serve(self) {
         let Self { shared, tcp, peer, tls, shutdown, token } = self;
-        let Ok(local) = tcp.local_addr() else { return };
         let socket = Socket::new(tcp);
-        let mut visitor = Visitor { peer, local, tls: None };
+        let mut visitor = Visitor { peer, tls: None };
         let phase;
         let stream = if let Some(tls) = tls {
             match shutdown.run_until_cancelled(tls.accept(socket, peer)).await {

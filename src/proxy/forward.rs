@@ -13,7 +13,7 @@ use super::{
     choose::{self, Choice},
     download::Download,
     error::ProxyError,
-    failure, headers,
+    failure, gate, headers,
     live::{HostState, Live},
     pool::Pool,
     upgrade::{self, Upgrade},
@@ -35,6 +35,8 @@ pub(super) struct Forward<'a> {
     pub(super) backend: &'a TunnelBackend,
     pub(super) state: &'a Arc<HostState>,
     pub(super) visitor: SocketAddr,
+    /// Most bytes that the request's body may have.
+    pub(super) body_limit: Option<u64>,
     pub(super) request_id: &'a HeaderValue,
 }
 
@@ -61,7 +63,7 @@ pub(super) async fn forward(
     upgrade: Option<Upgrade>,
     account: &mut Account,
 ) -> Result<Response<Body>, ProxyError> {
-    let mut outgoing = outgoing(request);
+    let mut outgoing = outgoing(request, forward.body_limit);
     if let Some(upgrade) = &upgrade {
         upgrade.ask(outgoing.headers_mut());
     }
@@ -72,6 +74,7 @@ pub(super) async fn forward(
     }
     let answered = forward.attempts(outgoing, upgrade.is_some(), account).await?;
     let Answered { mut response, exchange, pool } = answered;
+    gate::change_response(forward.rule, response.headers_mut());
 
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(upgrade) = upgrade else {
@@ -84,6 +87,8 @@ pub(super) async fn forward(
         return Err(ProxyError::InvalidResponse("it does not switch to the protocol that was asked for".into()));
     }
     headers::strip_hop_by_hop(response.headers_mut());
+    let version = response.version();
+    headers::add_via(response.headers_mut(), version);
     account.answered(response.status());
     let idle = forward.rule.timeouts.stream_idle;
     let metrics = forward.shared.makers.metrics.clone();
@@ -199,9 +204,9 @@ impl Forward<'_> {
 }
 
 /// The request as the backend gets it: HTTP/1.1, whatever the visitor spoke.
-fn outgoing(request: Request<Incoming>) -> Request<RequestBody> {
+fn outgoing(request: Request<Incoming>, body_limit: Option<u64>) -> Request<RequestBody> {
     let (parts, body) = request.into_parts();
-    let mut request = Request::new(RequestBody::from(body));
+    let mut request = Request::new(RequestBody::new(body, body_limit));
     *request.method_mut() = parts.method;
     *request.uri_mut() = parts.uri;
     *request.version_mut() = Version::HTTP_11;
