@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use http::{HeaderValue, Method, Request, Response, Uri, header, uri::PathAndQuery};
+use http::{HeaderValue, Method, Request, Response, Uri, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
 
 use super::{
@@ -12,6 +12,7 @@ use super::{
     body::Body,
     error::ProxyError,
     forward::{self, Forward},
+    framing,
     headers::{self, X_REQUEST_ID},
     upgrade,
 };
@@ -29,7 +30,7 @@ pub(super) struct Visitor {
 /// Answers one request; what the edge cannot forward, it answers itself.
 pub(super) async fn handle(shared: &Shared, visitor: Visitor, request: Request<Incoming>) -> Response<Body> {
     let request_id = request_id(shared, visitor, &request);
-    let accept = request.headers().get(header::ACCEPT).cloned();
+    let (accept, version) = (request.headers().get(header::ACCEPT).cloned(), request.version());
     // The account stays out here: where the future is dropped, it counts a visitor who left.
     let mut account = Account::open(shared.unrouted.clone(), request.method(), request.version(), Instant::now());
     match pass(shared, visitor, request, &request_id, &mut account).await {
@@ -42,7 +43,11 @@ pub(super) async fn handle(shared: &Shared, visitor: Visitor, request: Request<I
                 tracing::debug!(request_id = ?request_id, %error, "a request failed");
             }
             account.answered(error.status());
-            answer::error(&error, &request_id, accept.as_ref())
+            let mut response = answer::error(&error, &request_id, accept.as_ref());
+            if version <= Version::HTTP_11 && error.ends_connection() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
         }
     }
 }
@@ -59,6 +64,7 @@ async fn pass(
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(ProxyError::Method);
     }
+    framing::check_request(&request)?;
     let upgrade = upgrade::take(&mut request);
     let host = accept_host(&mut request)?;
 
