@@ -87,6 +87,11 @@ impl Stage {
 
     /// Serves [`HOST`] by these rules; the limit is the agent's.
     pub(crate) fn serve_rules(&self, rules: Vec<Rule>, max_connections: Option<u32>) {
+        self.serve_host(HOST, rules, max_connections);
+    }
+
+    /// Serves this host by these rules.
+    pub(crate) fn serve_host(&self, host: &str, rules: Vec<Rule>, max_connections: Option<u32>) {
         let entry = agents(&[("lab", "lab-token", crate::support::TOKEN)]);
         let entries = entry.iter().map(|entry| {
             let mut entry = (**entry).clone();
@@ -95,7 +100,7 @@ impl Stage {
         });
         let agents: Agents = entries.collect();
         let rules = HostRules { owner: "web".into(), rules: rules.into_iter().map(Arc::new).collect() };
-        let listener = Arc::new(Listener::new(None, [(HOST.parse::<Hostname>().expect("a hostname"), rules)]));
+        let listener = Arc::new(Listener::new(None, [(host.parse::<Hostname>().expect("a hostname"), rules)]));
         let table = RoutingTable::new([(EntryPoint::Http, listener)], Certificates::default());
         self.proxy.update(Arc::new(table), &agents);
     }
