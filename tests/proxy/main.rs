@@ -9,6 +9,7 @@ mod support;
 mod errors;
 mod flow;
 mod forwarding;
+mod http2;
 mod input;
 mod secure;
 mod stage;
