@@ -10,6 +10,7 @@ mod errors;
 mod flow;
 mod forwarding;
 mod framing;
+mod http2;
 mod identity;
 mod input;
 mod policies;

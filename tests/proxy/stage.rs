@@ -53,6 +53,11 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Visitors may take nothing for so long.
+    pub(crate) fn stalling(stall_timeout: Duration) -> Self {
+        Self { config: proxy::Config { stall_timeout, ..proxy::Config::default() }, ..Self::default() }
+    }
+
     /// Visitors come from a proxy that is trusted, so that a test may say where they are from.
     pub(crate) fn behind_proxy() -> Self {
         let trusted_proxies = TrustedProxies::new(vec!["127.0.0.0/8".parse().expect("a network")]);
