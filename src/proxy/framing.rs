@@ -1,7 +1,7 @@
 //! What an HTTP/1 message says about its own limits and its host. hyper reads a few messages that RFC 9112 calls ambiguous;
 //! whoever reads them otherwise would see other messages in the same bytes, so they are refused here, on both sides.
 
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, header};
 
 use super::error::ProxyError;
 
@@ -25,8 +25,8 @@ fn check_target<B>(request: &Request<B>) -> Result<(), ProxyError> {
     let well_formed = match (uri.scheme_str(), uri.authority()) {
         _ if *method == Method::CONNECT => true,
         (Some(scheme), Some(authority)) => {
-            // `http` leaves nothing of a path that a fragment stands for.
-            let has_path = uri.path_and_query().is_none_or(|path| path.as_str().starts_with(['/', '?']));
+            // `http` leaves nothing of a path that a fragment stands for, which shows once it stands alone.
+            let has_path = uri.path_and_query().is_none_or(|path| !Uri::from(path.clone()).path().is_empty());
             matches!(scheme, "http" | "https") && is_host(authority.as_str().as_bytes()) && has_path
         }
         (None, None) => uri.path().starts_with('/') || (uri.path() == "*" && *method == Method::OPTIONS),
