@@ -15,12 +15,18 @@ mod forward;
 mod framing;
 mod gate;
 mod headers;
+mod http2;
+mod identity;
 mod idle;
 mod joiner;
+mod limits;
 mod live;
 mod metrics;
+mod phase;
 mod pool;
 mod service;
+mod socket;
+mod tls;
 mod upgrade;
 mod upload;
 mod upstream;
@@ -43,11 +49,15 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::headers::TrustedProxies;
 use self::{
-    gate::Gate,
+    connection::Accepted,
+    gate::Passwords,
     live::{Live, Makers},
     metrics::{HostMetrics, Metrics},
+};
+pub use self::{
+    identity::TrustedProxies,
+    tls::{Tls, TlsOptions},
 };
 use crate::{
     bridge::Registry,
@@ -71,6 +81,10 @@ pub struct Proxy {
 pub struct Config {
     /// The proxies whose word about the visitor is taken; default none.
     pub trusted_proxies: TrustedProxies,
+    /// Tells backends of the visitor by `Forwarded` (RFC 7239) too; default not.
+    pub forwarded: bool,
+    /// Where visitors find the edge with TLS, for those who are sent there; default 443.
+    pub public_https_port: u16,
     /// How long a visitor may take nothing of what is written to it; default 5 min.
     pub stall_timeout: Duration,
 }
@@ -82,9 +96,9 @@ struct Shared {
     makers: Makers,
     /// For requests that no TunnelHost gets.
     unrouted: Arc<HostMetrics>,
-    gate: Gate,
+    passwords: Passwords,
     config: Config,
-    /// How many replicas share the agents' limits.
+    /// How many replicas share the limits.
     replicas: AtomicU32,
 }
 
@@ -92,7 +106,12 @@ struct Shared {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { trusted_proxies: TrustedProxies::default(), stall_timeout: Duration::from_mins(5) }
+        Self {
+            trusted_proxies: TrustedProxies::default(),
+            forwarded: false,
+            public_https_port: 443,
+            stall_timeout: Duration::from_mins(5),
+        }
     }
 }
 
@@ -115,7 +134,7 @@ impl Proxy {
             registry,
             makers,
             unrouted,
-            gate: Gate::new(),
+            passwords: Passwords::new(),
             config,
             replicas: AtomicU32::new(1),
         };
@@ -128,29 +147,52 @@ impl Proxy {
         self.shared.live.store(Arc::new(next));
     }
 
-    /// How many replicas share the agents' connection limits, this one included.
+    /// How many replicas share the limits of TunnelHosts and agents, this one included.
     pub fn set_replicas(&self, replicas: u32) {
         self.shared.replicas.store(replicas, Ordering::Relaxed);
     }
 
     /// Accepts visitors until `shutdown`, then lets the requests in progress end. Joins go on; they end with their tunnels.
     pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) {
-        let connections = TaskTracker::new();
         let mut sessions = self.shared.registry.watch();
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let upkeep = async {
+            loop {
+                tokio::select! {
+                    Ok(()) = sessions.changed() => {
+                        self.shared.live.load().drop_pools(|session| !self.shared.registry.is_active(session));
+                    }
+                    _ = sweep.tick() => self.shared.live.load().sweep(Instant::now()),
+                }
+            }
+        };
+        tokio::select! {
+            () = self.accept(listener, None, shutdown) => {}
+            () = upkeep => {}
+        }
+        // The bridge ends when the links do; idle ones are nobody's any more.
+        self.shared.live.load().drop_pools(|_| true);
+    }
+
+    /// Accepts visitors over TLS, beside [`serve`](Self::serve) and until the same `shutdown`; then it lets the requests in
+    /// progress end.
+    pub async fn serve_tls(&self, listener: TcpListener, tls: Arc<Tls>, shutdown: CancellationToken) {
+        self.accept(listener, Some(tls), shutdown).await;
+    }
+
+    async fn accept(&self, listener: TcpListener, tls: Option<Arc<Tls>>, shutdown: CancellationToken) {
+        let connections = TaskTracker::new();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                Ok(()) = sessions.changed() => {
-                    self.shared.live.load().drop_pools(|session| !self.shared.registry.is_active(session));
-                }
-                _ = sweep.tick() => self.shared.live.load().sweep(Instant::now()),
                 accepted = listener.accept() => match accepted {
                     Ok((tcp, peer)) => {
                         // Where the socket does not take it, it is only slower.
                         let _ = tcp.set_nodelay(true);
-                        connections.spawn(connection::serve(self.shared.clone(), tcp, peer, shutdown.clone()));
+                        let (shared, tls, shutdown) = (self.shared.clone(), tls.clone(), shutdown.clone());
+                        let token = connections.token();
+                        tokio::spawn(Accepted { shared, tcp, peer, tls, shutdown, token }.serve());
                     }
                     Err(error) => pause_after(&error).await,
                 },
@@ -159,8 +201,6 @@ impl Proxy {
         drop(listener);
         connections.close();
         connections.wait().await;
-        // The bridge ends when the links do; idle ones are nobody's any more.
-        self.shared.live.load().drop_pools(|_| true);
     }
 }
 

@@ -10,11 +10,11 @@ use kube::Client;
 
 use super::{
     Failure,
-    certificate::{self, BridgeCertificate},
+    certificate::{self, BridgeCertificate, FollowedCertificate},
     edge::{Edge, EdgeConfig, Source},
     signals,
 };
-use crate::{bridge, controller::ClusterConfig, proxy::TrustedProxies};
+use crate::{bridge, controller::ClusterConfig, proxy::TrustedProxies, routing::Hostname};
 
 /// Runs the edge: controller, proxy and bridge in one process.
 ///
@@ -29,6 +29,20 @@ pub(super) struct Args {
     /// Where visitors come in, over HTTP. As for each listener, port 0 asks for a free one; what is bound is logged.
     #[arg(long, value_name = "ADDRESS", default_value_t = any(8080), env = "CULVERT_HTTP")]
     http: SocketAddr,
+    /// Where visitors come in, over TLS, with HTTP/1.1 or HTTP/2.
+    #[arg(long, value_name = "ADDRESS", default_value_t = any(8443), env = "CULVERT_HTTPS")]
+    https: SocketAddr,
+    /// A PEM file with the certificate that visitors over TLS are shown for hosts without one of their own. It is read again
+    /// when it changes, and on SIGHUP. Without it such visitors get no connection.
+    #[arg(long, value_name = "FILE", env = "CULVERT_DEFAULT_CERT", requires = "default_key")]
+    default_cert: Option<PathBuf>,
+    /// A PEM file with the private key of --default-cert.
+    #[arg(long, value_name = "FILE", env = "CULVERT_DEFAULT_KEY", requires = "default_cert")]
+    default_key: Option<PathBuf>,
+    /// A hostname under which agents may also dial the --https address, for networks that let out port 443 only. They are
+    /// shown the bridge's certificate there. No TunnelHost gets visitors over TLS under this name.
+    #[arg(long, value_name = "NAME", env = "CULVERT_BRIDGE_HOSTNAME", conflicts_with = "insecure_plaintext")]
+    bridge_hostname: Option<Hostname>,
     /// Where agents dial in.
     #[arg(long, value_name = "ADDRESS", default_value_t = any(7443), env = "CULVERT_BRIDGE")]
     bridge: SocketAddr,
@@ -86,6 +100,15 @@ const DRAIN_DELAY: Duration = Duration::from_secs(5);
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let stop = signals::stop_token()?;
     let security = security(&args)?;
+    let default_certificate = match (args.default_cert, args.default_key) {
+        (Some(certificate), Some(key)) => Some(FollowedCertificate::read(certificate, key)?),
+        _ => None,
+    };
+    let bridge_hostname = match args.bridge_hostname {
+        Some(Hostname::Wildcard(_)) => return Err("--bridge-hostname is one name, without \"*\"".into()),
+        Some(Hostname::Exact(name)) => Some(name.to_string()),
+        None => None,
+    };
     let (source, drain_delay) = if let Some(dir) = args.manifests {
         (Source::Folder(dir), Duration::ZERO)
     } else {
@@ -104,9 +127,12 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         source,
         replica: args.replica,
         http: args.http,
+        https: Some(args.https),
         bridge: args.bridge,
         admin: args.admin,
         security,
+        default_certificate,
+        bridge_hostname,
         advertise: args.advertise,
         trusted_proxies: TrustedProxies::new(args.trusted_proxies),
         drain_delay,

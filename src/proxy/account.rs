@@ -1,8 +1,11 @@
-use std::{sync::Arc, time::Instant};
+use std::{mem, sync::Arc, time::Instant};
 
 use http::{Method, StatusCode, Version};
 
-use super::metrics::{HostMetrics, Outcome};
+use super::{
+    gate::Place,
+    metrics::{HostMetrics, Outcome},
+};
 use crate::flow::Permit;
 
 /// What nginx calls a visitor that closed its connection before the response.
@@ -17,12 +20,15 @@ pub(super) struct Account {
     outcome: Outcome,
     /// The request's place among its agent's connections; free when the books are closed.
     pub(super) permit: Option<Permit>,
+    /// Its places among those of limits.
+    places: Vec<Place>,
 }
 
 /// An upgraded connection's entry, closed when it is dropped.
 pub(super) struct JoinAccount {
     host: Arc<HostMetrics>,
     _permit: Option<Permit>,
+    _places: Vec<Place>,
 }
 
 // === impl Account ===
@@ -32,7 +38,7 @@ impl Account {
     pub(super) fn open(unrouted: Arc<HostMetrics>, method: &Method, version: Version, started: Instant) -> Self {
         unrouted.active_requests.inc();
         let outcome = Outcome::new(CLIENT_CLOSED_REQUEST, method, version);
-        Self { host: Some(unrouted), started, outcome, permit: None }
+        Self { host: Some(unrouted), started, outcome, permit: None, places: Vec::new() }
     }
 
     /// The request is this TunnelHost's.
@@ -43,6 +49,11 @@ impl Account {
         }
     }
 
+    /// The request has a place, until the books are closed.
+    pub(super) fn hold(&mut self, place: Place) {
+        self.places.push(place);
+    }
+
     /// The visitor gets a response with this status.
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.outcome.code = status.as_u16();
@@ -50,7 +61,13 @@ impl Account {
 
     /// Moves the entry to where the response ends.
     pub(super) fn take(&mut self) -> Self {
-        Self { host: self.host.take(), permit: self.permit.take(), ..*self }
+        Self {
+            host: self.host.take(),
+            started: self.started,
+            outcome: self.outcome,
+            permit: self.permit.take(),
+            places: mem::take(&mut self.places),
+        }
     }
 
     /// Closes the request's entry and opens the one of the join that it became; the place among the agent's
@@ -58,7 +75,7 @@ impl Account {
     pub(super) fn into_join(mut self) -> Option<JoinAccount> {
         let host = self.host.clone()?;
         host.active_joins.inc();
-        Some(JoinAccount { host, _permit: self.permit.take() })
+        Some(JoinAccount { host, _permit: self.permit.take(), _places: mem::take(&mut self.places) })
     }
 }
 

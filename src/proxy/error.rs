@@ -1,4 +1,4 @@
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, net::IpAddr, time::Duration};
 
 use http::StatusCode;
 
@@ -12,6 +12,8 @@ pub(super) enum ProxyError {
     NoRoute,
     #[error("the request's host is missing or malformed")]
     BadHost,
+    #[error("the connection was made for a host with another certificate")]
+    Misdirected,
     #[error("the request's path has a segment \".\" or \"..\"")]
     BadPath,
     #[error("the request is malformed: {0}")]
@@ -25,6 +27,14 @@ pub(super) enum ProxyError {
     Unauthorized { realm: std::sync::Arc<str> },
     #[error("too many passwords are being checked")]
     TooManyLogins,
+    #[error("this route is not for visitors from {0}")]
+    AccessDenied(IpAddr),
+    #[error("the route's limit of requests a second is reached")]
+    RequestRate { wait: Duration },
+    #[error("the route's limit of requests at a time is reached")]
+    ConcurrentRequests,
+    #[error("the request's body is larger than {0} bytes, which is the route's limit")]
+    BodyTooLarge(u64),
     #[error("the connection limit of agent {agent} is reached")]
     ConnectionLimit { agent: String },
     #[error("no agent of this route has a session")]
@@ -68,10 +78,16 @@ impl ProxyError {
             // RFC 9112, 6.1.
             Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::RequestTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Misconfigured(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
-            Self::ConnectionLimit { .. } | Self::TooManyLogins => StatusCode::TOO_MANY_REQUESTS,
+            Self::AccessDenied(_) => StatusCode::FORBIDDEN,
+            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::ConnectionLimit { .. }
+            | Self::TooManyLogins
+            | Self::RequestRate { .. }
+            | Self::ConcurrentRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::NoSession | Self::AgentOverloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout(_) | Self::ResponseTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::TargetNotAllowed(_)
@@ -95,8 +111,13 @@ impl ProxyError {
             | Self::RequestTimeout(_)
             | Self::RequestBody(_) => "http_request_error",
             Self::Misconfigured(_) => "proxy_configuration_error",
-            Self::Unauthorized { .. } => return None,
-            Self::ConnectionLimit { .. } | Self::TooManyLogins => "http_request_denied",
+            Self::Unauthorized { .. } | Self::Misdirected => return None,
+            Self::ConnectionLimit { .. }
+            | Self::TooManyLogins
+            | Self::AccessDenied(_)
+            | Self::RequestRate { .. }
+            | Self::ConcurrentRequests
+            | Self::BodyTooLarge(_) => "http_request_denied",
             Self::NoSession | Self::AgentOverloaded(_) => "destination_unavailable",
             Self::TargetNotAllowed(_) | Self::BackendRefused(_) => "connection_refused",
             Self::BackendUnreachable(_) => "destination_ip_unroutable",
@@ -114,12 +135,17 @@ impl ProxyError {
             Self::NoRoute => "no_route",
             Self::BadHost => "bad_host",
             Self::BadPath => "bad_path",
+            Self::Misdirected => "misdirected",
             Self::Malformed(_) => "malformed_request",
             Self::UnknownCoding => "unknown_coding",
             Self::Misconfigured(_) => "misconfigured",
             Self::Unauthorized { .. } => "unauthorized",
             Self::ConnectionLimit { .. } => "connection_limit",
             Self::TooManyLogins => "too_many_logins",
+            Self::AccessDenied(_) => "access_denied",
+            Self::RequestRate { .. } => "request_rate",
+            Self::ConcurrentRequests => "concurrent_requests",
+            Self::BodyTooLarge(_) => "body_size",
             Self::NoSession => "no_session",
             Self::TargetNotAllowed(_) => "target_not_allowed",
             Self::BackendRefused(_) => "backend_refused",
@@ -139,9 +165,12 @@ impl ProxyError {
     /// When to try again, where trying again may help.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::ConnectionLimit { .. } | Self::TooManyLogins | Self::NoSession | Self::AgentOverloaded(_) => {
-                Some(Duration::from_secs(1))
-            }
+            Self::RequestRate { wait } => Some(*wait),
+            Self::ConnectionLimit { .. }
+            | Self::TooManyLogins
+            | Self::ConcurrentRequests
+            | Self::NoSession
+            | Self::AgentOverloaded(_) => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

@@ -14,7 +14,7 @@ use super::{
     download::Download,
     error::ProxyError,
     expect::Expectation,
-    failure, framing, headers,
+    failure, framing, gate, headers,
     live::{HostState, Live},
     pool::Pool,
     upgrade::{self, Upgrade},
@@ -36,6 +36,8 @@ pub(super) struct Forward<'a> {
     pub(super) backend: &'a TunnelBackend,
     pub(super) state: &'a Arc<HostState>,
     pub(super) visitor: SocketAddr,
+    /// Most bytes that the request's body may have.
+    pub(super) body_limit: Option<u64>,
     pub(super) request_id: &'a HeaderValue,
 }
 
@@ -65,7 +67,7 @@ pub(super) async fn forward(
     account: &mut Account,
 ) -> Result<Response<Body>, ProxyError> {
     let visitors_version = request.version();
-    let mut outgoing = outgoing(request);
+    let mut outgoing = outgoing(request, forward.body_limit);
     if let Some(upgrade) = &upgrade {
         upgrade.ask(outgoing.headers_mut());
     }
@@ -76,6 +78,7 @@ pub(super) async fn forward(
     }
     let answered = forward.attempts(outgoing, upgrade.is_some(), account).await?;
     let Answered { mut response, exchange, pool, refused } = answered;
+    gate::change_response(forward.rule, response.headers_mut());
 
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(upgrade) = upgrade else {
@@ -84,7 +87,12 @@ pub(super) async fn forward(
         let link = exchange.into_link().await.ok_or(ProxyError::BackendClosed)?;
         return upgrade::accept(forward.rule.timeouts.upgrade_idle, response, link, upgrade, account);
     }
+    if upgrade.is_some_and(|upgrade| !upgrade.may_be_answered(response.status())) {
+        return Err(ProxyError::InvalidResponse("it does not switch to the protocol that was asked for".into()));
+    }
     headers::strip_hop_by_hop(response.headers_mut());
+    let version = response.version();
+    headers::add_via(response.headers_mut(), version);
     if refused && visitors_version <= Version::HTTP_11 {
         // Or the visitor could not know whether its next bytes are the body or a request (RFC 9110, 10.1.1).
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -211,10 +219,10 @@ impl Forward<'_> {
 }
 
 /// The request as the backend gets it: HTTP/1.1, whatever the visitor spoke.
-fn outgoing(request: Request<Incoming>) -> Request<RequestBody> {
+fn outgoing(request: Request<Incoming>, body_limit: Option<u64>) -> Request<RequestBody> {
     let (mut parts, body) = request.into_parts();
     let expectation = Expectation::take(parts.version, &mut parts.headers, !body.is_end_stream());
-    let mut request = Request::new(RequestBody::new(body, expectation.clone()));
+    let mut request = Request::new(RequestBody::new(body, expectation.clone(), body_limit));
     if let Some(expectation) = expectation {
         expectation.watch(&mut request);
     }

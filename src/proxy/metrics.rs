@@ -19,6 +19,7 @@ pub(super) struct Metrics {
     active_joins: IntGaugeVec,
     pub(super) link_open: Histogram,
     pub(super) errors: IntCounterVec,
+    pub(super) tls_handshakes: IntCounterVec,
 }
 
 /// The metrics of one TunnelHost, or of the requests to no known one.
@@ -69,6 +70,11 @@ impl Metrics {
                 "Requests that the edge could not serve, and connections that were no requests, by reason.",
                 &["reason"],
             )?,
+            tls_handshakes: counter(
+                "culvert_tls_handshakes_total",
+                "TLS handshakes on the visitors' port, by result; `agent` is one that went on to the bridge.",
+                &["result"],
+            )?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.duration.clone()))?;
@@ -76,6 +82,7 @@ impl Metrics {
         registry.register(Box::new(metrics.active_joins.clone()))?;
         registry.register(Box::new(metrics.link_open.clone()))?;
         registry.register(Box::new(metrics.errors.clone()))?;
+        registry.register(Box::new(metrics.tls_handshakes.clone()))?;
         Ok(metrics)
     }
 
@@ -142,7 +149,11 @@ impl Outcome {
             Method::PATCH => "PATCH",
             _ => "_OTHER",
         };
-        let protocol = if version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" };
+        let protocol = match version {
+            Version::HTTP_10 => "HTTP/1.0",
+            Version::HTTP_2 => "HTTP/2",
+            _ => "HTTP/1.1",
+        };
         Self { code, method, protocol }
     }
 

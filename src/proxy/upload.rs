@@ -30,7 +30,18 @@ pub(super) enum RequestBody {
 pub(super) struct Upload {
     incoming: Incoming,
     progress: Arc<Progress>,
+    /// The most bytes that it may have.
+    limit: u64,
     expected: Option<Box<Expected>>,
+}
+
+/// Why a body ends early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UploadError {
+    #[error(transparent)]
+    Visitor(#[from] hyper::Error),
+    #[error("it has more than {0} bytes")]
+    TooLarge(u64),
 }
 
 /// What is asked before the body is, since asking that is what tells the visitor to send it.
@@ -46,6 +57,7 @@ pub(super) struct Progress {
     start: Instant,
     /// Milliseconds from `start`.
     last: AtomicU64,
+    bytes: AtomicU64,
     /// The visitor is to send more.
     waits: AtomicBool,
 }
@@ -53,14 +65,20 @@ pub(super) struct Progress {
 // === impl RequestBody ===
 
 impl RequestBody {
-    /// A visitor's body. Where there is an `expectation` and a body, it waits for that.
-    pub(super) fn new(incoming: Incoming, expectation: Option<Arc<Expectation>>) -> Self {
+    /// A visitor's body, of at most so many bytes. Where there is an `expectation` and a body, it waits for that.
+    pub(super) fn new(incoming: Incoming, expectation: Option<Arc<Expectation>>, limit: Option<u64>) -> Self {
         if incoming.is_end_stream() {
             return Self::Empty;
         }
-        let progress = Progress { start: Instant::now(), last: AtomicU64::new(0), waits: AtomicBool::new(false) };
+        let progress = Progress {
+            start: Instant::now(),
+            last: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
+        };
         let expected = expectation.map(|expectation| Box::new(Expected { expectation, patience: None }));
-        Self::Upload(Upload { incoming, progress: Arc::new(progress), expected })
+        let limit = limit.unwrap_or(u64::MAX);
+        Self::Upload(Upload { incoming, progress: Arc::new(progress), limit, expected })
     }
 
     /// Whether there is anything to send, or to send again.
@@ -87,9 +105,9 @@ impl RequestBody {
 
 impl HttpBody for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = UploadError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Upload(upload) => upload.poll_frame(cx),
@@ -114,7 +132,7 @@ impl HttpBody for RequestBody {
 // === impl Upload ===
 
 impl Upload {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         if let Some(expected) = &mut self.expected {
             let patience = expected.patience.get_or_insert_with(|| Box::pin(sleep(expect::PATIENCE)));
             if patience.as_mut().poll(cx).is_ready() {
@@ -123,12 +141,16 @@ impl Upload {
             ready!(expected.expectation.poll_wanted(cx));
             self.expected = None;
         }
-        let frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        let frame = Pin::new(&mut self.incoming).poll_frame(cx)?;
         self.progress.waits.store(frame.is_pending(), Ordering::Relaxed);
-        if frame.is_ready() {
+        if let Poll::Ready(frame) = &frame {
             self.progress.touch();
+            let data = frame.as_ref().and_then(Frame::data_ref);
+            if data.is_some_and(|data| self.progress.add(data.len()) > self.limit) {
+                return Poll::Ready(Some(Err(UploadError::TooLarge(self.limit))));
+            }
         }
-        frame
+        frame.map(|frame| frame.map(Ok))
     }
 }
 
@@ -138,6 +160,11 @@ impl Progress {
     fn touch(&self) {
         let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(elapsed, Ordering::Relaxed);
+    }
+
+    /// Counts bytes of the body. Returns how many it has so far.
+    fn add(&self, bytes: usize) -> u64 {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64
     }
 
     /// Whether it is the visitor who does not send more.

@@ -31,7 +31,7 @@ pub(crate) struct Stage {
 
 /// What may differ between stages.
 pub(crate) struct Options {
-    pub(crate) trusted_proxies: TrustedProxies,
+    pub(crate) config: proxy::Config,
     pub(crate) allow: &'static [&'static str],
 }
 
@@ -42,13 +42,26 @@ pub(crate) struct Visitor(pub(crate) TcpStream);
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    head: String,
+    pub(crate) head: String,
     pub(crate) body: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { trusted_proxies: TrustedProxies::default(), allow: &["127.0.0.1:*"] }
+        Self { config: proxy::Config::default(), allow: &["127.0.0.1:*"] }
+    }
+}
+
+impl Options {
+    /// Visitors may take nothing for so long.
+    pub(crate) fn stalling(stall_timeout: Duration) -> Self {
+        Self { config: proxy::Config { stall_timeout, ..proxy::Config::default() }, ..Self::default() }
+    }
+
+    /// Visitors come from a proxy that is trusted, so that a test may say where they are from.
+    pub(crate) fn behind_proxy() -> Self {
+        let trusted_proxies = TrustedProxies::new(vec!["127.0.0.0/8".parse().expect("a network")]);
+        Self { config: proxy::Config { trusted_proxies, ..proxy::Config::default() }, ..Self::default() }
     }
 }
 
@@ -61,8 +74,7 @@ impl Stage {
     pub(crate) async fn start_with(options: Options) -> Self {
         let edge = Edge::start("r1").await;
         let registry = edge.bridge.registry().clone();
-        let config = proxy::Config { trusted_proxies: options.trusted_proxies, ..proxy::Config::default() };
-        let proxy = Proxy::new(registry, config, &edge.metrics).expect("a proxy");
+        let proxy = Proxy::new(registry, options.config, &edge.metrics).expect("a proxy");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let http = listener.local_addr().expect("its address");
         let (serving, stop) = (proxy.clone(), CancellationToken::new());
@@ -127,6 +139,11 @@ async fn send(edge: SocketAddr, request: &str) -> Answer {
     let mut visitor = Visitor(TcpStream::connect(edge).await.expect("a connection"));
     visitor.send(request.as_bytes()).await;
     visitor.answer().await
+}
+
+/// A request with these fields, each with its line's end; it is the last on its connection.
+pub(crate) fn request(method: &str, path: &str, fields: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n{fields}\r\n")
 }
 
 /// A rule for all paths of [`HOST`].

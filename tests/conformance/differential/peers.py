@@ -2,7 +2,7 @@
 
 import socket
 
-from rig import WORK, until
+from processes import free_port, until
 
 NGINX = """
 daemon off; master_process off; pid {work}/nginx.pid; error_log {work}/nginx-error.log;
@@ -37,12 +37,6 @@ backend recorder
 """
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def answers(address):
     host, port = address.rsplit(":", 1)
     try:
@@ -55,17 +49,17 @@ def answers(address):
 def start(processes, name, template, backend, *command):
     """Starts one with its configuration as the last argument; answers its address."""
     port = free_port()
-    config = WORK / f"{name}.conf"
-    config.write_text(template.format(work=WORK, backend=backend, port=port))
+    config = processes.folder / f"{name}.conf"
+    config.write_text(template.format(work=processes.folder, backend=backend, port=port))
     processes.start(name, *command, config)
     address = f"127.0.0.1:{port}"
     until(name, lambda: answers(address))
     return address
 
 
-def start_nginx(processes, backend):
+def nginx(processes, backend):
     return start(processes, "nginx", NGINX, backend, "nginx", "-c")
 
 
-def start_haproxy(processes, backend):
+def haproxy(processes, backend):
     return start(processes, "haproxy", HAPROXY, backend, "haproxy", "-db", "-f")

@@ -1,33 +1,24 @@
-#!/usr/bin/env python3
 """Odd requests through Culvert, nginx and HAProxy, each in front of a backend that keeps every byte.
-
-    tests/conformance/differential/run            # the summary, and what is wrong
-    tests/conformance/differential/run --all      # each case, as each of them took it
-    tests/conformance/differential/run CHUNKS     # only cases whose name has this
 
 It fails where Culvert forwards a request that both others refuse, forwards something that a strict reader takes for more or
 for other requests, answers 5xx to a fault of the visitor's, answers nothing, or goes on with a connection on which the next
-request is not understood as sent. The whole table is in target/conformance/differential.tsv.
+request is not understood as sent. How each of them took each case is in target/conformance/differential/cases.tsv.
 """
 
-import argparse
 import re
 import socket
-import sys
 import threading
 import time
-from pathlib import Path
 
-sys.dont_write_bytecode = True  # nothing of a run stays among the sources
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import rig
-from cases import CASES
-from peers import start_haproxy, start_nginx
-from recorder import Recorder
+import install
+from culvert import Culvert, tunnel_host
+from differential.cases import CASES, HOST
+from differential.peers import haproxy, nginx
+from differential.recorder import Recorder
 
 HANGS = 6.0  # seconds without an answer
 QUIET = 0.12  # seconds without another byte, after an answer
-CANARY = b"GET /canary HTTP/1.1\r\nHost: odd.test\r\n\r\n"
+CANARY = b"GET /canary HTTP/1.1\r\nHost: " + HOST + b"\r\n\r\n"
 FINAL = re.compile(rb"HTTP/1\.[01] ([2-5]\d\d)[ \r]")
 
 
@@ -42,9 +33,9 @@ class Outcome:
         if self.malformed:
             return f"MALFORMED {self.malformed[0][:60]!r}"
         if self.requests:
-            seen = " + ".join(f"{method} {target[:40]}{f' ({len(body)} B)' * bool(body)}" for method, target, body in self.requests)
-            return f"forwarded {seen}"
-        return f"refused {'+'.join(map(str, self.statuses)) or ('silent' if self.open else 'closed')}" + " after the head" * bool(self.partial)
+            return "forwarded " + " + ".join(f"{method} {target[:40]} ({len(body)} B)" for method, target, body in self.requests)
+        answer = "+".join(map(str, self.statuses)) or ("nothing" if self.open else "an end")
+        return f"refused by {answer}{', the head forwarded' * bool(self.partial)}"
 
 
 def read(connection, patience, ends):
@@ -111,51 +102,31 @@ def faults(case, ours, others):
         yield "misunderstands the next request"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("only", nargs="?", default="", metavar="NAME")
-    parser.add_argument("--all", action="store_true")
-    args = parser.parse_args()
-    rig.require({"nginx": "nginx-light", "haproxy": "haproxy"})
-    culvert = rig.build_culvert()
-    cases = [case for case in CASES if args.only.lower() in case.name.lower()]
+def run(processes, program):
+    install.debian(nginx="nginx-light", haproxy="haproxy")
     recorders = [Recorder() for _ in range(3)]
-    with rig.Processes() as processes:
-        backends = [recorder.address for recorder in recorders]
-        addresses = [
-            rig.start_culvert(processes, culvert, "odd.test", backends[0]),
-            start_nginx(processes, backends[1]),
-            start_haproxy(processes, backends[2]),
-        ]
-        outcomes = [[], [], []]
+    culvert = Culvert(processes, program, [tunnel_host("odd", HOST.decode(), recorders[0].address)])
+    addresses = [culvert.http, nginx(processes, recorders[1].address), haproxy(processes, recorders[2].address)]
+    outcomes = [[], [], []]
 
-        def run(index):
-            for case in cases:
-                outcomes[index].append(attempt(addresses[index], recorders[index], case))
+    def visit(index):
+        for case in CASES:
+            outcomes[index].append(attempt(addresses[index], recorders[index], case))
 
-        threads = [threading.Thread(target=run, args=(index,)) for index in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    visitors = [threading.Thread(target=visit, args=(index,)) for index in range(3)]
+    for visitor in visitors:
+        visitor.start()
+    for visitor in visitors:
+        visitor.join()
 
-    wrong, refused, table = [], [0, 0, 0], ["case\tCulvert\tnginx\tHAProxy"]
-    for case, *results in zip(cases, *outcomes):
-        table.append("\t".join([case.name[:120], *(outcome.text() for outcome in results)]))
-        for index, outcome in enumerate(results):
-            refused[index] += not outcome.requests and not outcome.malformed
-        wrong += [f"{case.name[:120]}: Culvert {fault} | {table[-1]}" for fault in faults(case, results[0], results[1:])]
-    (rig.WORK / "differential.tsv").write_text("\n".join(table) + "\n")
-    if args.all:
-        print("\n".join(table))
-    print(f"{len(cases)} cases; refused: Culvert {refused[0]}, nginx {refused[1]}, HAProxy {refused[2]}")
+    table, problems = ["case\tCulvert\tnginx\tHAProxy"], []
+    for case, ours, *others in zip(CASES, *outcomes):
+        table.append("\t".join([case.name[:120], *(outcome.text() for outcome in (ours, *others))]))
+        problems += [f"{fault}: {table[-1]}" for fault in faults(case, ours, others)]
+    (processes.folder / "cases.tsv").write_text("\n".join(table) + "\n")
     for index, name in enumerate(("Culvert", "nginx", "HAProxy")):
         others = [outcomes[other] for other in range(3) if other != index]
-        found = sum(1 for case, *results in zip(cases, outcomes[index], *others) if any(faults(case, results[0], results[1:])))
-        print(f"{name}: {found} cases with a fault by these rules")
-    print("\n".join(wrong))
-    sys.exit(bool(wrong))
-
-
-if __name__ == "__main__":
-    main()
+        judged = [any(faults(case, own, rest)) for case, own, *rest in zip(CASES, outcomes[index], *others)]
+        refused = sum(not outcome.requests and not outcome.malformed for outcome in outcomes[index])
+        print(f"   {name}: {refused} of {len(CASES)} refused, {sum(judged)} with a fault by these rules")
+    return problems
