@@ -53,6 +53,7 @@ use crate::{
     bridge::Registry,
     flow::{Connections, Flow},
     routing::{Agents, RoutingTable},
+    telemetry::access_log::AccessLog,
 };
 
 /// How often idle connections to backends are looked over.
@@ -75,6 +76,8 @@ pub struct Config {
     pub forwarded: bool,
     /// Where visitors find the edge with TLS, for those who are sent there; default 443.
     pub public_https_port: u16,
+    /// Where each request gets a line; default nowhere.
+    pub access_log: Option<AccessLog>,
     /// How long a visitor may take nothing of what is written to it; default 5 min.
     pub stall_timeout: Duration,
 }
@@ -100,6 +103,7 @@ impl Default for Config {
             trusted_proxies: TrustedProxies::default(),
             forwarded: false,
             public_https_port: 443,
+            access_log: None,
             stall_timeout: Duration::from_mins(5),
         }
     }

@@ -15,8 +15,7 @@ use super::{
 };
 use crate::{
     agent::{self, Agent, AllowRule, TokenSource},
-    bridge,
-    proxy::TrustedProxies,
+    bridge, proxy,
     tunnel::{
         registration::Token,
         tls::{self, Fingerprint, Trust},
@@ -63,7 +62,8 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         admin: args.admin,
         security: bridge::Security::Tls(certificate.config),
         advertise: None,
-        trusted_proxies: TrustedProxies::default(),
+        visitors: proxy::Config::default(),
+        access_log: None,
         drain_delay: Duration::ZERO,
     })
     .await?;

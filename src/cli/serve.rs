@@ -14,7 +14,12 @@ use super::{
     edge::{Edge, EdgeConfig, Source},
     signals,
 };
-use crate::{bridge, controller::ClusterConfig, proxy::TrustedProxies};
+use crate::{
+    bridge,
+    controller::ClusterConfig,
+    proxy::{self, TrustedProxies},
+    telemetry::access_log::AccessLogFormat,
+};
 
 /// Runs the edge: controller, proxy and bridge in one process.
 ///
@@ -38,6 +43,16 @@ pub(super) struct Args {
     /// Networks of the proxies in front of the edge, whose X-Forwarded-* and X-Request-Id are believed.
     #[arg(long, value_name = "CIDR", env = "CULVERT_TRUSTED_PROXIES", value_delimiter = ',')]
     trusted_proxies: Vec<IpNet>,
+    /// Tell backends of the visitor by Forwarded (RFC 7239) too, beside X-Forwarded-*.
+    #[arg(long, env = "CULVERT_FORWARDED")]
+    forwarded: bool,
+    /// The port where visitors find the edge with TLS, for those whom a TunnelHost sends there.
+    #[arg(long, value_name = "PORT", default_value_t = 443, env = "CULVERT_PUBLIC_HTTPS_PORT")]
+    public_https_port: u16,
+    /// A line for each request on standard output: as JSON with all that is known, in the Common Log Format, or none.
+    /// Passwords are never written, and query parameters such as `token` without their values.
+    #[arg(long, value_enum, default_value_t, env = "CULVERT_ACCESS_LOG")]
+    access_log: AccessLogArg,
     /// The address that agents are told to dial for this replica, HOST:PORT, where it has one of its own. Without it
     /// they dial the address that they know again, until they have met every replica.
     #[arg(long, value_name = "HOST:PORT", env = "CULVERT_ADVERTISE")]
@@ -80,6 +95,14 @@ pub(super) struct Args {
     lease: String,
 }
 
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum AccessLogArg {
+    Off,
+    #[default]
+    Json,
+    Clf,
+}
+
 /// How long a replica that is no longer ready still takes visitors, since balancers hear of it late.
 const DRAIN_DELAY: Duration = Duration::from_secs(5);
 
@@ -108,7 +131,17 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         admin: args.admin,
         security,
         advertise: args.advertise,
-        trusted_proxies: TrustedProxies::new(args.trusted_proxies),
+        access_log: match args.access_log {
+            AccessLogArg::Off => None,
+            AccessLogArg::Json => Some(AccessLogFormat::Json),
+            AccessLogArg::Clf => Some(AccessLogFormat::Clf),
+        },
+        visitors: proxy::Config {
+            trusted_proxies: TrustedProxies::new(args.trusted_proxies),
+            forwarded: args.forwarded,
+            public_https_port: args.public_https_port,
+            ..proxy::Config::default()
+        },
         drain_delay,
     })
     .await?;

@@ -23,6 +23,11 @@ pub(super) enum Body {
 // === impl Body ===
 
 impl Body {
+    /// Bytes that the edge itself made.
+    pub(super) fn size(&self) -> usize {
+        if let Self::Full(Some(bytes)) = self { bytes.len() } else { 0 }
+    }
+
     pub(super) fn full(bytes: Bytes) -> Self {
         Self::Full(Some(bytes))
     }

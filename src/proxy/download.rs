@@ -25,7 +25,7 @@ pub(super) struct Download {
     failed: Option<BodyError>,
     metrics: Arc<Metrics>,
     /// Closed with the body.
-    _account: Account,
+    account: Account,
 }
 
 // === impl Download ===
@@ -40,8 +40,7 @@ impl Download {
         account: Account,
     ) -> Self {
         let idle = Idle::new(idle);
-        let mut download =
-            Self { incoming, exchange: Some(exchange), pool, idle, failed: None, metrics, _account: account };
+        let mut download = Self { incoming, exchange: Some(exchange), pool, idle, failed: None, metrics, account };
         download.finish_at_end();
         download
     }
@@ -63,6 +62,7 @@ impl Download {
         self.idle.moved();
         match frame {
             Some(Ok(frame)) => {
+                self.account.sends(frame.data_ref().map_or(0, Bytes::len));
                 self.finish_at_end();
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -97,11 +97,20 @@ impl Download {
 
     /// Ends the body early, but not at once: the server forgets what it has not written yet when it hears of an error,
     /// so it gets a turn to write what the backend did send.
-    fn fail<T>(&mut self, cx: &mut Context<'_>, reason: &str, error: BodyError) -> Poll<T> {
+    fn fail<T>(&mut self, cx: &mut Context<'_>, reason: &'static str, error: BodyError) -> Poll<T> {
         self.exchange = None;
         self.metrics.errors.with_label_values(&[reason]).inc();
+        self.account.failed(reason);
         self.failed = Some(error);
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        if self.exchange.is_some() {
+            self.account.left();
+        }
     }
 }

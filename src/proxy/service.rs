@@ -1,6 +1,6 @@
 //! A request's way through the proxy, on one page: accept → route → gate → choose → link → forward or join → account.
 
-use std::{net::SocketAddr, time::Instant};
+use std::net::SocketAddr;
 
 use http::{
     HeaderValue, Method, Request, Response, Uri, header,
@@ -42,7 +42,8 @@ pub(super) async fn handle(shared: &Shared, visitor: Visitor, request: Request<I
     let wanted = Wanted::of(&request);
     let mut known = Known::default();
     // The account stays out here: where the future is dropped, it counts a visitor who left.
-    let mut account = Account::open(shared.unrouted.clone(), request.method(), request.version(), Instant::now());
+    let log = shared.config.access_log.as_ref();
+    let mut account = Account::open(shared.unrouted.clone(), log, &request, &request_id, visitor.peer.ip());
     let answered = pass(shared, visitor, request, &request_id, &mut known, &mut account).await;
     let mut response = answered.unwrap_or_else(|error| {
         shared.makers.metrics.errors.with_label_values(&[error.reason()]).inc();
@@ -53,7 +54,10 @@ pub(super) async fn handle(shared: &Shared, visitor: Visitor, request: Request<I
             tracing::debug!(request_id = ?request_id, reason, %error, "a request failed");
         }
         account.answered(error.status());
-        answer::error(&error, &request_id, &wanted)
+        account.failed(reason);
+        let answer = answer::error(&error, &request_id, &wanted);
+        account.sends(answer.body().size());
+        answer
     });
     if let Some(hsts) = known.hsts {
         response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts);
@@ -80,6 +84,8 @@ async fn pass(
     let Identity { address, secure } =
         identity::identify(request.headers_mut(), visitor.peer, &Scheme::HTTP, trusted_proxies, *forwarded);
 
+    account.identified(address.ip(), request.headers());
+
     // Route.
     let live = shared.live.load_full();
     let path = normalize_path(request.uri().path()).ok_or(ProxyError::BadPath)?;
@@ -96,7 +102,7 @@ async fn pass(
         Lookup::UnknownHost => return Err(ProxyError::UnknownHost),
     };
     let state = live.host(rule).ok_or(ProxyError::UnknownHost)?;
-    account.belongs_to(state.metrics.clone());
+    account.belongs_to(state);
     known.hsts = gate::hsts(rule, secure);
 
     // Gate: policies that refuse, answer or change the request.

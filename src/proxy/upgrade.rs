@@ -59,13 +59,16 @@ pub(super) fn accept(
     account.answered(response.status());
     let join = account.take().into_join();
     tokio::spawn(async move {
-        let _join = join;
+        let mut join = join;
         // The visitor may leave before the 101 is written; the link is reset with this task.
         let Ok(upgraded) = upgrade.visitor.await else { return };
         let Ok(parts) = upgraded.downcast::<TokioIo<VisitorStream>>() else { return };
         let mut visitor = parts.io.into_inner();
-        let result = joiner::join(&mut visitor, parts.read_buf, link, to_visitor, idle).await;
-        if let Err(error) = result {
+        let joined = joiner::join(&mut visitor, parts.read_buf, link, to_visitor, idle).await;
+        if let Some(join) = &mut join {
+            join.ended(&joined);
+        }
+        if let Some(error) = joined.error {
             tracing::debug!(%error, "a join ended early");
             visitor.abort();
         }

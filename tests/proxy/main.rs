@@ -6,6 +6,7 @@
 #[path = "../support/tunnel.rs"]
 mod support;
 
+mod access_log;
 mod errors;
 mod flow;
 mod forwarding;
