@@ -6,6 +6,7 @@ mod account;
 mod answer;
 mod body;
 mod choose;
+mod config;
 mod connection;
 mod download;
 mod error;
@@ -13,14 +14,18 @@ mod failure;
 mod forward;
 mod gate;
 mod headers;
+mod http2;
 mod identity;
 mod idle;
 mod joiner;
 mod limits;
 mod live;
 mod metrics;
+mod phase;
 mod pool;
 mod service;
+mod socket;
+mod tls;
 mod upgrade;
 mod upload;
 mod upstream;
@@ -43,8 +48,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::identity::TrustedProxies;
+pub use self::{
+    config::Config,
+    identity::TrustedProxies,
+    tls::{Tls, TlsOptions},
+};
 use self::{
+    connection::Accepted,
     gate::Passwords,
     live::{Live, Makers},
     metrics::{HostMetrics, Metrics},
@@ -53,7 +63,6 @@ use crate::{
     bridge::Registry,
     flow::{Connections, Flow},
     routing::{Agents, RoutingTable},
-    telemetry::access_log::AccessLog,
 };
 
 /// How often idle connections to backends are looked over.
@@ -67,21 +76,6 @@ pub struct Proxy {
     shared: Arc<Shared>,
 }
 
-/// What is the same for all visitors, whatever host they ask for.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The proxies whose word about the visitor is taken; default none.
-    pub trusted_proxies: TrustedProxies,
-    /// Tells backends of the visitor by `Forwarded` (RFC 7239) too; default not.
-    pub forwarded: bool,
-    /// Where visitors find the edge with TLS, for those who are sent there; default 443.
-    pub public_https_port: u16,
-    /// Where each request gets a line; default nowhere.
-    pub access_log: Option<AccessLog>,
-    /// How long a visitor may take nothing of what is written to it; default 5 min.
-    pub stall_timeout: Duration,
-}
-
 /// What all requests share.
 struct Shared {
     live: ArcSwap<Live>,
@@ -93,20 +87,6 @@ struct Shared {
     config: Config,
     /// How many replicas share the limits.
     replicas: AtomicU32,
-}
-
-// === impl Config ===
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            trusted_proxies: TrustedProxies::default(),
-            forwarded: false,
-            public_https_port: 443,
-            access_log: None,
-            stall_timeout: Duration::from_mins(5),
-        }
-    }
 }
 
 // === impl Proxy ===
@@ -148,22 +128,49 @@ impl Proxy {
 
     /// Accepts visitors until `shutdown`, then lets the requests in progress end. Joins go on; they end with their tunnels.
     pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) {
-        let connections = TaskTracker::new();
         let mut sessions = self.shared.registry.watch();
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let upkeep = async {
+            loop {
+                tokio::select! {
+                    Ok(()) = sessions.changed() => {
+                        self.shared.live.load().drop_pools(|session| !self.shared.registry.is_active(session));
+                    }
+                    _ = sweep.tick() => self.shared.live.load().sweep(Instant::now()),
+                }
+            }
+        };
+        tokio::select! {
+            () = self.accept(listener, None, shutdown) => {}
+            () = upkeep => {}
+        }
+        // The bridge ends when the links do; idle ones are nobody's any more.
+        self.shared.live.load().drop_pools(|_| true);
+    }
+
+    /// Accepts visitors over TLS, beside [`serve`](Self::serve) and until the same `shutdown`; then it lets the requests in
+    /// progress end.
+    pub async fn serve_tls(&self, listener: TcpListener, tls: Arc<Tls>, shutdown: CancellationToken) {
+        self.accept(listener, Some(tls), shutdown).await;
+    }
+
+    async fn accept(&self, listener: TcpListener, tls: Option<Arc<Tls>>, shutdown: CancellationToken) {
+        let connections = TaskTracker::new();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                Ok(()) = sessions.changed() => {
-                    self.shared.live.load().drop_pools(|session| !self.shared.registry.is_active(session));
-                }
-                _ = sweep.tick() => self.shared.live.load().sweep(Instant::now()),
                 accepted = listener.accept() => match accepted {
+                    Ok((_, peer)) if self.shared.config.max_connections.is_some_and(|most| connections.len() >= most) => {
+                        self.shared.makers.metrics.errors.with_label_values(&["too_many_connections"]).inc();
+                        tracing::debug!(%peer, "there are too many visitors' connections already; this one is closed");
+                    }
                     Ok((tcp, peer)) => {
                         // Where the socket does not take it, it is only slower.
                         let _ = tcp.set_nodelay(true);
-                        connections.spawn(connection::serve(self.shared.clone(), tcp, peer, shutdown.clone()));
+                        let (shared, tls, shutdown) = (self.shared.clone(), tls.clone(), shutdown.clone());
+                        let token = connections.token();
+                        tokio::spawn(Accepted { shared, tcp, peer, tls, shutdown, token }.serve());
                     }
                     Err(error) => pause_after(&error).await,
                 },
@@ -172,8 +179,6 @@ impl Proxy {
         drop(listener);
         connections.close();
         connections.wait().await;
-        // The bridge ends when the links do; idle ones are nobody's any more.
-        self.shared.live.load().drop_pools(|_| true);
     }
 }
 

@@ -61,7 +61,11 @@ const GIVEN: [(ConditionType, ConditionStatus, &[Reason]); 9] = [
         &[Reason::HostnameConflict, Reason::RouteConflict, Reason::UnsupportedValue, Reason::Invalid],
     ),
     (ConditionType::ResolvedRefs, True, &[Reason::ResolvedRefs]),
-    (ConditionType::ResolvedRefs, False, &[Reason::InvalidSecret, Reason::SecretNotFound, Reason::AgentNotFound]),
+    (
+        ConditionType::ResolvedRefs,
+        False,
+        &[Reason::InvalidSecret, Reason::InvalidCertificate, Reason::SecretNotFound, Reason::AgentNotFound],
+    ),
     (ConditionType::Programmed, True, &[Reason::Programmed]),
     (ConditionType::Programmed, False, &[Reason::Invalid]),
     (ConditionType::AgentConnected, True, &[Reason::Connected]),

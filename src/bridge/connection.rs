@@ -13,10 +13,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     task::JoinHandle,
-    time::timeout,
+    time::{timeout, timeout_at},
 };
-use tokio_rustls::TlsAcceptor;
-use tokio_util::task::TaskTracker;
+use tokio_rustls::{TlsAcceptor, server::StartHandshake};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Config, Registry, Security,
@@ -38,6 +38,10 @@ pub(super) struct Shared {
     pub(super) registry: Registry,
     pub(super) metrics: Metrics,
     pub(super) throttle: Throttle,
+    /// The connections, registered or not.
+    pub(super) tasks: TaskTracker,
+    /// Ends those that have not registered yet.
+    pub(super) abort: CancellationToken,
 }
 
 /// Why a connection ended without becoming a session.
@@ -71,7 +75,7 @@ const MAX_HEAD: usize = 16 * 1024;
 
 impl Shared {
     /// Takes a connection from its first byte to its registration, and starts its session.
-    pub(super) async fn connection(self: &Arc<Self>, tcp: TcpStream, source: SocketAddr, tasks: &TaskTracker) {
+    pub(super) async fn connection(self: Arc<Self>, tcp: TcpStream, source: SocketAddr) {
         // Options only make it faster; a connection that is gone already is noticed soon enough.
         let _ = socket::configure(&tcp);
         let rejected = match &self.config.security {
@@ -80,18 +84,40 @@ impl Shared {
                     let tls = TlsAcceptor::from(config.clone()).accept(tcp).await.map_err(|_| Rejected::Tls)?;
                     self.register(tls, source).await
                 };
-                self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, "tls", source, tasks)
+                self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, "tls", source)
             }
             Security::InsecurePlaintext => {
                 let register = self.register(tcp, source);
-                self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, "plaintext", source, tasks)
+                self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, "plaintext", source)
             }
         };
+        self.count(rejected, source);
+    }
+
+    /// Takes a connection that came in elsewhere, from its ClientHello on, and has until `deadline` to register.
+    pub(super) async fn handed_over<T>(
+        self: Arc<Self>,
+        handshake: StartHandshake<T>,
+        source: SocketAddr,
+        deadline: tokio::time::Instant,
+    ) where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let register = async {
+            let Security::Tls(config) = &self.config.security else { return Err(Rejected::Tls) };
+            let tls = handshake.into_stream(config.clone()).await.map_err(|_| Rejected::Tls)?;
+            self.register(tls, source).await
+        };
+        let rejected = self.session_of(timeout_at(deadline, register).await, "tls", source);
+        self.count(rejected, source);
+    }
+
+    fn count(&self, rejected: Option<Rejected>, source: SocketAddr) {
         match rejected {
             None | Some(Rejected::Answered) => {}
             Some(rejected) => {
                 self.metrics.reject(rejected.reason());
-                tracing::debug!(%source, reason = rejected.reason(), "connection to the agents' port rejected");
+                tracing::debug!(%source, reason = rejected.reason(), "an agent's connection was rejected");
             }
         }
     }
@@ -142,7 +168,6 @@ impl Shared {
         registered: Result<Result<Registered<T>, Rejected>, tokio::time::error::Elapsed>,
         transport: &'static str,
         source: SocketAddr,
-        tasks: &TaskTracker,
     ) -> Option<Rejected>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -164,7 +189,7 @@ impl Shared {
         end_if_revoked(&session, &self.config.agents.borrow().clone());
         // The driver is a task of its own, so that what wakes it for every byte wakes nothing else.
         let driver = tokio::spawn(driver);
-        tasks.spawn(self.clone().run(session, incoming, driver));
+        self.tasks.spawn(self.clone().run(session, incoming, driver));
         None
     }
 

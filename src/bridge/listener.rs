@@ -1,7 +1,13 @@
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::ServerConfig;
-use tokio::{net::TcpListener, sync::watch, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tokio_rustls::server::StartHandshake;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -64,7 +70,15 @@ impl Bridge {
         let metrics = Metrics::new(metrics)?;
         metrics.follow(&config.agents.borrow());
         let registry = Registry::new();
-        Ok(Self(Arc::new(Shared { config, registrar, registry, metrics, throttle: Throttle::default() })))
+        Ok(Self(Arc::new(Shared {
+            config,
+            registrar,
+            registry,
+            metrics,
+            throttle: Throttle::default(),
+            tasks: TaskTracker::new(),
+            abort: CancellationToken::new(),
+        })))
     }
 
     /// The sessions of the agents that registered here.
@@ -76,11 +90,9 @@ impl Bridge {
     /// Serves agents until `stop`. Then it takes no more of them, tells those that it has, waits for their links, at
     /// most as long as the configuration says, and ends the sessions behind what they have yet to send.
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
-        let tasks = TaskTracker::new();
-        let abort = CancellationToken::new();
         let revoke = self.revoke();
         let announce = self.announce();
-        let accept = self.accept(listener, &tasks, &abort);
+        let accept = self.listen(listener);
         tokio::select! {
             () = accept => {}
             () = revoke => {}
@@ -88,24 +100,37 @@ impl Bridge {
             () = stop.cancelled() => {}
         }
         // Those that have not registered yet are sent away; they dial another replica.
-        abort.cancel();
+        self.0.abort.cancel();
         self.drain().await;
-        tasks.close();
-        tasks.wait().await;
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
     }
 
-    async fn accept(&self, listener: TcpListener, tasks: &TaskTracker, abort: &CancellationToken) {
+    /// Takes an agent's connection that came in by another listener, which has read its ClientHello; it has until `deadline`
+    /// to register, and is served by a task of its own. It is shown the bridge's own certificate; a bridge without TLS
+    /// takes none.
+    pub fn accept<T>(&self, handshake: StartHandshake<T>, source: SocketAddr, deadline: Instant)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.spawn(self.0.clone().handed_over(handshake, source, deadline));
+    }
+
+    /// Runs a connection until it is registered or sent away.
+    fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
+        let abort = self.0.abort.clone();
+        self.0.tasks.spawn(async move {
+            tokio::select! {
+                () = connection => {}
+                () = abort.cancelled() => {}
+            }
+        });
+    }
+
+    async fn listen(&self, listener: TcpListener) {
         loop {
             match listener.accept().await {
-                Ok((tcp, source)) => {
-                    let (bridge, tasks, abort) = (self.0.clone(), tasks.clone(), abort.clone());
-                    tasks.clone().spawn(async move {
-                        tokio::select! {
-                            () = bridge.connection(tcp, source, &tasks) => {}
-                            () = abort.cancelled() => {}
-                        }
-                    });
-                }
+                Ok((tcp, source)) => self.spawn(self.0.clone().connection(tcp, source)),
                 // The connection's own trouble, over with it.
                 Err(error) if is_of_connection(&error) => {}
                 Err(error) => {

@@ -1,4 +1,6 @@
-//! The bridge's certificate: given as files, or made once and kept.
+//! The bridge's certificate: given as files, or made once and kept; and the visitors' default one, followed in its files.
+
+mod followed;
 
 use std::{
     fs,
@@ -10,6 +12,7 @@ use std::{
 use rcgen::{CertificateParams, KeyPair};
 use rustls::ServerConfig;
 
+pub(super) use self::followed::FollowedCertificate;
 use super::Failure;
 use crate::tunnel::tls::{self, Fingerprint};
 

@@ -58,9 +58,13 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         source: Source::Folder(folder.0.clone()),
         replica: "demo".to_owned(),
         http: args.http,
+        // The demo has no certificate that a browser would believe.
+        https: None,
         bridge: args.bridge,
         admin: args.admin,
         security: bridge::Security::Tls(certificate.config),
+        default_certificate: None,
+        bridge_hostname: None,
         advertise: None,
         visitors: proxy::Config::default(),
         access_log: None,

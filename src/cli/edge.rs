@@ -13,11 +13,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, wiring};
+use super::{Failure, certificate::FollowedCertificate, signals, wiring};
 use crate::{
     bridge::{self, Bridge},
     controller::{ClusterConfig, Controller, Sessions},
-    proxy::{self, Proxy},
+    proxy::{self, Proxy, Tls, TlsOptions},
     routing::Agents,
     telemetry::{
         self,
@@ -36,9 +36,15 @@ pub(super) struct EdgeConfig {
     pub(super) source: Source,
     pub(super) replica: String,
     pub(super) http: SocketAddr,
+    /// `None`: no visitors over TLS.
+    pub(super) https: Option<SocketAddr>,
     pub(super) bridge: SocketAddr,
     pub(super) admin: SocketAddr,
     pub(super) security: bridge::Security,
+    /// What visitors over TLS are shown for hosts that have no certificate of their own.
+    pub(super) default_certificate: Option<FollowedCertificate>,
+    /// The hostname by which agents may register on the visitors' port.
+    pub(super) bridge_hostname: Option<String>,
     pub(super) advertise: Option<String>,
     /// Its `access_log` is made of the format below.
     pub(super) visitors: proxy::Config,
@@ -61,6 +67,8 @@ pub(super) struct Edge {
     metrics: MetricsRegistry,
     controller: Controller,
     proxy: Proxy,
+    tls: Arc<Tls>,
+    default_certificate: Option<FollowedCertificate>,
     bridge: Bridge,
     agents: watch::Sender<Arc<Agents>>,
     replicas: watch::Sender<Arc<[Replica]>>,
@@ -75,12 +83,14 @@ pub(super) struct Edge {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Addresses {
     pub(super) http: SocketAddr,
+    pub(super) https: Option<SocketAddr>,
     pub(super) bridge: SocketAddr,
     pub(super) admin: SocketAddr,
 }
 
 struct Listeners {
     http: TcpListener,
+    https: Option<TcpListener>,
     bridge: TcpListener,
     admin: TcpListener,
 }
@@ -92,16 +102,21 @@ impl Edge {
     pub(super) async fn bind(config: EdgeConfig) -> Result<Self, Failure> {
         let listeners = Listeners {
             http: bind("--http", config.http).await?,
+            https: match config.https {
+                Some(address) => Some(bind("--https", address).await?),
+                None => None,
+            },
             bridge: bind("--bridge", config.bridge).await?,
             admin: bind("--admin", config.admin).await?,
         };
         let addresses = Addresses {
             http: listeners.http.local_addr()?,
+            https: listeners.https.as_ref().map(TcpListener::local_addr).transpose()?,
             bridge: listeners.bridge.local_addr()?,
             admin: listeners.admin.local_addr()?,
         };
-        let Addresses { http, bridge, admin } = addresses;
-        tracing::info!(%http, %bridge, %admin, "listening");
+        let Addresses { http, https, bridge, admin } = addresses;
+        tracing::info!(%http, https = https.map(tracing::field::display), %bridge, %admin, "listening");
 
         let metrics = MetricsRegistry::new();
         telemetry::register_build_info(&metrics)?;
@@ -127,6 +142,16 @@ impl Edge {
         };
         let visitors = proxy::Config { access_log, ..config.visitors };
         let proxy = Proxy::new(bridge.registry().clone(), visitors, &metrics)?;
+        let tls = Tls::new(
+            &proxy,
+            TlsOptions {
+                default_certificate: match &config.default_certificate {
+                    Some(certificate) => certificate.subscribe(),
+                    None => watch::Sender::new(None).subscribe(),
+                },
+                bridge: config.bridge_hostname.map(|hostname| (hostname, bridge.clone())),
+            },
+        )?;
         let sessions = watch::Sender::new(Arc::new(Sessions::new()));
         let controller = match config.source {
             Source::Cluster { client, config } => Controller::cluster(client, config, sessions.subscribe(), &metrics)?,
@@ -139,6 +164,8 @@ impl Edge {
             metrics,
             controller,
             proxy,
+            tls: Arc::new(tls),
+            default_certificate: config.default_certificate,
             bridge,
             agents,
             replicas,
@@ -157,7 +184,8 @@ impl Edge {
     /// Runs until `stop`. Then readiness goes first, then the listeners; requests in progress end before the tunnels
     /// that they need, and those before what only watches.
     pub(super) async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
-        let Self { listeners, metrics, controller, proxy, bridge, drain_delay, access_log_writer, .. } = self;
+        let Self { listeners, metrics, controller, proxy, tls, default_certificate, bridge, drain_delay, .. } = self;
+        let access_log_writer = self.access_log_writer;
         let (known, ready) = (watch::Sender::new(false), watch::Sender::new(false));
         let [stop_visitors, stop_agents, stop_rest] = [(); 3].map(|()| CancellationToken::new());
         let outputs = controller.outputs();
@@ -166,13 +194,27 @@ impl Edge {
         let admin = telemetry::serve_admin(listeners.admin, metrics, ready.subscribe(), stop_rest.clone());
         rest.spawn(admin.map(Ok));
         rest.spawn(controller.run(stop_rest.clone()).map(Ok));
+        if let Some(certificate) = default_certificate {
+            let (asked, stop) = (signals::reload()?, stop_rest.clone());
+            rest.spawn(async move {
+                stop.run_until_cancelled(certificate.follow(asked)).await;
+                Ok(())
+            });
+        }
         let mut data = JoinSet::new();
         let (visitors, agents) = (proxy.clone(), bridge.clone());
+        let over_tls = proxy.clone();
+        let visitors_listeners = 1 + usize::from(listeners.https.is_some());
         // Until the objects are known, no agent is answered, and until the agents are there, no visitor: whoever comes
         // earlier waits in the listener's backlog, and is not told that there is no such agent or host.
         data.spawn(once(ready.subscribe(), stop_visitors.clone(), move |stop| async move {
             visitors.serve(listeners.http, stop).await;
         }));
+        if let Some(listener) = listeners.https {
+            data.spawn(once(ready.subscribe(), stop_visitors.clone(), move |stop| async move {
+                over_tls.serve_tls(listener, tls, stop).await;
+            }));
+        }
         data.spawn(once(known.subscribe(), stop_agents.clone(), move |stop| async move {
             agents.serve(listeners.bridge, stop).await;
         }));
@@ -201,7 +243,9 @@ impl Edge {
         }
         let drained = timeout(DRAIN, async {
             stop_visitors.cancel();
-            data.join_next().await;
+            for _ in 0..visitors_listeners {
+                data.join_next().await;
+            }
             stop_agents.cancel();
             while data.join_next().await.is_some() {}
         });

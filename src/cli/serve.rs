@@ -5,21 +5,16 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
 use kube::Client;
 
 use super::{
     Failure,
-    certificate::{self, BridgeCertificate},
+    certificate::{self, BridgeCertificate, FollowedCertificate},
     edge::{Edge, EdgeConfig, Source},
     signals,
+    visitors::VisitorArgs,
 };
-use crate::{
-    bridge,
-    controller::ClusterConfig,
-    proxy::{self, TrustedProxies},
-    telemetry::access_log::AccessLogFormat,
-};
+use crate::{bridge, controller::ClusterConfig, routing::Hostname};
 
 /// Runs the edge: controller, proxy and bridge in one process.
 ///
@@ -34,25 +29,28 @@ pub(super) struct Args {
     /// Where visitors come in, over HTTP. As for each listener, port 0 asks for a free one; what is bound is logged.
     #[arg(long, value_name = "ADDRESS", default_value_t = any(8080), env = "CULVERT_HTTP")]
     http: SocketAddr,
+    /// Where visitors come in, over TLS, with HTTP/1.1 or HTTP/2.
+    #[arg(long, value_name = "ADDRESS", default_value_t = any(8443), env = "CULVERT_HTTPS")]
+    https: SocketAddr,
+    /// A PEM file with the certificate that visitors over TLS are shown for hosts without one of their own. It is read again
+    /// when it changes, and on SIGHUP. Without it such visitors get no connection.
+    #[arg(long, value_name = "FILE", env = "CULVERT_DEFAULT_CERT", requires = "default_key")]
+    default_cert: Option<PathBuf>,
+    /// A PEM file with the private key of --default-cert.
+    #[arg(long, value_name = "FILE", env = "CULVERT_DEFAULT_KEY", requires = "default_cert")]
+    default_key: Option<PathBuf>,
+    /// A hostname under which agents may also dial the --https address, for networks that let out port 443 only. They are
+    /// shown the bridge's certificate there. No TunnelHost gets visitors over TLS under this name.
+    #[arg(long, value_name = "NAME", env = "CULVERT_BRIDGE_HOSTNAME", conflicts_with = "insecure_plaintext")]
+    bridge_hostname: Option<Hostname>,
     /// Where agents dial in.
     #[arg(long, value_name = "ADDRESS", default_value_t = any(7443), env = "CULVERT_BRIDGE")]
     bridge: SocketAddr,
     /// Where /livez, /readyz and /metrics are. Keep it away from visitors.
     #[arg(long, value_name = "ADDRESS", default_value_t = local(9090), env = "CULVERT_ADMIN")]
     admin: SocketAddr,
-    /// Networks of the proxies in front of the edge, whose X-Forwarded-* and X-Request-Id are believed.
-    #[arg(long, value_name = "CIDR", env = "CULVERT_TRUSTED_PROXIES", value_delimiter = ',')]
-    trusted_proxies: Vec<IpNet>,
-    /// Tell backends of the visitor by Forwarded (RFC 7239) too, beside X-Forwarded-*.
-    #[arg(long, env = "CULVERT_FORWARDED")]
-    forwarded: bool,
-    /// The port where visitors find the edge with TLS, for those whom a TunnelHost sends there.
-    #[arg(long, value_name = "PORT", default_value_t = 443, env = "CULVERT_PUBLIC_HTTPS_PORT")]
-    public_https_port: u16,
-    /// A line for each request on standard output: as JSON with all that is known, in the Common Log Format, or none.
-    /// Passwords are never written, and query parameters such as `token` without their values.
-    #[arg(long, value_enum, default_value_t, env = "CULVERT_ACCESS_LOG")]
-    access_log: AccessLogArg,
+    #[command(flatten)]
+    visitors: VisitorArgs,
     /// The address that agents are told to dial for this replica, HOST:PORT, where it has one of its own. Without it
     /// they dial the address that they know again, until they have met every replica.
     #[arg(long, value_name = "HOST:PORT", env = "CULVERT_ADVERTISE")]
@@ -95,20 +93,21 @@ pub(super) struct Args {
     lease: String,
 }
 
-#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum AccessLogArg {
-    Off,
-    #[default]
-    Json,
-    Clf,
-}
-
 /// How long a replica that is no longer ready still takes visitors, since balancers hear of it late.
 const DRAIN_DELAY: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let stop = signals::stop_token()?;
     let security = security(&args)?;
+    let default_certificate = match (args.default_cert, args.default_key) {
+        (Some(certificate), Some(key)) => Some(FollowedCertificate::read(certificate, key)?),
+        _ => None,
+    };
+    let bridge_hostname = match args.bridge_hostname {
+        Some(Hostname::Wildcard(_)) => return Err("--bridge-hostname is one name, without \"*\"".into()),
+        Some(Hostname::Exact(name)) => Some(name.to_string()),
+        None => None,
+    };
     let (source, drain_delay) = if let Some(dir) = args.manifests {
         (Source::Folder(dir), Duration::ZERO)
     } else {
@@ -127,21 +126,15 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         source,
         replica: args.replica,
         http: args.http,
+        https: Some(args.https),
         bridge: args.bridge,
         admin: args.admin,
         security,
+        default_certificate,
+        bridge_hostname,
         advertise: args.advertise,
-        access_log: match args.access_log {
-            AccessLogArg::Off => None,
-            AccessLogArg::Json => Some(AccessLogFormat::Json),
-            AccessLogArg::Clf => Some(AccessLogFormat::Clf),
-        },
-        visitors: proxy::Config {
-            trusted_proxies: TrustedProxies::new(args.trusted_proxies),
-            forwarded: args.forwarded,
-            public_https_port: args.public_https_port,
-            ..proxy::Config::default()
-        },
+        access_log: args.visitors.access_log(),
+        visitors: args.visitors.into_config(),
         drain_delay,
     })
     .await?;

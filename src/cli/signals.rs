@@ -1,5 +1,6 @@
 use std::io;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// A token that is cancelled when the process is asked to end: SIGTERM, as Kubernetes and systemd ask, or Ctrl-C.
@@ -23,4 +24,20 @@ pub(super) fn stop_token() -> io::Result<CancellationToken> {
         asked.cancel();
     });
     Ok(stop)
+}
+
+/// Changes whenever the process is asked to read its files again: by SIGHUP, where the system has it.
+///
+/// # Errors
+/// Where the system does not let us hear signals.
+pub(super) fn reload() -> io::Result<watch::Receiver<()>> {
+    let (asked, reload) = watch::channel(());
+    #[cfg(unix)]
+    {
+        let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
+        tokio::spawn(async move { while hangup.recv().await.is_some() && asked.send(()).is_ok() {} });
+    }
+    #[cfg(not(unix))]
+    drop(asked);
+    Ok(reload)
 }

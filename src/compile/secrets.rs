@@ -1,10 +1,12 @@
 use std::{collections::HashMap, str::FromStr, sync::Arc};
 
 use k8s_openapi::api::core::v1::Secret;
+use rustls::RootCertStore;
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use crate::{
     api::{Reason, SecretType},
-    routing::{Password, Token, User},
+    routing::{ObjectName, Password, Token, User},
 };
 
 /// The highest bcrypt cost that is accepted. Every step doubles the work of a login: 14 is about a second, and a Secret
@@ -15,7 +17,7 @@ const MAX_BCRYPT_COST: u32 = 14;
 pub(super) struct Secrets<'a>(HashMap<(&'a str, &'a str), &'a Secret>);
 
 /// Why a Secret cannot be used. The text names key and line, never a value.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SecretProblem {
     pub(super) reason: Reason,
     pub(super) message: String,
@@ -60,6 +62,38 @@ impl<'a> Secrets<'a> {
         }
     }
 
+    /// The chain and the key of a certificate, as PEM.
+    pub(super) fn certificate(&self, name: &ObjectName) -> Result<(&'a [u8], &'a [u8]), SecretProblem> {
+        let (_, secret) = self.find(&name.namespace, &name.name, &[SecretType::Tls])?;
+        let value = |key| value(secret, &name.name, key).map_err(SecretProblem::of_certificate);
+        Ok((value(SecretType::CERTIFICATE)?, value(SecretType::PRIVATE_KEY)?))
+    }
+
+    /// The authorities that a backend's certificate is checked by.
+    pub(super) fn authorities(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Vec<CertificateDer<'static>>, SecretProblem> {
+        let (_, secret) = self.find(namespace, name, &[SecretType::CaCertificates])?;
+        let wrong = |problem: String| {
+            SecretProblem::invalid(format!("Secret {name:?}, key {:?}: {problem}", SecretType::AUTHORITIES))
+        };
+        let pem = value(secret, name, SecretType::AUTHORITIES)?;
+        let authorities: Vec<_> = CertificateDer::pem_slice_iter(pem)
+            .collect::<Result<_, _>>()
+            .map_err(|_| wrong("it is no PEM".to_owned()))?;
+        if authorities.is_empty() {
+            return Err(wrong("it has no certificate in PEM form".to_owned()));
+        }
+        let mut roots = RootCertStore::empty();
+        for (index, authority) in authorities.iter().enumerate() {
+            let added = roots.add(authority.clone());
+            added.map_err(|error| wrong(format!("certificate {} cannot be read: {error}", index + 1)))?;
+        }
+        Ok(authorities)
+    }
+
     /// A Secret of a type that the edge does not watch is the same as none in a cluster, so the message for one that is
     /// missing names the types. Where one of another type is seen, as in a folder, its type is what is wrong.
     fn find(
@@ -92,8 +126,13 @@ impl<'a> Secrets<'a> {
 // === impl SecretProblem ===
 
 impl SecretProblem {
-    fn invalid(message: String) -> Self {
+    pub(super) fn invalid(message: String) -> Self {
         Self { reason: Reason::InvalidSecret, message }
+    }
+
+    /// The same problem of a Secret that holds a certificate.
+    pub(super) fn of_certificate(self) -> Self {
+        Self { reason: Reason::InvalidCertificate, ..self }
     }
 }
 

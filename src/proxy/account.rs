@@ -9,9 +9,10 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use self::record::Record;
 use super::{
     gate::Place,
-    joiner::Joined,
+    joiner::JoinOutcome,
     live::HostState,
     metrics::{HostMetrics, Outcome},
+    service::Visitor,
     upload::Progress,
 };
 use crate::{
@@ -53,13 +54,13 @@ pub(super) struct JoinAccount {
 // === impl Account ===
 
 impl Account {
-    /// Opens the books for a request that is not routed yet, of this peer.
+    /// Opens the books for a request that is not routed yet, on this visitor's connection.
     pub(super) fn open<B>(
         unrouted: Arc<HostMetrics>,
         log: Option<&AccessLog>,
         request: &Request<B>,
         request_id: &HeaderValue,
-        peer: IpAddr,
+        visitor: &Visitor,
     ) -> Self {
         unrouted.active_requests.inc();
         Self {
@@ -68,7 +69,7 @@ impl Account {
             outcome: Outcome::new(CLIENT_CLOSED_REQUEST, request.method(), request.version()),
             permit: None,
             places: Vec::new(),
-            record: log.map(|log| Box::new(Record::new(log.clone(), request, request_id, peer))),
+            record: log.map(|log| Box::new(Record::new(log.clone(), request, request_id, visitor))),
         }
     }
 
@@ -192,7 +193,7 @@ impl Drop for Account {
 
 impl JoinAccount {
     /// The join is over, after so many bytes.
-    pub(super) fn ended(&mut self, joined: &Joined) {
+    pub(super) fn ended(&mut self, joined: &JoinOutcome) {
         if let Some(record) = &mut self.record {
             (record.received, record.sent) = (joined.received, joined.sent);
             record.reason = joined.error.as_ref().map(|error| error.reason());

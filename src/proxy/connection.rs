@@ -1,12 +1,14 @@
-//! One visitor's connection: HTTP/1.1 requests in turn, and what it becomes when one of them switches protocols.
+//! One visitor's connection: how it comes in, and the requests on it until it ends or becomes something else.
 
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
+    io,
     net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,27 +18,49 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
-    Shared,
+    Config, Shared,
     body::Body,
     download::BodyError,
+    http2,
+    phase::{InProgress, Phase, Stage},
     service::{self, Visitor},
-    visitor::{Phase, Stage, VisitorStream},
+    socket::Socket,
+    tls::{Arrival, Tls},
+    visitor::{Transport, VisitorStream},
 };
 
-/// The largest request head in bytes, and the most fields in it; hyper answers 431 to more.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
-const MAX_HEADERS: usize = 100;
+/// Why a response ended that its visitor did not take.
+const VISITOR_STALLED: &str = "visitor_stalled";
+
+/// A connection that was accepted, and by whom.
+pub(super) struct Accepted {
+    pub(super) shared: Arc<Shared>,
+    pub(super) tcp: TcpStream,
+    pub(super) peer: SocketAddr,
+    /// How visitors of its listener come in over TLS, where they do.
+    pub(super) tls: Option<Arc<Tls>>,
+    pub(super) shutdown: CancellationToken,
+    /// Held until the connection has nothing left that a shutdown waits for.
+    pub(super) token: TaskTrackerToken,
+}
+
 /// A response's body, which makes the connection idle when it is over.
-struct Tracked {
+pub(super) struct Tracked {
     body: Body,
-    phase: Arc<Phase>,
+    progress: InProgress,
     /// Only the end of the connection tells the visitor where the body ends.
     ends_with_connection: bool,
+}
+
+/// A connection that can be told to take no more requests.
+pub(super) trait Serving: Future<Output = hyper::Result<()>> {
+    /// Ends it after the requests in progress.
+    fn graceful_shutdown(self: Pin<&mut Self>);
 }
 
 /// Why a connection ended.
@@ -50,30 +74,108 @@ enum End {
     Stalled,
 }
 
-/// Serves a connection until it ends. On `shutdown`, the request in progress is the last one.
-pub(super) async fn serve(shared: Arc<Shared>, tcp: TcpStream, peer: SocketAddr, shutdown: CancellationToken) {
-    let phase = Arc::new(Phase::new());
-    let visitor = Visitor { peer };
-    let service = service_fn(|request: Request<Incoming>| {
-        phase.set(Stage::Busy);
-        let (shared, phase) = (shared.clone(), phase.clone());
-        let ends_with_connection = request.version() == Version::HTTP_10;
-        async move {
-            let response = service::handle(&shared, visitor, request).await;
-            Ok::<_, Infallible>(response.map(|body| Tracked { body, phase, ends_with_connection }))
+// === impl Accepted ===
+
+impl Accepted {
+    /// Serves a connection until it ends. On shutdown, the request in progress is the last one.
+    pub(super) async fn serve(self) {
+        let Self { shared, tcp, peer, tls, shutdown, token } = self;
+        let socket = Socket::new(tcp);
+        let mut visitor = Visitor { peer, tls: None };
+        let phase;
+        let stream = if let Some(tls) = tls {
+            match shutdown.run_until_cancelled(tls.accept(socket, peer)).await {
+                Some(Some(Arrival { stream, info, speaks_http2 })) => {
+                    visitor.tls = Some(info);
+                    phase = if speaks_http2 { Phase::multiplexed(&shared.config) } else { Phase::new(&shared.config) };
+                    Transport::Tls(Box::new(stream))
+                }
+                Some(None) | None => return,
+            }
+        } else {
+            let mut socket = socket;
+            match shutdown.run_until_cancelled(begin(&mut socket, &shared.config)).await {
+                Some(Ok(true)) => phase = Phase::multiplexed(&shared.config),
+                Some(Ok(false)) => phase = Phase::new(&shared.config),
+                Some(Err(error)) => {
+                    if error.kind() == io::ErrorKind::TimedOut {
+                        shared.count(&End::Expired(Stage::Head), peer);
+                    }
+                    return;
+                }
+                None => return,
+            }
+            Transport::Plain(socket)
+        };
+        let (phase, visitor) = (Arc::new(phase), Arc::new(visitor));
+        let io = TokioIo::new(VisitorStream::new(stream, phase.clone()));
+        if phase.is_multiplexed() {
+            let connection = http2::serve(&shared, io, &visitor, &phase);
+            watch(&shared, &phase, connection, peer, shutdown, token).await;
+        } else {
+            let service = service_fn(|request: Request<Incoming>| {
+                let progress = phase.begin();
+                let ends_with_connection = request.version() == Version::HTTP_10;
+                let (shared, visitor) = (shared.clone(), visitor.clone());
+                async move {
+                    let response = service::handle(&shared, &visitor, request).await;
+                    progress.phase().set_stall_timeout(shared.stall_timeout(response.body()));
+                    Ok::<_, Infallible>(response.map(|body| Tracked { body, progress, ends_with_connection }))
+                }
+            });
+            let connection = http1::Builder::new()
+                .max_header_size(shared.config.max_header_bytes)
+                .max_headers(shared.config.max_headers)
+                .serve_connection(io, service)
+                .with_upgrades();
+            watch(&shared, &phase, connection, peer, shutdown, token).await;
         }
-    });
-    let connection = http1::Builder::new()
-        .max_header_size(MAX_HEAD_BYTES)
-        .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(VisitorStream::new(tcp, phase.clone())), service)
-        .with_upgrades();
+    }
+}
+
+/// Waits for the first bytes of a connection without TLS. Returns whether HTTP/2 begins, by prior knowledge (RFC 9113, 3.3).
+async fn begin(socket: &mut Socket, config: &Config) -> io::Result<bool> {
+    let expired = |_| io::Error::from(io::ErrorKind::TimedOut);
+    if socket.early().is_empty() {
+        // A connection that was never used ends as an idle one does, and is counted by nobody.
+        let first = timeout(config.idle_timeout, socket.read_ahead()).await;
+        if first.map_err(|_| io::ErrorKind::NotConnected)?? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    if let Some(is_preface) = http2::is_preface(socket.early()) {
+        return Ok(is_preface);
+    }
+    let rest = async {
+        loop {
+            if let Some(is_preface) = http2::is_preface(socket.early()) {
+                return Ok(is_preface);
+            }
+            if socket.read_ahead().await? == 0 {
+                return Ok(false);
+            }
+        }
+    };
+    timeout(config.header_timeout, rest).await.map_err(expired)?
+}
+
+/// Runs a connection until it ends, or until its visitor has taken too long.
+async fn watch<C: Serving>(
+    shared: &Shared,
+    phase: &Phase,
+    connection: C,
+    peer: SocketAddr,
+    shutdown: CancellationToken,
+    token: TaskTrackerToken,
+) {
     let mut connection = pin!(connection);
     let stall_timeout = shared.config.stall_timeout;
-    let mut deadline = phase.deadline(stall_timeout);
+    let mut deadline = phase.deadline();
     let mut timer = pin!(sleep_until(deadline.unwrap_or_else(Instant::now)));
     let mut draining = pin!(shutdown.cancelled());
-    let mut told = false;
+    let (mut told, mut token) = (false, Some(token));
+    // From when on an idle connection that was told to end is given up.
+    let mut closing = None;
     let end = poll_fn(|cx| {
         if !told && draining.as_mut().poll(cx).is_ready() {
             told = true;
@@ -82,25 +184,74 @@ pub(super) async fn serve(shared: Arc<Shared>, tcp: TcpStream, peer: SocketAddr,
         if let Poll::Ready(result) = connection.as_mut().poll(cx) {
             return Poll::Ready(End::Closed(result));
         }
+        if told && phase.only_joins() {
+            // They end with their tunnels, which wait for nobody here.
+            token = None;
+        }
         // Only a head that does not come in one piece makes the timer earlier; otherwise it is left to fire, and is
         // then set to what is due, so that a busy connection hardly ever touches it.
-        while let Some(due) = phase.deadline(stall_timeout) {
+        while let Some(due) = phase.deadline().map(|due| closing.map_or(due, |closing| due.max(closing))) {
             if deadline.is_none_or(|deadline| due < deadline) {
                 deadline = Some(due);
                 timer.as_mut().reset(due);
             }
             ready!(timer.as_mut().poll(cx));
             deadline = None;
-            if due <= Instant::now() {
-                return Poll::Ready(if phase.is_stalled() { End::Stalled } else { End::Expired(phase.stage()) });
+            if due > Instant::now() {
+                continue;
+            }
+            if phase.visitor_stalls() {
+                return Poll::Ready(End::Stalled);
+            }
+            if !phase.is_multiplexed() || closing.is_some() {
+                return Poll::Ready(End::Expired(phase.stage()));
+            }
+            // The visitor is told, so that no request of its own gets lost on the way; and may have to take the last
+            // bytes of a response yet.
+            connection.as_mut().graceful_shutdown();
+            (told, closing) = (true, Some(Instant::now() + stall_timeout));
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(End::Closed(result));
             }
         }
         Poll::Pending
     })
     .await;
-    if let Some(reason) = end.reason() {
-        shared.makers.metrics.errors.with_label_values(&[reason]).inc();
-        tracing::debug!(%peer, ?end, "a visitor's connection ended");
+    // Told before the connection is dropped, and its responses with it.
+    match end {
+        End::Expired(Stage::Head) => phase.set_too_slow(),
+        End::Stalled => phase.give_up(),
+        _ => {}
+    }
+    shared.count(&end, peer);
+}
+
+// === impl Serving ===
+
+impl<S> Serving for http1::UpgradeableConnection<TokioIo<VisitorStream>, S>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Tracked>,
+    S::Error: Into<BodyError>,
+{
+    fn graceful_shutdown(self: Pin<&mut Self>) {
+        http1::UpgradeableConnection::graceful_shutdown(self);
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// How long a visitor may take nothing of a response: as its rule has it for the backend's side.
+    pub(super) fn stall_timeout(&self, body: &Body) -> Duration {
+        body.idle_timeout().unwrap_or(self.config.stall_timeout)
+    }
+
+    /// Counts the end of a connection that was not in order.
+    fn count(&self, end: &End, peer: SocketAddr) {
+        if let Some(reason) = end.reason() {
+            self.makers.metrics.errors.with_label_values(&[reason]).inc();
+            tracing::debug!(%peer, ?end, "a visitor's connection ended");
+        }
     }
 }
 
@@ -114,14 +265,29 @@ impl End {
             Self::Closed(Err(error)) if error.is_parse_too_large() => Some("head_too_large"),
             Self::Closed(Err(error)) if error.is_parse() => Some("malformed_request"),
             Self::Closed(Err(error)) if error.is_incomplete_message() => Some("incomplete_request"),
-            Self::Closed(Err(_)) => Some("visitor_closed"),
+            Self::Closed(Err(error)) => http2::reason(error),
             Self::Expired(Stage::Head) => Some("head_timeout"),
-            Self::Stalled => Some("visitor_stalled"),
+            Self::Stalled => Some(VISITOR_STALLED),
         }
     }
 }
 
 // === impl Tracked ===
+
+impl Tracked {
+    /// Of a connection whose protocol tells each response's end.
+    pub(super) fn framed(body: Body, progress: InProgress) -> Self {
+        Self { body, progress, ends_with_connection: false }
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        if self.progress.phase().is_given_up() {
+            self.body.give_up(VISITOR_STALLED);
+        }
+    }
+}
 
 impl HttpBody for Tracked {
     type Data = Bytes;
@@ -129,9 +295,12 @@ impl HttpBody for Tracked {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        this.progress.asked();
         let frame = Pin::new(&mut this.body).poll_frame(cx);
-        if this.ends_with_connection && matches!(frame, Poll::Ready(Some(Err(_)))) {
-            this.phase.cut();
+        match &frame {
+            Poll::Ready(Some(Ok(_))) => this.progress.handed(),
+            Poll::Ready(Some(Err(_))) if this.ends_with_connection => this.progress.phase().cut(),
+            _ => {}
         }
         frame
     }
@@ -142,11 +311,5 @@ impl HttpBody for Tracked {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-impl Drop for Tracked {
-    fn drop(&mut self) {
-        self.phase.set(Stage::Idle);
     }
 }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{account::Account, idle::Idle, metrics::Metrics, pool::Pool, upstream::Exchange};
+use super::{account::Account, failure, idle::Idle, metrics::Metrics, pool::Pool, upstream::Exchange};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -45,6 +45,11 @@ impl Download {
         download
     }
 
+    /// How long the backend may send nothing.
+    pub(super) fn idle_timeout(&self) -> Duration {
+        self.idle.timeout()
+    }
+
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(error) = self.failed.take() {
             return Poll::Ready(Some(Err(error)));
@@ -66,11 +71,18 @@ impl Download {
                 self.finish_at_end();
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => self.fail(cx, "backend_closed", error.into()),
+            Some(Err(error)) => self.fail(cx, failure::of_exchange(&error).reason(), error.into()),
             None => {
                 self.finish();
                 Poll::Ready(None)
             }
+        }
+    }
+
+    /// The visitor does not get the rest.
+    pub(super) fn give_up(&mut self, reason: &'static str) {
+        if self.exchange.is_some() {
+            self.account.failed(reason);
         }
     }
 

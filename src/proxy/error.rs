@@ -12,6 +12,8 @@ pub(super) enum ProxyError {
     NoRoute,
     #[error("the request's host is missing or malformed")]
     BadHost,
+    #[error("the connection was made for a host with another certificate")]
+    Misdirected,
     #[error("the request's path has a segment \".\" or \"..\"")]
     BadPath,
     /// The detail is for the log; a visitor is not told which Secret is missing.
@@ -51,6 +53,8 @@ pub(super) enum ProxyError {
     BackendClosed,
     #[error("the backend's response is not valid HTTP: {0}")]
     InvalidResponse(Cow<'static, str>),
+    #[error("the head of the backend's response is too large")]
+    ResponseHeadTooLarge,
     #[error("this method is not forwarded")]
     Method,
     #[error("nothing came of the request's body for {}", Seconds(*.0))]
@@ -70,6 +74,7 @@ impl ProxyError {
             Self::UnknownHost | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::BadHost | Self::BadPath | Self::RequestBody(_) => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::RequestTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Misconfigured(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
@@ -86,7 +91,8 @@ impl ProxyError {
             | Self::BackendUnreachable(_)
             | Self::SessionLost
             | Self::BackendClosed
-            | Self::InvalidResponse(_) => StatusCode::BAD_GATEWAY,
+            | Self::InvalidResponse(_)
+            | Self::ResponseHeadTooLarge => StatusCode::BAD_GATEWAY,
         }
     }
 
@@ -98,7 +104,7 @@ impl ProxyError {
                 "http_request_error"
             }
             Self::Misconfigured(_) => "proxy_configuration_error",
-            Self::Unauthorized { .. } => return None,
+            Self::Unauthorized { .. } | Self::Misdirected => return None,
             Self::ConnectionLimit { .. }
             | Self::TooManyLogins
             | Self::AccessDenied(_)
@@ -112,6 +118,7 @@ impl ProxyError {
             Self::ResponseTimeout(_) => "http_response_timeout",
             Self::SessionLost | Self::BackendClosed => "connection_terminated",
             Self::InvalidResponse(_) => "http_protocol_error",
+            Self::ResponseHeadTooLarge => "http_response_header_section_size",
         })
     }
 
@@ -122,6 +129,7 @@ impl ProxyError {
             Self::NoRoute => "no_route",
             Self::BadHost => "bad_host",
             Self::BadPath => "bad_path",
+            Self::Misdirected => "misdirected",
             Self::Misconfigured(_) => "misconfigured",
             Self::Unauthorized { .. } => "unauthorized",
             Self::ConnectionLimit { .. } => "connection_limit",
@@ -140,6 +148,7 @@ impl ProxyError {
             Self::SessionLost => "session_lost",
             Self::BackendClosed => "backend_closed",
             Self::InvalidResponse(_) => "invalid_response",
+            Self::ResponseHeadTooLarge => "response_head_too_large",
             Self::Method => "method",
             Self::RequestTimeout(_) => "request_timeout",
             Self::RequestBody(_) => "request_body",

@@ -85,6 +85,9 @@ pub(super) async fn forward(
         let link = exchange.into_link().await.ok_or(ProxyError::BackendClosed)?;
         return upgrade::accept(forward.rule.timeouts.upgrade_idle, response, link, upgrade, account);
     }
+    if upgrade.is_some_and(|upgrade| !upgrade.may_be_answered(response.status())) {
+        return Err(ProxyError::InvalidResponse("it does not switch to the protocol that was asked for".into()));
+    }
     headers::strip_hop_by_hop(response.headers_mut());
     let version = response.version();
     headers::add_via(response.headers_mut(), version);

@@ -46,7 +46,7 @@ pub(super) enum JoinError {
 }
 
 /// What a join came to.
-pub(super) struct Joined {
+pub(super) struct JoinOutcome {
     /// Bytes from the visitor.
     pub(super) received: u64,
     /// Bytes to the visitor.
@@ -89,7 +89,7 @@ pub(super) async fn join<V>(
     link: Counted<Link>,
     to_visitor: Bytes,
     idle: Duration,
-) -> Joined
+) -> JoinOutcome
 where
     V: AsyncRead + AsyncWrite + Unpin,
 {
@@ -116,7 +116,7 @@ where
     if result.is_err() {
         link.reset(ResetCode::Cancelled);
     }
-    Joined { received: upload.bytes, sent: download.bytes, error: result.err() }
+    JoinOutcome { received: upload.bytes, sent: download.bytes, error: result.err() }
 }
 
 // === impl JoinError ===

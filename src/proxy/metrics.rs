@@ -19,6 +19,7 @@ pub(super) struct Metrics {
     active_joins: IntGaugeVec,
     pub(super) link_open: Histogram,
     pub(super) errors: IntCounterVec,
+    pub(super) tls_handshakes: IntCounterVec,
 }
 
 /// The metrics of one TunnelHost, or of the requests to no known one.
@@ -78,6 +79,11 @@ impl Metrics {
                 "Requests that the edge could not serve, and connections that were no requests, by reason.",
                 &["reason"],
             )?,
+            tls_handshakes: counter(
+                "culvert_tls_handshakes_total",
+                "TLS handshakes on the visitors' port, by result; `agent` is one that went on to the bridge.",
+                &["result"],
+            )?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.duration.clone()))?;
@@ -85,6 +91,7 @@ impl Metrics {
         registry.register(Box::new(metrics.active_joins.clone()))?;
         registry.register(Box::new(metrics.link_open.clone()))?;
         registry.register(Box::new(metrics.errors.clone()))?;
+        registry.register(Box::new(metrics.tls_handshakes.clone()))?;
         Ok(metrics)
     }
 

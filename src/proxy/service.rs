@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use http::{
-    HeaderValue, Method, Request, Response, Uri, header,
+    HeaderValue, Method, Request, Response, Uri, Version, header,
     uri::{PathAndQuery, Scheme},
 };
 use hyper::body::Incoming;
@@ -18,15 +18,18 @@ use super::{
     gate::{self, Asked, Entrant, Passed},
     headers,
     identity::{self, Identity, X_REQUEST_ID},
+    tls::{self, TlsInfo},
     upgrade,
 };
 use crate::routing::{Backend, EntryPoint, Lookup, RequestInfo, normalize_host, normalize_path};
 
 /// Whose connection a request comes on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Visitor {
     /// The other end of the connection: the visitor, or a proxy in front of the edge.
     pub(super) peer: SocketAddr,
+    /// What is known of its TLS, where it came over that.
+    pub(super) tls: Option<TlsInfo>,
 }
 
 /// What becomes known of a request on its way and concerns every answer to it.
@@ -37,13 +40,13 @@ struct Known {
 }
 
 /// Answers one request; what the edge cannot forward, it answers itself.
-pub(super) async fn handle(shared: &Shared, visitor: Visitor, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn handle(shared: &Shared, visitor: &Visitor, request: Request<Incoming>) -> Response<Body> {
     let request_id = request_id(shared, visitor, &request);
     let wanted = Wanted::of(&request);
     let mut known = Known::default();
     // The account stays out here: where the future is dropped, it counts a visitor who left.
     let log = shared.config.access_log.as_ref();
-    let mut account = Account::open(shared.unrouted.clone(), log, &request, &request_id, visitor.peer.ip());
+    let mut account = Account::open(shared.unrouted.clone(), log, &request, &request_id, visitor);
     let answered = pass(shared, visitor, request, &request_id, &mut known, &mut account).await;
     let mut response = answered.unwrap_or_else(|error| {
         shared.makers.metrics.errors.with_label_values(&[error.reason()]).inc();
@@ -67,7 +70,7 @@ pub(super) async fn handle(shared: &Shared, visitor: Visitor, request: Request<I
 
 async fn pass(
     shared: &Shared,
-    visitor: Visitor,
+    visitor: &Visitor,
     mut request: Request<Incoming>,
     request_id: &HeaderValue,
     known: &mut Known,
@@ -79,24 +82,33 @@ async fn pass(
         return Err(ProxyError::Method);
     }
     let upgrade = upgrade::take(&mut request);
-    let host = accept_host(&mut request)?;
+    let authority = accept_host(&mut request)?;
     let Config { trusted_proxies, forwarded, .. } = &shared.config;
+    let scheme = if visitor.tls.is_some() { &Scheme::HTTPS } else { &Scheme::HTTP };
     let Identity { address, secure } =
-        identity::identify(request.headers_mut(), visitor.peer, &Scheme::HTTP, trusted_proxies, *forwarded);
-
+        identity::identify(request.headers_mut(), visitor.peer, scheme, trusted_proxies, *forwarded);
     account.identified(address.ip(), request.headers());
 
     // Route.
     let live = shared.live.load_full();
+    let host = normalize_host(&authority);
+    let entry_point = if let Some(tls) = &visitor.tls {
+        if tls::is_misdirected(live.table.certificates(), tls, &host) {
+            return Err(ProxyError::Misdirected);
+        }
+        EntryPoint::Https
+    } else {
+        EntryPoint::Http
+    };
     let path = normalize_path(request.uri().path()).ok_or(ProxyError::BadPath)?;
     let looked_up = RequestInfo {
-        host: &normalize_host(&host),
+        host: &host,
         path: &path,
         method: request.method(),
         headers: request.headers(),
         query: request.uri().query(),
     };
-    let rule = match live.table.lookup(EntryPoint::Http, &looked_up) {
+    let rule = match live.table.lookup(entry_point, &looked_up) {
         Lookup::Rule(rule) => rule,
         Lookup::NoRule => return Err(ProxyError::NoRoute),
         Lookup::UnknownHost => return Err(ProxyError::UnknownHost),
@@ -112,7 +124,7 @@ async fn pass(
         passwords: &shared.passwords,
         replicas: shared.replicas(),
         visitor: address.ip(),
-        host: &host,
+        host: &authority,
         secure,
         https_port: shared.config.public_https_port,
     };
@@ -126,7 +138,7 @@ async fn pass(
     let backend = match &rule.backend {
         Backend::Tunnel(backend) => backend,
         Backend::Redirect(redirect) => {
-            let asked = Asked { host: &host, secure, uri: request.uri() };
+            let asked = Asked { host: &authority, secure, uri: request.uri() };
             account.answered(redirect.status);
             return Ok(gate::redirect(redirect, &asked, &rule.matches.path));
         }
@@ -151,6 +163,13 @@ fn accept_host(request: &mut Request<Incoming>) -> Result<String, ProxyError> {
         return Err(ProxyError::BadHost);
     }
     let host = match (request.uri().authority(), field) {
+        // HTTP/2 has no older rule for two that differ (RFC 9113, 8.3.1).
+        (Some(authority), Some(field))
+            if request.version() == Version::HTTP_2
+                && !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            return Err(ProxyError::BadHost);
+        }
         (Some(authority), _) => authority.as_str(),
         (None, Some(field)) => field.to_str().map_err(|_| ProxyError::BadHost)?,
         (None, None) => return Err(ProxyError::BadHost),
@@ -169,7 +188,7 @@ fn accept_host(request: &mut Request<Incoming>) -> Result<String, ProxyError> {
 }
 
 /// A trusted proxy's id for the request, or a new one.
-fn request_id(shared: &Shared, visitor: Visitor, request: &Request<Incoming>) -> HeaderValue {
+fn request_id(shared: &Shared, visitor: &Visitor, request: &Request<Incoming>) -> HeaderValue {
     if let Some(id) = request.headers().get(X_REQUEST_ID)
         && shared.config.trusted_proxies.contains(visitor.peer.ip())
     {

@@ -1,31 +1,85 @@
-//! Requests to switch protocols, as WebSockets begin (RFC 9110, 7.8).
+//! Requests to switch protocols, as WebSockets begin (RFC 9110, 7.8), also over HTTP/2 (RFC 8441).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::{
     body::{Body as _, Incoming},
-    upgrade::OnUpgrade,
+    ext::Protocol,
+    upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
+use sha1::{Digest, Sha1};
 
-use super::{account::Account, body::Body, error::ProxyError, headers, joiner, visitor::VisitorStream};
+use super::{
+    account::Account,
+    body::Body,
+    error::ProxyError,
+    headers,
+    joiner::{self, JoinOutcome},
+    phase::Joined,
+    visitor::VisitorStream,
+};
 use crate::{flow::Counted, tunnel::Link};
+
+/// The protocol that can be asked for over HTTP/2.
+const WEBSOCKET: &str = "websocket";
+/// What makes an answer out of a WebSocket's key (RFC 6455, 1.3).
+const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// A request's wish to switch protocols.
 pub(super) struct Upgrade {
     protocol: HeaderValue,
     visitor: OnUpgrade,
+    /// For a WebSocket over HTTP/2.
+    stream: Option<Stream>,
+}
+
+/// What a WebSocket over HTTP/2 needs beside.
+struct Stream {
+    /// What the backend must answer to the key that the edge made.
+    expected: String,
+    joined: Arc<Joined>,
+}
+
+/// The mark of a request that came as an extended CONNECT.
+#[derive(Clone)]
+struct Extended(Arc<Joined>);
+
+/// Makes the request of HTTP/1.1 out of an extended CONNECT for a WebSocket (RFC 8441, 5.1), so that it is routed, checked
+/// and forwarded as any other. A CONNECT for something else stays one, and is refused as such. `joined` keeps the
+/// connection busy if it becomes a join.
+pub(super) fn from_connect(request: &mut Request<Incoming>, joined: Joined) {
+    if request.extensions_mut().remove::<Protocol>().is_none_or(|protocol| protocol.as_str() != WEBSOCKET) {
+        return;
+    }
+    let key = BASE64_STANDARD.encode(rand::random::<[u8; 16]>());
+    let Ok(key) = HeaderValue::from_str(&key) else { return };
+    *request.method_mut() = Method::GET;
+    let headers = request.headers_mut();
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::SEC_WEBSOCKET_KEY, key);
+    headers.entry(header::SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
+    request.extensions_mut().insert(Extended(Arc::new(joined)));
 }
 
 /// Takes what belongs to the visitor's own hop out of a request's headers, and with it the wish to switch protocols, where
 /// that can be granted: from HTTP/1.1 on, and without a body, which would have to end first. HTTP/2 is not passed on in this
 /// way: what came over it would go past routes, credentials and counts.
 pub(super) fn take(request: &mut Request<Incoming>) -> Option<Upgrade> {
-    let protocol = headers::strip_hop_by_hop(request.headers_mut())?;
+    let protocol = headers::strip_hop_by_hop(request.headers_mut());
+    if request.version() == Version::HTTP_2 {
+        let Extended(joined) = request.extensions_mut().remove()?;
+        let key = request.headers().get(header::SEC_WEBSOCKET_KEY)?;
+        let stream = Stream { expected: answer_to(key), joined };
+        let visitor = hyper::upgrade::on(request);
+        return Some(Upgrade { protocol: HeaderValue::from_static(WEBSOCKET), visitor, stream: Some(stream) });
+    }
+    let protocol = protocol?;
     let grantable = request.version() == Version::HTTP_11 && request.body().is_end_stream() && !is_http(&protocol);
-    grantable.then(|| Upgrade { protocol, visitor: hyper::upgrade::on(request) })
+    grantable.then(|| Upgrade { protocol, visitor: hyper::upgrade::on(request), stream: None })
 }
 
 /// Whether one of the protocols is HTTP itself, as `h2c`.
@@ -37,10 +91,34 @@ fn is_http(protocol: &HeaderValue) -> bool {
     protocol.to_str().is_ok_and(|protocols| protocols.split(',').any(is_http))
 }
 
+/// RFC 6455, 4.2.2.
+fn answer_to(key: &HeaderValue) -> String {
+    BASE64_STANDARD.encode(Sha1::new().chain_update(key).chain_update(WEBSOCKET_GUID).finalize())
+}
+
 impl Upgrade {
     /// Asks the backend for it.
     pub(super) fn ask(&self, headers: &mut HeaderMap) {
         headers::set_upgrade(headers, self.protocol.clone());
+    }
+
+    /// Whether an answer that does not switch protocols can be passed on: over HTTP/2 a success would be the switch.
+    pub(super) fn may_be_answered(&self, status: StatusCode) -> bool {
+        self.stream.is_none() || !status.is_success()
+    }
+}
+
+impl Stream {
+    /// Makes the answer to the extended CONNECT out of the backend's.
+    fn translate(&self, response: &mut Response<Incoming>, protocol: &HeaderValue) -> Result<(), ProxyError> {
+        let answer = response.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
+        let switches = protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes());
+        if !switches || answer.is_none_or(|answer| answer.as_bytes() != self.expected.as_bytes()) {
+            return Err(ProxyError::InvalidResponse("it does not answer the WebSocket's key".into()));
+        }
+        *response.status_mut() = StatusCode::OK;
+        *response.version_mut() = Version::HTTP_2;
+        Ok(())
     }
 }
 
@@ -55,23 +133,58 @@ pub(super) fn accept(
     let protocol = headers::strip_hop_by_hop(response.headers_mut());
     let protocol =
         protocol.ok_or(ProxyError::InvalidResponse("it switches to a protocol that it does not name".into()))?;
-    headers::set_upgrade(response.headers_mut(), protocol);
+    let Upgrade { visitor, stream, .. } = upgrade;
+    match &stream {
+        None => headers::set_upgrade(response.headers_mut(), protocol),
+        Some(stream) => stream.translate(&mut response, &protocol)?,
+    }
     account.answered(response.status());
     let join = account.take().into_join();
     tokio::spawn(async move {
         let mut join = join;
-        // The visitor may leave before the 101 is written; the link is reset with this task.
-        let Ok(upgraded) = upgrade.visitor.await else { return };
-        let Ok(parts) = upgraded.downcast::<TokioIo<VisitorStream>>() else { return };
-        let mut visitor = parts.io.into_inner();
-        let joined = joiner::join(&mut visitor, parts.read_buf, link, to_visitor, idle).await;
+        // The visitor may leave before the answer is written; the link is reset with this task.
+        let Ok(upgraded) = visitor.await else { return };
+        let joined = match stream {
+            None => join_connection(upgraded, link, to_visitor, idle).await,
+            Some(Stream { joined, .. }) => {
+                let _joined = joined;
+                Some(joiner::join(&mut TokioIo::new(upgraded), Bytes::new(), link, to_visitor, idle).await)
+            }
+        };
+        let Some(joined) = joined else { return };
         if let Some(join) = &mut join {
             join.ended(&joined);
         }
         if let Some(error) = joined.error {
             tracing::debug!(%error, "a join ended early");
-            visitor.abort();
         }
     });
     Ok(response.map(|_| Body::Empty))
+}
+
+/// Joins the whole of the visitor's connection.
+async fn join_connection(
+    upgraded: Upgraded,
+    link: Counted<Link>,
+    to_visitor: Bytes,
+    idle: Duration,
+) -> Option<JoinOutcome> {
+    let parts = upgraded.downcast::<TokioIo<VisitorStream>>().ok()?;
+    let mut visitor = parts.io.into_inner();
+    let joined = joiner::join(&mut visitor, parts.read_buf, link, to_visitor, idle).await;
+    if joined.error.is_some() {
+        visitor.abort();
+    }
+    Some(joined)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_to_a_websockets_key_is_that_of_the_rfc() {
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(answer_to(&key), "s3pPLMBiTxaQ9kYG+xzZcOdbQKU=");
+    }
 }

@@ -1,148 +1,80 @@
-//! The visitor's socket, and what it is waited for.
+//! The visitor's end of a connection: TCP, or TLS over it.
 
 use std::{
-    io,
+    io::{self, Write},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    time::Instant,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::server::TlsStream;
 
-/// How long a visitor may take for a request's head, from its first byte.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may stay without a request.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
+use super::{phase::Phase, socket::Socket};
 
-/// The visitor's socket; it notices when a request begins.
+/// A visitor's stream; it notices when a request begins, and when the visitor takes nothing.
 #[derive(Debug)]
 pub(super) struct VisitorStream {
-    tcp: TcpStream,
+    transport: Transport,
     phase: Arc<Phase>,
 }
 
-/// What the connection waits for, and since when.
+/// How a visitor came.
 #[derive(Debug)]
-pub(super) struct Phase {
-    start: Instant,
-    /// Milliseconds from `start` above the two bits of the [`Stage`].
-    state: AtomicU64,
-    /// Since when the visitor has taken nothing of what is to be written, in milliseconds from `start`; [`FLOWS`] where
-    /// nothing waits for it.
-    stalled: AtomicU64,
-    /// The visitor must not take an orderly end of the connection for that of the response.
-    cut: AtomicBool,
-}
-
-/// Nothing is kept waiting by the visitor.
-const FLOWS: u64 = u64::MAX;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// For the first byte of a request.
-    Idle,
-    /// For the rest of its head.
-    Head,
-    /// For the edge and the backend.
-    Busy,
-}
-
-// === impl Phase ===
-
-impl Phase {
-    pub(super) fn new() -> Self {
-        Self {
-            start: Instant::now(),
-            state: AtomicU64::new(0),
-            stalled: AtomicU64::new(FLOWS),
-            cut: AtomicBool::new(false),
-        }
-    }
-
-    fn millis(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(0)
-    }
-
-    pub(super) fn set(&self, stage: Stage) {
-        self.state.store(self.millis() << 2 | stage as u64, Ordering::Relaxed);
-    }
-
-    /// The response breaks off where only the end of the connection tells its end.
-    pub(super) fn cut(&self) {
-        self.cut.store(true, Ordering::Relaxed);
-    }
-
-    /// The visitor took something of what is written, or nothing.
-    fn wrote(&self, some: bool) {
-        let stalled = self.is_stalled();
-        if some && stalled {
-            self.stalled.store(FLOWS, Ordering::Relaxed);
-            if self.stage() == Stage::Idle {
-                // The body was over before its last bytes were taken.
-                self.set(Stage::Idle);
-            }
-        } else if !some && !stalled {
-            self.stalled.store(self.millis(), Ordering::Relaxed);
-        }
-    }
-
-    pub(super) fn is_stalled(&self) -> bool {
-        self.stalled.load(Ordering::Relaxed) != FLOWS
-    }
-
-    pub(super) fn stage(&self) -> Stage {
-        match self.state.load(Ordering::Relaxed) & 3 {
-            0 => Stage::Idle,
-            1 => Stage::Head,
-            _ => Stage::Busy,
-        }
-    }
-
-    /// Until when the visitor has time; `None` while it is the edge's turn.
-    pub(super) fn deadline(&self, stall_timeout: Duration) -> Option<Instant> {
-        if self.is_stalled() {
-            let since = Duration::from_millis(self.stalled.load(Ordering::Relaxed));
-            return Some(self.start + since + stall_timeout);
-        }
-        let since = self.start + Duration::from_millis(self.state.load(Ordering::Relaxed) >> 2);
-        match self.stage() {
-            Stage::Idle => Some(since + KEEP_ALIVE),
-            Stage::Head => Some(since + HEAD_TIMEOUT),
-            Stage::Busy => None,
-        }
-    }
+pub(super) enum Transport {
+    Plain(Socket),
+    /// Boxed, since it is large and the other is the common one; once a connection.
+    Tls(Box<TlsStream<Socket>>),
 }
 
 // === impl VisitorStream ===
 
 impl VisitorStream {
-    pub(super) fn new(tcp: TcpStream, phase: Arc<Phase>) -> Self {
-        Self { tcp, phase }
+    pub(super) fn new(transport: Transport, phase: Arc<Phase>) -> Self {
+        Self { transport, phase }
     }
 
-    /// Makes the socket end with a reset instead of an orderly close, so that the visitor does not take what it got
+    /// Makes the connection end with a reset instead of an orderly close, so that the visitor does not take what it got
     /// for the whole.
     pub(super) fn abort(self) {
         self.reset_at_end();
     }
 
     fn reset_at_end(&self) {
-        // Where the socket does not take the option, it closes as usual.
-        let _ = self.tcp.set_zero_linger();
+        match &self.transport {
+            Transport::Plain(socket) => socket.reset_at_end(),
+            Transport::Tls(tls) => tls.get_ref().0.reset_at_end(),
+        }
+    }
+}
+
+/// What a visitor hears who was too slow with a request's head. hyper's server has no word for it, and where it waits for
+/// a head it has nothing else to write.
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\
+    Proxy-Status: culvert; error=http_request_error; details=\"the request's head took too long\"\r\n\r\n";
+
+impl VisitorStream {
+    /// Writes as much as the socket takes at once: nobody waits for it.
+    fn say(&mut self, bytes: &[u8]) {
+        // Where it takes nothing, the visitor hears nothing.
+        let _ = match &mut self.transport {
+            Transport::Plain(socket) => socket.write(bytes),
+            Transport::Tls(tls) => {
+                let (socket, tls) = tls.get_mut();
+                let said = tls.writer().write_all(bytes);
+                tls.send_close_notify();
+                said.and_then(|()| tls.write_tls(socket))
+            }
+        };
     }
 }
 
 impl Drop for VisitorStream {
     fn drop(&mut self) {
-        if self.phase.cut.load(Ordering::Relaxed) {
+        if self.phase.is_too_slow() {
+            self.say(TOO_SLOW);
+        }
+        if self.phase.is_cut() {
             self.reset_at_end();
         }
     }
@@ -151,9 +83,12 @@ impl Drop for VisitorStream {
 impl AsyncRead for VisitorStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(Pin::new(&mut this.tcp).poll_read(cx, buf))?;
-        if this.phase.stage() == Stage::Idle && !buf.filled().is_empty() {
-            this.phase.set(Stage::Head);
+        match &mut this.transport {
+            Transport::Plain(socket) => ready!(Pin::new(socket).poll_read(cx, buf))?,
+            Transport::Tls(tls) => ready!(Pin::new(&mut **tls).poll_read(cx, buf))?,
+        }
+        if !buf.filled().is_empty() {
+            this.phase.read();
         }
         Poll::Ready(Ok(()))
     }
@@ -162,7 +97,10 @@ impl AsyncRead for VisitorStream {
 impl AsyncWrite for VisitorStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.tcp).poll_write(cx, buf);
+        let written = match &mut this.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Transport::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, buf),
+        };
         this.phase.wrote(written.is_ready());
         written
     }
@@ -173,20 +111,38 @@ impl AsyncWrite for VisitorStream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.tcp).poll_write_vectored(cx, bufs);
+        let written = match &mut this.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Transport::Tls(tls) => Pin::new(&mut **tls).poll_write_vectored(cx, bufs),
+        };
         this.phase.wrote(written.is_ready());
         written
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        match &self.transport {
+            Transport::Plain(socket) => AsyncWrite::is_write_vectored(socket),
+            Transport::Tls(tls) => tls.is_write_vectored(),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+        let this = self.get_mut();
+        match &mut this.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Transport::Tls(tls) => {
+                // TLS takes what is written into a buffer of its own, so that only here it shows whether the visitor does.
+                let flushed = Pin::new(&mut **tls).poll_flush(cx);
+                this.phase.wrote(flushed.is_ready());
+                flushed
+            }
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+        match &mut self.get_mut().transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Transport::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+        }
     }
 }

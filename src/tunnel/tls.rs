@@ -82,10 +82,7 @@ pub fn client(trust: &Trust) -> Result<Arc<ClientConfig>, TlsError> {
 /// The configuration of a bridge that shows this certificate chain (PEM) and holds its key (PEM).
 pub fn server(certificate: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = certificates(certificate)?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
-        rustls_pki_types::pem::Error::NoItemsFound => TlsError::NoKey,
-        error => TlsError::Pem(error),
-    })?;
+    let key = private_key(key)?;
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     Ok(Arc::new(builder.with_no_client_auth().with_single_cert(chain, key)?))
 }
@@ -94,6 +91,14 @@ pub fn server(certificate: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>, TlsEr
 pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(TlsError::Pem)?;
     if certificates.is_empty() { Err(TlsError::NoCertificate) } else { Ok(certificates) }
+}
+
+/// The private key of a PEM text.
+pub fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
+        rustls_pki_types::pem::Error::NoItemsFound => TlsError::NoKey,
+        error => TlsError::Pem(error),
+    })
 }
 
 /// Passed explicitly, so that it does not matter what else in the process chose a default.

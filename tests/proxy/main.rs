@@ -7,11 +7,14 @@
 mod support;
 
 mod access_log;
+mod error_table;
 mod errors;
 mod flow;
 mod forwarding;
 mod identity;
 mod input;
 mod policies;
+mod secure;
 mod stage;
+mod tls;
 mod websocket;

@@ -18,11 +18,11 @@ pub(in crate::controller) fn cluster(client: &Client, metrics: &Arc<Metrics>) ->
     let agents = Api::<DeserializeGuard<TunnelAgent>>::all(client.clone());
     let agents = watch(agents, all, "TunnelAgent", metrics.clone()).map(Change::TunnelAgent);
     let mut changes = vec![hosts.boxed(), agents.boxed()];
-    for (list, kind) in SecretType::ALL.into_iter().enumerate() {
+    for (list, kind) in SecretType::WATCHED.into_iter().enumerate() {
         let config = watcher::Config::default().fields(&format!("type={}", kind.as_str()));
         let secrets = Api::<DeserializeGuard<Secret>>::all(client.clone());
         let secrets = watch(secrets, config, "Secret", metrics.clone());
         changes.push(secrets.map(move |event| Change::Secret(list, event)).boxed());
     }
-    Source { changes: stream::select_all(changes).boxed(), secret_lists: SecretType::ALL.len() }
+    Source { changes: stream::select_all(changes).boxed(), secret_lists: SecretType::WATCHED.len() }
 }

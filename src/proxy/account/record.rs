@@ -7,7 +7,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 
 use crate::{
-    proxy::{identity, metrics, upload::Progress},
+    proxy::{identity, metrics, service::Visitor, upload::Progress},
     routing::{ObjectName, Target},
     telemetry::access_log::{AccessLog, Entry},
 };
@@ -22,6 +22,7 @@ pub(super) struct Record {
     host: Option<HeaderValue>,
     request_id: HeaderValue,
     visitor: IpAddr,
+    tls: Option<&'static str>,
     trace_id: Option<Box<str>>,
     pub(super) tunnel_host: Option<ObjectName>,
     /// Where the last attempt went, and when.
@@ -40,7 +41,7 @@ pub(super) struct Record {
 // === impl Record ===
 
 impl Record {
-    pub(super) fn new<B>(log: AccessLog, request: &Request<B>, request_id: &HeaderValue, visitor: IpAddr) -> Self {
+    pub(super) fn new<B>(log: AccessLog, request: &Request<B>, request_id: &HeaderValue, visitor: &Visitor) -> Self {
         Self {
             log,
             time: SystemTime::now(),
@@ -49,7 +50,8 @@ impl Record {
             uri: request.uri().clone(),
             host: request.headers().get(header::HOST).cloned(),
             request_id: request_id.clone(),
-            visitor,
+            visitor: visitor.peer.ip(),
+            tls: visitor.tls.as_ref().map(|tls| tls.version),
             trace_id: None,
             tunnel_host: None,
             attempt: None,
@@ -81,7 +83,7 @@ impl Record {
             host,
             path: self.uri.path_and_query().map_or("/", |path| path.as_str()),
             protocol: metrics::protocol(self.version),
-            tls: None,
+            tls: self.tls,
             status,
             received: self.received + self.upload.as_ref().map_or(0, |upload| upload.bytes()),
             sent: self.sent,

@@ -1,0 +1,273 @@
+//! What a visitor's connection waits for, and since when.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::Config;
+
+/// What the connection waits for, and since when.
+#[derive(Debug)]
+pub(super) struct Phase {
+    start: Instant,
+    header_timeout: Duration,
+    idle_timeout: Duration,
+    /// How long the visitor may take nothing, in milliseconds; as the rule of the last request has it.
+    stall_timeout: AtomicU64,
+    /// Several requests may be in progress at once, as over HTTP/2.
+    multiplexed: bool,
+    /// Milliseconds from `start` above the two bits of the [`Stage`].
+    state: AtomicU64,
+    /// Since when the visitor has taken nothing of what is to be written, in milliseconds from `start`; [`FLOWS`] where
+    /// nothing waits for it.
+    stalled: AtomicU64,
+    /// The visitor must not take an orderly end of the connection for that of the response.
+    cut: AtomicBool,
+    /// The visitor was too slow with a request's head, and hears of it.
+    too_slow: AtomicBool,
+    /// The visitor took nothing for too long.
+    given_up: AtomicBool,
+    /// Requests in progress, and joins over HTTP/2.
+    active: AtomicUsize,
+    /// Joins over HTTP/2.
+    joins: AtomicUsize,
+    /// Responses over HTTP/2 of which a piece waits for the visitor's window.
+    waiting: AtomicUsize,
+    /// When one of these last moved, in milliseconds from `start`.
+    moved: AtomicU64,
+}
+
+/// Nothing is kept waiting by the visitor.
+const FLOWS: u64 = u64::MAX;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// For the first byte of a request.
+    Idle,
+    /// For the rest of its head.
+    Head,
+    /// For the edge and the backend.
+    Busy,
+}
+
+/// A request in progress; the connection is idle when the last one is dropped.
+#[derive(Debug)]
+pub(super) struct InProgress {
+    phase: Arc<Phase>,
+    /// A piece of the response was given to the connection, and the next one not yet asked for.
+    handed: bool,
+}
+
+/// A join over HTTP/2, which keeps its connection busy.
+#[derive(Debug)]
+pub(super) struct Joined(Arc<Phase>);
+
+/// Milliseconds, few enough to be added to any moment.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(u64::MAX >> 24)
+}
+
+// === impl Phase ===
+
+impl Phase {
+    /// Of a connection with one request at a time.
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            start: Instant::now(),
+            header_timeout: config.header_timeout,
+            idle_timeout: config.idle_timeout,
+            stall_timeout: AtomicU64::new(millis(config.stall_timeout)),
+            multiplexed: false,
+            state: AtomicU64::new(0),
+            stalled: AtomicU64::new(FLOWS),
+            cut: AtomicBool::new(false),
+            too_slow: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
+            active: AtomicUsize::new(0),
+            joins: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            moved: AtomicU64::new(0),
+        }
+    }
+
+    /// Of a connection with several requests at a time.
+    pub(super) fn multiplexed(config: &Config) -> Self {
+        Self { multiplexed: true, ..Self::new(config) }
+    }
+
+    pub(super) fn is_multiplexed(&self) -> bool {
+        self.multiplexed
+    }
+
+    fn millis(&self) -> u64 {
+        millis(self.start.elapsed())
+    }
+
+    pub(super) fn set(&self, stage: Stage) {
+        self.state.store(self.millis() << 2 | stage as u64, Ordering::Relaxed);
+    }
+
+    /// A request begins.
+    pub(super) fn begin(self: &Arc<Self>) -> InProgress {
+        self.active.fetch_add(1, Ordering::Relaxed);
+        self.set(Stage::Busy);
+        InProgress { phase: self.clone(), handed: false }
+    }
+
+    /// A request or a join is over.
+    fn end(&self) {
+        if self.active.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.set(Stage::Idle);
+        }
+    }
+
+    /// Something came of the visitor.
+    pub(super) fn read(&self) {
+        if !self.multiplexed && self.stage() == Stage::Idle {
+            self.set(Stage::Head);
+        }
+    }
+
+    /// The response breaks off where only the end of the connection tells its end.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// The visitor was too slow with a request's head.
+    pub(super) fn set_too_slow(&self) {
+        self.too_slow.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_too_slow(&self) -> bool {
+        self.too_slow.load(Ordering::Relaxed)
+    }
+
+    /// The visitor took nothing for too long; its responses end.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// How long the visitor may take nothing from now on.
+    pub(super) fn set_stall_timeout(&self, timeout: Duration) {
+        self.stall_timeout.store(millis(timeout), Ordering::Relaxed);
+    }
+
+    /// The visitor took something of what is written, or nothing.
+    pub(super) fn wrote(&self, some: bool) {
+        let stalled = self.is_stalled();
+        if some && stalled {
+            self.stalled.store(FLOWS, Ordering::Relaxed);
+            if self.stage() == Stage::Idle {
+                // The body was over before its last bytes were taken.
+                self.set(Stage::Idle);
+            }
+        } else if !some && !stalled {
+            self.stalled.store(self.millis(), Ordering::Relaxed);
+        }
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed) != FLOWS
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        match self.state.load(Ordering::Relaxed) & 3 {
+            0 => Stage::Idle,
+            1 => Stage::Head,
+            _ => Stage::Busy,
+        }
+    }
+
+    /// Whether it is the visitor that does not take what it is sent.
+    pub(super) fn visitor_stalls(&self) -> bool {
+        self.is_stalled() || self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether nothing but joins is left, which end in their own time.
+    pub(super) fn only_joins(&self) -> bool {
+        let joins = self.joins.load(Ordering::Relaxed);
+        joins > 0 && joins == self.active.load(Ordering::Relaxed)
+    }
+
+    /// Until when the visitor has time; `None` while it is the edge's turn.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let at = |millis: u64| self.start + Duration::from_millis(millis);
+        let stall_timeout = Duration::from_millis(self.stall_timeout.load(Ordering::Relaxed));
+        if self.is_stalled() {
+            return Some(at(self.stalled.load(Ordering::Relaxed)) + stall_timeout);
+        }
+        let since = at(self.state.load(Ordering::Relaxed) >> 2);
+        match self.stage() {
+            Stage::Idle => Some(since + self.idle_timeout),
+            Stage::Head => Some(since + self.header_timeout),
+            Stage::Busy if self.waiting.load(Ordering::Relaxed) > 0 => {
+                Some(at(self.moved.load(Ordering::Relaxed)) + stall_timeout)
+            }
+            Stage::Busy => None,
+        }
+    }
+}
+
+// === impl InProgress ===
+
+impl InProgress {
+    pub(super) fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// The connection asks for the response's next piece: it is rid of the last one.
+    pub(super) fn asked(&mut self) {
+        if self.handed {
+            self.handed = false;
+            self.phase.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.phase.moved.store(self.phase.millis(), Ordering::Relaxed);
+        }
+    }
+
+    /// The connection was given a piece of the response. Over HTTP/2 it asks for the next one only once the visitor's
+    /// window has let it through; over HTTP/1.1 the socket tells.
+    pub(super) fn handed(&mut self) {
+        if self.phase.multiplexed {
+            self.handed = true;
+            self.phase.moved.store(self.phase.millis(), Ordering::Relaxed);
+            self.phase.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A join begins that goes on beside the request.
+    pub(super) fn join(&self) -> Joined {
+        self.phase.joins.fetch_add(1, Ordering::Relaxed);
+        self.phase.active.fetch_add(1, Ordering::Relaxed);
+        Joined(self.phase.clone())
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.asked();
+        self.phase.end();
+    }
+}
+
+// === impl Joined ===
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.0.joins.fetch_sub(1, Ordering::Relaxed);
+        self.0.end();
+    }
+}
