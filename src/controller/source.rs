@@ -29,6 +29,7 @@ pub(super) struct Source {
 
 /// One event of one list of objects. An object that could not be read is an error with its metadata: its last good
 /// version stays in force.
+#[allow(clippy::large_enum_variant, reason = "it is moved once, from the stream into the stores")]
 pub(super) enum Change {
     TunnelHost(Event<DeserializeGuard<TunnelHost>>),
     TunnelAgent(Event<DeserializeGuard<TunnelAgent>>),

@@ -92,9 +92,12 @@ impl Cluster {
     fn ends(&self) -> Vec<(String, i64)> {
         let families = self.registry.gather();
         let name = "culvert_certificate_not_after_timestamp_seconds";
-        let metrics = families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
+        let metrics = families
+            .iter()
+            .filter(|family| family.name() == name)
+            .flat_map(prometheus::proto::MetricFamily::get_metric);
         let label = |metric: &prometheus::proto::Metric| {
-            metric.get_label().iter().map(|label| label.value()).collect::<Vec<_>>().join("/")
+            metric.get_label().iter().map(prometheus::proto::LabelPair::value).collect::<Vec<_>>().join("/")
         };
         metrics
             .map(|metric| (label(metric), format!("{}", metric.get_gauge().get_value()).parse().expect("seconds")))
