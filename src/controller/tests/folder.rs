@@ -196,7 +196,7 @@ fn a_folder_that_is_not_there_is_named() {
 async fn a_certificate_in_the_folder_is_shown_and_outlives_a_bad_one() {
     let secret = || {
         let issued = rcgen::generate_simple_self_signed(["a.com".to_owned()]).expect("a certificate");
-        let indented = |pem: String| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
+        let indented = |pem: String| format!("    {}\n", pem.trim_end().replace('\n', "\n    "));
         format!(
             "apiVersion: v1\nkind: Secret\nmetadata: {{name: a-tls}}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: \
              |\n{}  tls.key: |\n{}",
