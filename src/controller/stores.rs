@@ -112,6 +112,7 @@ impl Stores {
             tunnel_hosts: self.hosts.store.state(),
             tunnel_agents: self.agents.store.state(),
             secrets: self.secrets.iter().flat_map(|list| list.store.state()).chain(self.tls_secrets.state()).collect(),
+            unfetched: self.tls_secrets.unfetched().collect(),
         }
     }
 

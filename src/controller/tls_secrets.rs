@@ -42,7 +42,8 @@ struct Wanted {
     /// The version of the metadata when it was fetched last, with or without success.
     version: Option<String>,
     fetching: bool,
-    failing: bool,
+    /// Why it could not be fetched the last time.
+    failing: Option<String>,
     since: Instant,
     pauses: Pauses,
 }
@@ -79,6 +80,12 @@ impl TlsSecrets {
     /// The Secrets that have been fetched.
     pub(super) fn state(&self) -> impl Iterator<Item = Arc<Secret>> {
         self.wanted.values().filter_map(|wanted| wanted.secret.clone())
+    }
+
+    /// Those that exist and could never be fetched, with the reason.
+    pub(super) fn unfetched(&self) -> impl Iterator<Item = (ObjectName, String)> {
+        let never = self.wanted.iter().filter(|(_, wanted)| wanted.secret.is_none());
+        never.filter_map(|(name, wanted)| Some((name.clone(), wanted.failing.clone()?)))
     }
 
     /// Takes in what has become of the metadata.
@@ -122,7 +129,7 @@ impl TlsSecrets {
     /// Until when to wait for Secrets that are being fetched for the first time, each for as long as `patience`: without
     /// them, a certificate would be called missing that is only on its way. `None` if there is nothing to wait for.
     pub(super) fn awaited(&self, patience: Duration) -> Option<Instant> {
-        let first = |wanted: &&Wanted| wanted.secret.is_none() && wanted.fetching && !wanted.failing;
+        let first = |wanted: &&Wanted| wanted.secret.is_none() && wanted.fetching && wanted.failing.is_none();
         let until = self.wanted.values().filter(first).map(|wanted| wanted.since + patience);
         until.filter(|until| *until > Instant::now()).max()
     }
@@ -155,7 +162,7 @@ impl TlsSecrets {
             return;
         }
         wanted.fetching = true;
-        let pause = if wanted.failing { wanted.pauses.after_failure() } else { Duration::ZERO };
+        let pause = if wanted.failing.is_some() { wanted.pauses.after_failure() } else { Duration::ZERO };
         let api = Api::<Secret>::namespaced(client.clone(), &name.namespace);
         let (name, version, places) = (name.clone(), version.clone(), self.places.clone());
         let fetch = async move {
@@ -172,13 +179,12 @@ impl TlsSecrets {
         // It may have gone meanwhile, or nobody refers to it any more.
         let Some(wanted) = self.wanted.get_mut(&name) else { return Effect::None };
         wanted.fetching = false;
-        let was_failing = wanted.failing;
+        let was_failing = wanted.failing.take().is_some();
         let effect = match secret {
             Ok(secret) => {
                 if was_failing {
                     info!(secret = %name, "the Secret is fetched again");
                 }
-                wanted.failing = false;
                 wanted.version = Some(version);
                 // Between the two requests, one of the type may have made way for one of another.
                 let of_type = |secret: &Secret| secret.type_.as_deref() == Some(SecretType::Tls.as_str());
@@ -190,7 +196,7 @@ impl TlsSecrets {
             }
             Err(error) => {
                 self.metrics.reconcile_error("Secret");
-                wanted.failing = true;
+                wanted.failing = Some(error.to_string());
                 if was_failing {
                     debug!(secret = %name, "still not fetched: {error}");
                 } else {
@@ -213,7 +219,7 @@ impl Wanted {
             secret: None,
             version: None,
             fetching: false,
-            failing: false,
+            failing: None,
             since: Instant::now(),
             pauses: Pauses::default(),
         }

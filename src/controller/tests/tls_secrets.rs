@@ -240,3 +240,19 @@ async fn a_secret_that_has_become_one_of_another_type_is_not_kept() {
     assert_eq!((reason(&compiled), shown(&compiled)), (Reason::SecretNotFound, None));
     assert!(cluster.ends().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_may_not_be_fetched_is_told_apart_from_one_that_is_not_there() {
+    let mut cluster = Cluster::start();
+    cluster.next().await.answer(&list(&[metadata("one", "1")]));
+    let (get, _watch) = cluster.next_get().await;
+    get.refuse(StatusCode::FORBIDDEN);
+    let compiled = cluster.compiled(|_| true).await;
+    assert_eq!(reason(&compiled), Reason::InvalidCertificate);
+    let verdict = compiled.verdicts.iter().find(|verdict| verdict.kind == ObjectKind::TunnelHost).expect("a verdict");
+    let message = &verdict.condition(ConditionType::ResolvedRefs).expect("the condition").message;
+    let expected = "spec.tls.secretRef.name: Secret \"one\" is there, but the edge cannot get it, and tries again: ";
+    assert!(message.starts_with(expected) && message.contains("of a test"), "{message}");
+    cluster.next_get().await.0.answer(&secret("1"));
+    cluster.compiled(|compiled| shown(compiled).is_some()).await;
+}
