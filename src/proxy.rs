@@ -4,6 +4,7 @@
 
 mod account;
 mod answer;
+mod backend_tls;
 mod body;
 mod choose;
 mod connection;
@@ -12,6 +13,7 @@ mod error;
 mod failure;
 mod forward;
 mod gate;
+mod grpc;
 mod headers;
 mod http2;
 mod idle;
@@ -20,6 +22,7 @@ mod live;
 mod metrics;
 mod phase;
 mod pool;
+mod relay;
 mod service;
 mod socket;
 mod tls;
@@ -46,6 +49,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    backend_tls::BackendConfigs,
     connection::Accepted,
     gate::Gate,
     live::{Live, Makers},
@@ -89,6 +93,7 @@ struct Shared {
     /// For requests that no TunnelHost gets.
     unrouted: Arc<HostMetrics>,
     gate: Gate,
+    backend_configs: BackendConfigs,
     config: Config,
     /// How many replicas share the agents' limits.
     replicas: AtomicU32,
@@ -122,6 +127,7 @@ impl Proxy {
             makers,
             unrouted,
             gate: Gate::new(),
+            backend_configs: BackendConfigs::default(),
             config,
             replicas: AtomicU32::new(1),
         };
@@ -132,6 +138,7 @@ impl Proxy {
     pub fn update(&self, table: Arc<RoutingTable>, agents: &Agents) {
         let next = self.shared.live.load().next(table, agents, &self.shared.makers);
         self.shared.live.store(Arc::new(next));
+        self.shared.backend_configs.forget_unused();
     }
 
     /// How many replicas share the agents' connection limits, this one included.

@@ -45,6 +45,10 @@ pub(super) enum ProxyError {
     BackendClosed,
     #[error("the backend's response is not valid HTTP: {0}")]
     InvalidResponse(Cow<'static, str>),
+    #[error("the backend's certificate is not accepted: {0}")]
+    BackendCertificate(String),
+    #[error("there is no TLS with the backend: {0}")]
+    BackendTls(String),
     #[error("this method is not forwarded")]
     Method,
     #[error("nothing came of the request's body for {}", Seconds(*.0))]
@@ -76,6 +80,8 @@ impl ProxyError {
             | Self::BackendUnreachable(_)
             | Self::SessionLost
             | Self::BackendClosed
+            | Self::BackendCertificate(_)
+            | Self::BackendTls(_)
             | Self::InvalidResponse(_) => StatusCode::BAD_GATEWAY,
         }
     }
@@ -96,6 +102,8 @@ impl ProxyError {
             Self::ConnectTimeout(_) => "connection_timeout",
             Self::ResponseTimeout(_) => "http_response_timeout",
             Self::SessionLost | Self::BackendClosed => "connection_terminated",
+            Self::BackendCertificate(_) => "tls_certificate_error",
+            Self::BackendTls(_) => "tls_protocol_error",
             Self::InvalidResponse(_) => "http_protocol_error",
         })
     }
@@ -121,6 +129,8 @@ impl ProxyError {
             Self::ResponseTimeout(_) => "response_timeout",
             Self::SessionLost => "session_lost",
             Self::BackendClosed => "backend_closed",
+            Self::BackendCertificate(_) => "backend_certificate",
+            Self::BackendTls(_) => "backend_tls",
             Self::InvalidResponse(_) => "invalid_response",
             Self::Method => "method",
             Self::RequestTimeout(_) => "request_timeout",
@@ -146,6 +156,8 @@ impl ProxyError {
                 | Self::BackendRefused(_)
                 | Self::BackendUnreachable(_)
                 | Self::AgentOverloaded(_)
+                | Self::BackendCertificate(_)
+                | Self::BackendTls(_)
                 | Self::SessionLost
         )
     }

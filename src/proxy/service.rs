@@ -12,6 +12,7 @@ use super::{
     body::Body,
     error::ProxyError,
     forward::{self, Forward},
+    grpc,
     headers::{self, X_REQUEST_ID},
     tls::{self, TlsInfo},
     upgrade,
@@ -33,6 +34,7 @@ pub(super) struct Visitor {
 pub(super) async fn handle(shared: &Shared, visitor: &Visitor, request: Request<Incoming>) -> Response<Body> {
     let request_id = request_id(shared, visitor, &request);
     let accept = request.headers().get(header::ACCEPT).cloned();
+    let is_grpc = grpc::is_call(&request);
     // The account stays out here: where the future is dropped, it counts a visitor who left.
     let mut account = Account::open(shared.unrouted.clone(), request.method(), request.version(), Instant::now());
     match pass(shared, visitor, request, &request_id, &mut account).await {
@@ -45,7 +47,8 @@ pub(super) async fn handle(shared: &Shared, visitor: &Visitor, request: Request<
                 tracing::debug!(request_id = ?request_id, %error, "a request failed");
             }
             account.answered(error.status());
-            answer::error(&error, &request_id, accept.as_ref())
+            let answer = answer::error(&error, &request_id, accept.as_ref());
+            if is_grpc { grpc::answer(&error, answer) } else { answer }
         }
     }
 }

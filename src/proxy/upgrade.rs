@@ -12,9 +12,19 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{account::Account, body::Body, error::ProxyError, headers, joiner, phase::Joined, visitor::VisitorStream};
-use crate::{flow::Counted, tunnel::Link};
+use super::{
+    account::Account,
+    body::Body,
+    error::ProxyError,
+    headers,
+    joiner::{self, JoinError},
+    phase::Joined,
+    relay,
+    upstream::BackendStream,
+    visitor::VisitorStream,
+};
 
 /// The protocol that can be asked for over HTTP/2.
 const WEBSOCKET: &str = "websocket";
@@ -118,7 +128,7 @@ impl Stream {
 pub(super) fn accept(
     idle: Duration,
     mut response: Response<Incoming>,
-    (link, to_visitor): (Counted<Link>, Bytes),
+    (backend, to_visitor): (BackendStream, Bytes),
     upgrade: Upgrade,
     account: &mut Account,
 ) -> Result<Response<Body>, ProxyError> {
@@ -131,16 +141,16 @@ pub(super) fn accept(
         Some(stream) => stream.translate(&mut response, &protocol)?,
     }
     account.answered(response.status());
-    let join = account.take().into_join();
+    let entry = account.take().into_join();
     tokio::spawn(async move {
-        let _join = join;
+        let _entry = entry;
         // The visitor may leave before the answer is written; the link is reset with this task.
         let Ok(upgraded) = visitor.await else { return };
         let result = match stream {
-            None => join_connection(upgraded, link, to_visitor, idle).await,
+            None => join_connection(upgraded, backend, to_visitor, idle).await,
             Some(Stream { joined, .. }) => {
                 let _joined = joined;
-                joiner::join(&mut TokioIo::new(upgraded), Bytes::new(), link, to_visitor, idle).await
+                join(&mut TokioIo::new(upgraded), Bytes::new(), backend, to_visitor, idle).await
             }
         };
         if let Err(error) = result {
@@ -153,17 +163,31 @@ pub(super) fn accept(
 /// Joins the whole of the visitor's connection.
 async fn join_connection(
     upgraded: Upgraded,
-    link: Counted<Link>,
+    backend: BackendStream,
     to_visitor: Bytes,
     idle: Duration,
-) -> Result<(), joiner::JoinError> {
+) -> Result<(), JoinError> {
     let Ok(parts) = upgraded.downcast::<TokioIo<VisitorStream>>() else { return Ok(()) };
     let mut visitor = parts.io.into_inner();
-    let result = joiner::join(&mut visitor, parts.read_buf, link, to_visitor, idle).await;
+    let result = join(&mut visitor, parts.read_buf, backend, to_visitor, idle).await;
     if result.is_err() {
         visitor.abort();
     }
     result
+}
+
+/// Joins a visitor's stream with a backend's; `to_backend` and `to_visitor` came early.
+async fn join<V: AsyncRead + AsyncWrite + Unpin>(
+    visitor: &mut V,
+    to_backend: Bytes,
+    backend: BackendStream,
+    to_visitor: Bytes,
+    idle: Duration,
+) -> Result<(), JoinError> {
+    match backend {
+        BackendStream::Plain(link) => joiner::join(visitor, to_backend, link, to_visitor, idle).await,
+        BackendStream::Tls(mut tls) => relay::relay(visitor, &to_backend, &mut *tls, &to_visitor, idle).await,
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 #[path = "../support/tunnel.rs"]
 mod support;
 
+mod backends;
 mod errors;
 mod flow;
 mod forwarding;
