@@ -22,6 +22,7 @@ mod live;
 mod metrics;
 mod phase;
 mod pool;
+mod proxy_protocol;
 mod relay;
 mod service;
 mod socket;
@@ -81,6 +82,9 @@ pub struct Proxy {
 pub struct Config {
     /// The proxies whose word about the visitor is taken; default none.
     pub trusted_proxies: TrustedProxies,
+    /// From whom connections come with a header of the PROXY protocol, version 1 or 2, on all listeners. All of them must
+    /// have one then, and come from these; others are closed. Default none: nobody sends one.
+    pub proxy_protocol: Option<TrustedProxies>,
     /// How long a visitor may take nothing of what is written to it; default 5 min.
     pub stall_timeout: Duration,
 }
@@ -103,7 +107,7 @@ struct Shared {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { trusted_proxies: TrustedProxies::default(), stall_timeout: Duration::from_mins(5) }
+        Self { trusted_proxies: TrustedProxies::default(), proxy_protocol: None, stall_timeout: Duration::from_mins(5) }
     }
 }
 

@@ -68,6 +68,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         bridge_hostname: None,
         advertise: None,
         trusted_proxies: TrustedProxies::default(),
+        proxy_protocol: None,
         drain_delay: Duration::ZERO,
     })
     .await?;

@@ -44,6 +44,8 @@ pub(super) struct EdgeConfig {
     pub(super) bridge_hostname: Option<String>,
     pub(super) advertise: Option<String>,
     pub(super) trusted_proxies: TrustedProxies,
+    /// From whom connections come with a PROXY header, where they do.
+    pub(super) proxy_protocol: Option<TrustedProxies>,
     /// How long visitors are still taken after readiness is gone.
     pub(super) drain_delay: Duration,
 }
@@ -125,7 +127,11 @@ impl Edge {
             },
             &metrics,
         )?;
-        let visitors = proxy::Config { trusted_proxies: config.trusted_proxies, ..proxy::Config::default() };
+        let visitors = proxy::Config {
+            trusted_proxies: config.trusted_proxies,
+            proxy_protocol: config.proxy_protocol,
+            ..proxy::Config::default()
+        };
         let proxy = Proxy::new(bridge.registry().clone(), visitors, &metrics)?;
         let tls = Tls::new(
             &proxy,

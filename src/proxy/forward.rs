@@ -16,6 +16,7 @@ use super::{
     failure, headers,
     live::{HostState, Live},
     pool::Pool,
+    proxy_protocol,
     upgrade::{self, Upgrade},
     upload::RequestBody,
     upstream::{BackendStream, Exchange, SendError, Upstream},
@@ -35,6 +36,8 @@ pub(super) struct Forward<'a> {
     pub(super) backend: &'a TunnelBackend,
     pub(super) state: &'a Arc<HostState>,
     pub(super) visitor: SocketAddr,
+    /// The edge's end of the visitor's connection.
+    pub(super) local: SocketAddr,
     pub(super) request_id: &'a HeaderValue,
 }
 
@@ -137,6 +140,12 @@ impl Forward<'_> {
 
     /// A connection of this TunnelHost to the target that takes a request, or one over a new link.
     async fn connect(&self, session: &AgentSession, target: &Target, own_link: bool) -> Result<Connected, ProxyError> {
+        if self.backend.proxy_protocol.is_some() {
+            // What was said of one visitor holds for no other.
+            let pool = Arc::new(Pool::closed());
+            let upstream = self.dial(session, target, &pool, own_link).await?;
+            return Ok(Connected { upstream, reused: false, pool });
+        }
         let pool = self.state.pool(session.id, target, &self.backend.protocol);
         if own_link {
             let upstream = self.dial(session, target, &pool, true).await?;
@@ -176,11 +185,12 @@ impl Forward<'_> {
         own_link: bool,
     ) -> Result<Upstream, ProxyError> {
         // A link that will be reused belongs to no one visitor or request.
-        let own = |value| if own_link { value } else { None };
+        let of_visitor = own_link || self.backend.proxy_protocol.is_some();
+        let own = |value| if of_visitor { value } else { None };
         let open = Open {
             target: target.as_str().to_owned(),
             tunnel_host: self.state.name.to_string(),
-            visitor: own_link.then_some(self.visitor),
+            visitor: of_visitor.then_some(self.visitor),
             request_id: own(self.request_id.to_str().ok().map(str::to_owned)),
             traceparent: None,
         };
@@ -194,7 +204,14 @@ impl Forward<'_> {
         self.shared.makers.metrics.link_open.observe(started.elapsed().as_secs_f64());
         // The TunnelHost may be deleted in this moment.
         let meter = self.state.meter(&session.agent, &self.shared.makers.flow).ok_or(ProxyError::UnknownHost)?;
-        let link = Counted::new(link, meter);
+        let mut link = Counted::new(link, meter);
+        if let Some(version) = self.backend.proxy_protocol {
+            let told = proxy_protocol::write(&mut link, version, self.visitor, self.local);
+            timeout(limit, told)
+                .await
+                .map_err(|_| ProxyError::ConnectTimeout(limit))?
+                .map_err(|_| ProxyError::BackendClosed)?;
+        }
         let (stream, speaks_http2) = match &self.backend.protocol {
             Protocol::Http => (BackendStream::Plain(link), false),
             Protocol::H2c => (BackendStream::Plain(link), true),

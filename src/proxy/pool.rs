@@ -87,9 +87,17 @@ impl Hash for Speaks {
 
 impl Pool {
     pub(super) fn new() -> Self {
-        let connections = Mutex::new(Some(Connections::default()));
+        Self::with(Some(Connections::default()))
+    }
+
+    /// One that keeps nothing.
+    pub(super) fn closed() -> Self {
+        Self::with(None)
+    }
+
+    fn with(connections: Option<Connections>) -> Self {
         Self {
-            connections,
+            connections: Mutex::new(connections),
             dialling: tokio::sync::Mutex::default(),
             only_http1: AtomicBool::new(false),
             stream_limit: Arc::new(AtomicUsize::new(MAX_STREAMS)),

@@ -107,7 +107,8 @@ async fn pass(
     let address = shared.config.trusted_proxies.visitor(request.headers(), visitor.peer);
     headers::set_forwarded(request.headers_mut(), visitor, &shared.config.trusted_proxies);
     request.headers_mut().insert(X_REQUEST_ID, request_id.clone());
-    let forward = Forward { shared, live: &live, rule, backend, state, visitor: address, request_id };
+    let forward =
+        Forward { shared, live: &live, rule, backend, state, visitor: address, local: visitor.local, request_id };
     forward::forward(forward, request, upgrade, account).await
 }
 

@@ -12,6 +12,7 @@ mod flow;
 mod forwarding;
 mod http2;
 mod input;
+mod proxy_protocol;
 mod secure;
 mod stage;
 mod tls;

@@ -32,6 +32,7 @@ pub(crate) struct Stage {
 /// What may differ between stages.
 pub(crate) struct Options {
     pub(crate) trusted_proxies: TrustedProxies,
+    pub(crate) proxy_protocol: Option<TrustedProxies>,
     pub(crate) stall_timeout: Duration,
     pub(crate) allow: &'static [&'static str],
 }
@@ -51,6 +52,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             trusted_proxies: TrustedProxies::default(),
+            proxy_protocol: None,
             stall_timeout: proxy::Config::default().stall_timeout,
             allow: &["127.0.0.1:*"],
         }
@@ -66,7 +68,11 @@ impl Stage {
     pub(crate) async fn start_with(options: Options) -> Self {
         let edge = Edge::start("r1").await;
         let registry = edge.bridge.registry().clone();
-        let config = proxy::Config { trusted_proxies: options.trusted_proxies, stall_timeout: options.stall_timeout };
+        let config = proxy::Config {
+            trusted_proxies: options.trusted_proxies,
+            proxy_protocol: options.proxy_protocol,
+            stall_timeout: options.stall_timeout,
+        };
         let proxy = Proxy::new(registry, config, &edge.metrics).expect("a proxy");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let http = listener.local_addr().expect("its address");
