@@ -15,6 +15,10 @@ pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may stay without a request.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
+/// How long a visitor that has ended its side may take nothing before it counts as gone. One that only has no more to say
+/// looks like one that has left until something is written to it.
+const HALF_CLOSED: Duration = Duration::from_secs(5);
+
 /// What the connection waits for, and since when.
 #[derive(Debug)]
 pub(super) struct Phase {
@@ -26,6 +30,8 @@ pub(super) struct Phase {
     /// Since when the visitor has taken nothing of what is to be written, in milliseconds from `start`; [`FLOWS`] where
     /// nothing waits for it.
     stalled: AtomicU64,
+    /// When a visitor that has ended its side last took something, in milliseconds from `start`; [`OPEN`] before it does.
+    half_closed: AtomicU64,
     /// The visitor must not take an orderly end of the connection for that of the response.
     cut: AtomicBool,
     /// Requests in progress, and joins over HTTP/2.
@@ -40,6 +46,8 @@ pub(super) struct Phase {
 
 /// Nothing is kept waiting by the visitor.
 const FLOWS: u64 = u64::MAX;
+/// The visitor has not ended its side.
+const OPEN: u64 = u64::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -73,6 +81,7 @@ impl Phase {
             multiplexed: false,
             state: AtomicU64::new(0),
             stalled: AtomicU64::new(FLOWS),
+            half_closed: AtomicU64::new(OPEN),
             cut: AtomicBool::new(false),
             active: AtomicUsize::new(0),
             joins: AtomicUsize::new(0),
@@ -119,6 +128,21 @@ impl Phase {
         }
     }
 
+    /// The visitor ended its side. Returns whether a request of it is in progress, whose answer it may wait for.
+    pub(super) fn ended(&self) -> bool {
+        if self.multiplexed || self.stage() != Stage::Busy {
+            return false;
+        }
+        if !self.is_half_closed() {
+            self.half_closed.store(self.millis(), Ordering::Relaxed);
+        }
+        true
+    }
+
+    fn is_half_closed(&self) -> bool {
+        self.half_closed.load(Ordering::Relaxed) != OPEN
+    }
+
     /// The response breaks off where only the end of the connection tells its end.
     pub(super) fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);
@@ -131,6 +155,9 @@ impl Phase {
     /// The visitor took something of what is written, or nothing.
     pub(super) fn wrote(&self, some: bool) {
         let stalled = self.is_stalled();
+        if some && self.is_half_closed() {
+            self.half_closed.store(self.millis(), Ordering::Relaxed);
+        }
         if some && stalled {
             self.stalled.store(FLOWS, Ordering::Relaxed);
             if self.stage() == Stage::Idle {
@@ -173,11 +200,14 @@ impl Phase {
         }
         let since = at(self.state.load(Ordering::Relaxed) >> 2);
         match self.stage() {
+            // Its last request is answered.
+            Stage::Idle if self.is_half_closed() => Some(since),
             Stage::Idle => Some(since + KEEP_ALIVE),
             Stage::Head => Some(since + HEAD_TIMEOUT),
             Stage::Busy if self.waiting.load(Ordering::Relaxed) > 0 => {
                 Some(at(self.moved.load(Ordering::Relaxed)) + stall_timeout)
             }
+            Stage::Busy if self.is_half_closed() => Some(at(self.half_closed.load(Ordering::Relaxed)) + HALF_CLOSED),
             Stage::Busy => None,
         }
     }
