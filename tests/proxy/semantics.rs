@@ -475,11 +475,8 @@ async fn pipelined_requests_are_answered_in_order() {
     let stage = Stage::start().await;
     stage.serve(&[&mirror().await]);
     let mut visitor = stage.visit().await;
-    let mut requests = String::new();
-    for number in 0..50 {
-        requests.push_str(&format!("GET /{number} HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
-    }
-    visitor.send(requests.as_bytes()).await;
+    let request = |number| format!("GET /{number} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    visitor.send((0..50).map(request).collect::<String>().as_bytes()).await;
     for number in 0..50 {
         let answer = visitor.answer().await;
         assert!(answer.body.starts_with(&format!("GET /{number} HTTP/1.1\r\n")), "{}", answer.body);
