@@ -16,6 +16,10 @@ pub(super) enum ProxyError {
     Misdirected,
     #[error("the request's path has a segment \".\" or \"..\"")]
     BadPath,
+    #[error("the request is malformed: {0}")]
+    Malformed(&'static str),
+    #[error("the request's body has a transfer coding other than chunked")]
+    UnknownCoding,
     /// The detail is for the log; a visitor is not told which Secret is missing.
     #[error("the route is misconfigured; the conditions of its TunnelHost say how")]
     Misconfigured(std::sync::Arc<str>),
@@ -72,7 +76,9 @@ impl ProxyError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::UnknownHost | Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::BadHost | Self::BadPath | Self::RequestBody(_) => StatusCode::BAD_REQUEST,
+            Self::BadHost | Self::BadPath | Self::Malformed(_) | Self::RequestBody(_) => StatusCode::BAD_REQUEST,
+            // RFC 9112, 6.1.
+            Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::RequestTimeout(_) => StatusCode::REQUEST_TIMEOUT,
@@ -100,9 +106,13 @@ impl ProxyError {
     pub(super) fn proxy_status(&self) -> Option<&'static str> {
         Some(match self {
             Self::UnknownHost | Self::NoRoute => "destination_not_found",
-            Self::BadHost | Self::BadPath | Self::Method | Self::RequestTimeout(_) | Self::RequestBody(_) => {
-                "http_request_error"
-            }
+            Self::BadHost
+            | Self::BadPath
+            | Self::Malformed(_)
+            | Self::UnknownCoding
+            | Self::Method
+            | Self::RequestTimeout(_)
+            | Self::RequestBody(_) => "http_request_error",
             Self::Misconfigured(_) => "proxy_configuration_error",
             Self::Unauthorized { .. } | Self::Misdirected => return None,
             Self::ConnectionLimit { .. }
@@ -130,6 +140,8 @@ impl ProxyError {
             Self::BadHost => "bad_host",
             Self::BadPath => "bad_path",
             Self::Misdirected => "misdirected",
+            Self::Malformed(_) => "malformed_request",
+            Self::UnknownCoding => "unknown_coding",
             Self::Misconfigured(_) => "misconfigured",
             Self::Unauthorized { .. } => "unauthorized",
             Self::ConnectionLimit { .. } => "connection_limit",
@@ -166,6 +178,14 @@ impl ProxyError {
             | Self::AgentOverloaded(_) => Some(Duration::from_secs(1)),
             _ => None,
         }
+    }
+
+    /// Whether the request leaves in doubt where the next one on its connection would begin.
+    pub(super) fn ends_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::BadHost | Self::Malformed(_) | Self::UnknownCoding | Self::RequestTimeout(_) | Self::RequestBody(_)
+        )
     }
 
     /// For a failure to connect: whether another session or target may do better. The backend saw nothing yet.

@@ -29,8 +29,8 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
         for name in named {
             if name == header::UPGRADE {
                 upgrade = headers.get(header::UPGRADE).cloned();
-            } else if name != header::CONTENT_LENGTH && name != header::HOST {
-                // Nobody may unframe a message or unname its host by calling the field hop-by-hop.
+            } else if name != header::CONTENT_LENGTH && name != header::HOST && name != header::TE {
+                // Nobody may unframe a message or unname its host by calling the field hop-by-hop. `TE` has to be named.
                 headers.remove(name);
             }
         }
@@ -38,11 +38,16 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
-    // `TE` is of one hop too, but gRPC servers need to hear that trailers pass.
-    if let Some(te) = headers.get(header::TE)
-        && !te.as_bytes().eq_ignore_ascii_case(b"trailers")
-    {
-        headers.remove(header::TE);
+    // `TE` is of one hop too, but trailers pass all of them, and gRPC servers need to hear that.
+    if headers.contains_key(header::TE) {
+        let is_trailers = |value: &HeaderValue| {
+            value.as_bytes().split(|b| *b == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+        };
+        if headers.get_all(header::TE).iter().any(is_trailers) {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        } else {
+            headers.remove(header::TE);
+        }
     }
     upgrade
 }

@@ -15,6 +15,7 @@ use super::{
     body::Body,
     error::ProxyError,
     forward::{self, Forward},
+    framing,
     gate::{self, Asked, Entrant, Passed},
     headers,
     identity::{self, Identity, X_REQUEST_ID},
@@ -42,7 +43,7 @@ struct Known {
 /// Answers one request; what the edge cannot forward, it answers itself.
 pub(super) async fn handle(shared: &Shared, visitor: &Visitor, request: Request<Incoming>) -> Response<Body> {
     let request_id = request_id(shared, visitor, &request);
-    let wanted = Wanted::of(&request);
+    let (wanted, version) = (Wanted::of(&request), request.version());
     let mut known = Known::default();
     // The account stays out here: where the future is dropped, it counts a visitor who left.
     let log = shared.config.access_log.as_ref();
@@ -58,9 +59,12 @@ pub(super) async fn handle(shared: &Shared, visitor: &Visitor, request: Request<
         }
         account.answered(error.status());
         account.failed(reason);
-        let answer = answer::error(&error, &request_id, &wanted);
-        account.sends(answer.body().size());
-        answer
+        let mut response = answer::error(&error, &request_id, &wanted);
+        account.sends(response.body().size());
+        if version <= Version::HTTP_11 && error.ends_connection() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     });
     if let Some(hsts) = known.hsts {
         response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts);
@@ -81,6 +85,7 @@ async fn pass(
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(ProxyError::Method);
     }
+    framing::check_request(&request)?;
     let upgrade = upgrade::take(&mut request);
     let authority = accept_host(&mut request)?;
     let Config { trusted_proxies, forwarded, .. } = &shared.config;

@@ -185,6 +185,6 @@ mod tests {
     #[test]
     fn the_answer_to_a_websockets_key_is_that_of_the_rfc() {
         let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
-        assert_eq!(answer_to(&key), "s3pPLMBiTxaQ9kYG+xzZcOdbQKU=");
+        assert_eq!(answer_to(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 }

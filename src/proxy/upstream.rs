@@ -39,6 +39,7 @@ pub(super) struct Upstream {
 pub(super) struct Exchange {
     sender: Sender,
     driver: Driver,
+    reusable: bool,
 }
 
 /// Who polls the connection.
@@ -83,7 +84,7 @@ impl Upstream {
             let (release, released) = oneshot::channel();
             let response = sender.try_send_request(request);
             tokio::spawn(drive(connection, released));
-            return Ok((response.await?, Exchange { sender, driver: Driver::Task { release } }));
+            return Ok((response.await?, Exchange { sender, driver: Driver::Task { release }, reusable: true }));
         }
         let mut done = false;
         let mut response = pin!(sender.try_send_request(request));
@@ -95,7 +96,7 @@ impl Upstream {
             response.as_mut().poll(cx)
         })
         .await?;
-        Ok((response, Exchange { sender, driver: Driver::InPlace { connection, done } }))
+        Ok((response, Exchange { sender, driver: Driver::InPlace { connection, done }, reusable: true }))
     }
 }
 
@@ -111,8 +112,16 @@ impl Exchange {
         }
     }
 
+    /// The rest of the request will not come, so that the connection ends with the response.
+    pub(super) fn abandon_upload(&mut self) {
+        self.reusable = false;
+    }
+
     /// Takes the connection back after the whole response: into the pool, if the backend keeps it open.
     pub(super) fn finish(self, pool: &Arc<Pool>) {
+        if !self.reusable {
+            return;
+        }
         match self.driver {
             Driver::InPlace { connection, done: false } => {
                 let upstream = Upstream { sender: self.sender, connection, idle_since: Instant::now() };

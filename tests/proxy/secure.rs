@@ -1,6 +1,6 @@
 //! A stage whose visitors also come over TLS.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use culvert::{
@@ -150,7 +150,10 @@ impl Http2Visitor {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let handshake = http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream));
+        // Windows as small as they are by default, so that they count.
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let builder = builder.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+        let handshake = builder.handshake(TokioIo::new(stream));
         let (sender, connection) = timeout(PATIENCE, handshake).await.expect("in time").expect("a connection");
         Self { sender, connection: tokio::spawn(connection) }
     }
@@ -184,6 +187,3 @@ pub(crate) async fn text(response: Response<Incoming>) -> String {
     let body = timeout(PATIENCE, response.into_body().collect()).await.expect("in time").expect("a whole body");
     String::from_utf8_lossy(&body.to_bytes()).into_owned()
 }
-
-/// Not long, but long enough for what must not happen to show.
-pub(crate) const MOMENT: Duration = Duration::from_millis(200);

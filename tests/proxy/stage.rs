@@ -53,6 +53,11 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Visitors may take nothing for so long.
+    pub(crate) fn stalling(stall_timeout: Duration) -> Self {
+        Self { config: proxy::Config { stall_timeout, ..proxy::Config::default() }, ..Self::default() }
+    }
+
     /// Visitors come from a proxy that is trusted, so that a test may say where they are from.
     pub(crate) fn behind_proxy() -> Self {
         let trusted_proxies = TrustedProxies::new(vec!["127.0.0.0/8".parse().expect("a network")]);
@@ -87,6 +92,11 @@ impl Stage {
 
     /// Serves [`HOST`] by these rules; the limit is the agent's.
     pub(crate) fn serve_rules(&self, rules: Vec<Rule>, max_connections: Option<u32>) {
+        self.serve_host(HOST, rules, max_connections);
+    }
+
+    /// Serves this host by these rules.
+    pub(crate) fn serve_host(&self, host: &str, rules: Vec<Rule>, max_connections: Option<u32>) {
         let entry = agents(&[("lab", "lab-token", crate::support::TOKEN)]);
         let entries = entry.iter().map(|entry| {
             let mut entry = (**entry).clone();
@@ -95,7 +105,7 @@ impl Stage {
         });
         let agents: Agents = entries.collect();
         let rules = HostRules { owner: "web".into(), rules: rules.into_iter().map(Arc::new).collect() };
-        let listener = Arc::new(Listener::new(None, [(HOST.parse::<Hostname>().expect("a hostname"), rules)]));
+        let listener = Arc::new(Listener::new(None, [(host.parse::<Hostname>().expect("a hostname"), rules)]));
         let table = RoutingTable::new([(EntryPoint::Http, listener)], Certificates::default());
         self.proxy.update(Arc::new(table), &agents);
     }
