@@ -80,6 +80,7 @@ pub(super) async fn forward(
     let answered = forward.attempts(outgoing, upgrade.is_some(), account).await?;
     let Answered { mut response, exchange, pool, refused } = answered;
     account.backend_answered(response.status());
+
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(upgrade) = upgrade else {
             return Err(ProxyError::InvalidResponse("it switches protocols unasked".into()));

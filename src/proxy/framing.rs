@@ -1,7 +1,7 @@
 //! What an HTTP/1 message says about its own limits and its host. hyper reads a few messages that RFC 9112 calls ambiguous;
 //! whoever reads them otherwise would see other messages in the same bytes, so they are refused here, on both sides.
 
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, header};
 
 use super::error::ProxyError;
 
@@ -24,7 +24,11 @@ fn check_target<B>(request: &Request<B>) -> Result<(), ProxyError> {
     let (method, uri) = (request.method(), request.uri());
     let well_formed = match (uri.scheme_str(), uri.authority()) {
         _ if *method == Method::CONNECT => true,
-        (Some(scheme), Some(_)) => matches!(scheme, "http" | "https"),
+        (Some(scheme), Some(authority)) => {
+            // `http` leaves nothing of a path that a fragment stands for, which shows once it stands alone.
+            let has_path = uri.path_and_query().is_none_or(|path| !Uri::from(path.clone()).path().is_empty());
+            matches!(scheme, "http" | "https") && is_host(authority.as_str().as_bytes()) && has_path
+        }
         (None, None) => uri.path().starts_with('/') || (uri.path() == "*" && *method == Method::OPTIONS),
         _ => false,
     };
@@ -192,7 +196,16 @@ mod tests {
         ] {
             assert!(is_good(method, target), "{method} {target}");
         }
-        for (method, target) in [("GET", "a"), ("GET", "a:443"), ("GET", "*"), ("GET", "ftp://a/"), ("POST", "*")] {
+        for (method, target) in [
+            ("GET", "a"),
+            ("GET", "a:443"),
+            ("GET", "*"),
+            ("GET", "ftp://a/"),
+            ("POST", "*"),
+            ("GET", "http://a:x/"),
+            ("GET", "http://u@a/"),
+            ("GET", "http://a#b"),
+        ] {
             assert!(!is_good(method, target), "{method} {target}");
         }
     }

@@ -1,11 +1,12 @@
-//! The least that hyper can be: TLS, HTTP/2 and HTTP/1.1, and "ok" to every request. The HTTP/2 suites are run against it
-//! beside Culvert, so that what is hyper's own is told apart from what a proxy adds.
+//! The least that hyper can be: HTTP/2, with TLS and without, and "ok" to every request. The HTTP/2 suites are run against
+//! it beside Culvert, so that what is hyper's own is told apart from what a proxy adds. Its answer takes a moment, as one
+//! that comes from elsewhere: some cases meet a stream that is still open only then.
 //!
-//! `bare CERT KEY` prints the address that it listens on.
+//! `bare CERT KEY` prints the addresses that it listens on: with TLS, and without.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, Response,
     body::{Bytes, Incoming},
@@ -17,8 +18,14 @@ use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    time::sleep,
+};
 use tokio_rustls::TlsAcceptor;
+
+const MOMENT: Duration = Duration::from_millis(50);
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -36,22 +43,31 @@ async fn main() -> Result<(), Error> {
         .with_single_cert(chain, PrivateKeyDer::from_pem_file(key)?)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    println!("listening on {}", listener.local_addr()?);
+    let (secure, plain) = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
+    println!("{} {}", secure.local_addr()?, plain.local_addr()?);
     loop {
-        let (tcp, _) = listener.accept().await?;
-        let acceptor = acceptor.clone();
-        tokio::spawn(async move {
-            let Ok(tls) = acceptor.accept(tcp).await else { return };
-            let connection = http2::Builder::new(TokioExecutor::new());
-            // How a suite's connection ends is the suite's to judge.
-            let _ = connection.serve_connection(TokioIo::new(tls), service_fn(answer)).await;
-        });
+        tokio::select! {
+            accepted = secure.accept() => {
+                let (tcp, acceptor) = (accepted?.0, acceptor.clone());
+                tokio::spawn(async move {
+                    if let Ok(tls) = acceptor.accept(tcp).await {
+                        serve(tls).await;
+                    }
+                });
+            }
+            accepted = plain.accept() => drop(tokio::spawn(serve(accepted?.0))),
+        }
     }
 }
 
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    let connection = http2::Builder::new(TokioExecutor::new());
+    // How a suite's connection ends is the suite's to judge.
+    let _ = connection.serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+}
+
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    use http_body_util::BodyExt as _;
     let _ = request.into_body().collect().await;
+    sleep(MOMENT).await;
     Ok(Response::new(Full::new(Bytes::from_static(b"ok"))))
 }

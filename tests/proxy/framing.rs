@@ -38,6 +38,8 @@ const REFUSED: &[(&str, &str, u16)] = &[
     ("absolute form with a bad host", "GET http://shop.example.com/ HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
     ("absolute form with two hosts", "GET http://shop.example.com/ HTTP/1.1\r\n{}{}\r\n", 400),
     ("absolute form with a user", "GET http://u@shop.example.com/ HTTP/1.1\r\n{}\r\n", 400),
+    ("absolute form with a port that is no number", "GET http://shop.example.com:x/ HTTP/1.1\r\n{}\r\n", 400),
+    ("absolute form with a fragment for a path", "GET http://shop.example.com#@evil/ HTTP/1.1\r\n{}\r\n", 400),
     ("another scheme", "GET ftp://shop.example.com/ HTTP/1.1\r\n{}\r\n", 400),
     ("a target without a slash", "GET shop.example.com HTTP/1.1\r\n{}\r\n", 400),
     ("an authority for GET", "GET shop.example.com:80 HTTP/1.1\r\n{}\r\n", 400),
