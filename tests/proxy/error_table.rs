@@ -505,7 +505,7 @@ async fn the_visitor_takes_nothing_for_as_long_as_its_rule_allows() {
     let target = backend(|mut stream| async move {
         read_head(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n").await;
-        while stream.write_all(&[7; 1 << 16]).await.is_ok() {}
+        while stream.write_all(&[7; 1 << 14]).await.is_ok() {}
     })
     .await;
     let scene = Scene::new().await;
