@@ -141,7 +141,7 @@ mod tests {
         let (mut far, mut backend) = duplex(64);
         let relaying =
             tokio::spawn(
-                async move { relay(&mut near, b"early ", &mut far, b"welcome ", Duration::from_secs(60)).await },
+                async move { relay(&mut near, b"early ", &mut far, b"welcome ", Duration::from_mins(1)).await },
             );
         let question = vec![b'x'; 100_000];
         let (asked, asking) = (question.clone(), async {
@@ -168,7 +168,7 @@ mod tests {
     async fn silence_ends_it() {
         let (_visitor, mut near) = duplex(64);
         let (mut far, _backend) = duplex(64);
-        let ended = relay(&mut near, b"", &mut far, b"", Duration::from_secs(60)).await;
+        let ended = relay(&mut near, b"", &mut far, b"", Duration::from_mins(1)).await;
         assert!(matches!(ended, Err(JoinError::Idle)));
     }
 }
