@@ -44,3 +44,7 @@ kind *args:
 # What the tunnel costs beside one nginx hop and rathole: a table, in about 7 minutes; `just bench --quick` for a glance.
 bench *args:
     tests/bench/run {{ args }}
+
+# Others' test suites against a running Culvert, all or by name; `just conformance --list` names them.
+conformance *args:
+    tests/conformance/run {{ args }}

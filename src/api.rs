@@ -11,7 +11,9 @@
 mod agent;
 mod conditions;
 mod crds;
+mod duration;
 mod host;
+mod quantity;
 #[cfg(test)]
 mod reference;
 mod secrets;
@@ -21,9 +23,12 @@ pub use self::{
     conditions::{ConditionStatus, ConditionType, Reason},
     crds::crds,
     host::{
-        AgentRef, Auth, Backend, BasicAuth, PathRule, PathType, Route, TargetAddress, TunnelHost, TunnelHostSpec,
-        TunnelHostStatus,
+        Access, AgentRef, Auth, Backend, BackendTls, BasicAuth, HeaderMatch, HeaderRules, Headers, Hsts, Limits,
+        MatchType, PathRule, PathType, Protocol, ProxyProtocol, QueryMatch, RateKey, Redirect, RedirectPath,
+        RedirectPathType, RequestRate, Retries, Rewrite, Route, RouteMatch, Scheme, TargetAddress, Timeouts, Tls,
+        TunnelHost, TunnelHostSpec, TunnelHostStatus,
     },
+    quantity::Quantity,
     secrets::{SecretRef, SecretType},
 };
 

@@ -6,6 +6,7 @@
 //! to a less specific one.
 
 mod agents;
+mod certificates;
 mod claims;
 mod hosts;
 mod schema;
@@ -16,14 +17,14 @@ use std::{collections::HashMap, sync::Arc};
 
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
 
-use self::{claims::Claims, secrets::Secrets};
+use self::{certificates::CertificateBook, claims::Claims, hosts::Results, secrets::Secrets};
 pub use self::{
     schema::{Finding, Schema},
     verdict::{Judgement, ObjectKind, Verdict},
 };
 use crate::{
     api::{TunnelAgent, TunnelHost},
-    routing::{Agents, Certificates, EntryPoint, Listener, ObjectName, RoutingTable, Rule, RuleId},
+    routing::{Agents, Certificate, EntryPoint, Listener, ObjectName, RoutingTable, Rule, RuleId},
 };
 
 /// All objects that are known, in any order.
@@ -35,6 +36,8 @@ pub struct Objects {
     pub tunnel_agents: Vec<Arc<TunnelAgent>>,
     /// The Secrets of Culvert's types; those of other types are not looked at.
     pub secrets: Vec<Arc<Secret>>,
+    /// Secrets that exist and whose content could not be had, with the reason.
+    pub unfetched: HashMap<ObjectName, String>,
 }
 
 /// What the objects mean.
@@ -48,13 +51,15 @@ pub struct Compiled {
     pub verdicts: Vec<Verdict>,
     /// Every rule of the table once, so that the next compilation can take over those that are the same.
     rules: HashMap<RuleId, Arc<Rule>>,
+    /// Every certificate that a TunnelHost refers to, as it was when it was right last.
+    certificates: HashMap<ObjectName, Arc<Certificate>>,
 }
 
-/// Compiles the objects. Rules that are the same as in `previous` are taken over from it by their `Arc`, and so are the
-/// agents where none has changed.
+/// Compiles the objects. Rules and certificates that are the same as in `previous` are taken over from it by their `Arc`,
+/// and so are the agents where none has changed. A certificate that has become wrong or has gone is taken from it, too.
 #[must_use]
 pub fn compile(objects: &Objects, previous: Option<&Compiled>) -> Compiled {
-    let secrets = Secrets::index(&objects.secrets);
+    let secrets = Secrets::index(&objects.secrets, &objects.unfetched);
     let mut verdicts = Vec::with_capacity(objects.tunnel_hosts.len() + objects.tunnel_agents.len());
 
     let mut known = HashMap::with_capacity(objects.tunnel_agents.len());
@@ -64,12 +69,16 @@ pub fn compile(objects: &Objects, previous: Option<&Compiled>) -> Compiled {
         verdicts.push(verdict);
     }
 
-    let mut claims = Claims::default();
-    let mut rules = HashMap::with_capacity(objects.tunnel_hosts.len());
+    let mut results = Results {
+        claims: Claims::default(),
+        rules: HashMap::with_capacity(objects.tunnel_hosts.len()),
+        certificates: CertificateBook::new(&secrets, previous.map(|previous| &previous.certificates)),
+    };
+    let context = hosts::Context { secrets: &secrets, agents: &known, previous: previous.map(|p| &p.rules) };
     for host in by_age(&objects.tunnel_hosts, |host| &host.metadata) {
-        let context = hosts::Context { secrets: &secrets, agents: &known, previous: previous.map(|p| &p.rules) };
-        verdicts.push(hosts::compile(host, &context, &mut claims, &mut rules));
+        verdicts.push(hosts::compile(host, &context, &mut results));
     }
+    let Results { claims, rules, certificates } = results;
 
     let agents: Agents = known.into_values().collect();
     let agents = match previous {
@@ -78,8 +87,9 @@ pub fn compile(objects: &Objects, previous: Option<&Compiled>) -> Compiled {
     };
     let listener = Arc::new(Listener::new(None, claims.into_hosts()));
     let listeners = [EntryPoint::Http, EntryPoint::Https].map(|entry_point| (entry_point, listener.clone()));
-    let table = Arc::new(RoutingTable::new(listeners, Certificates::default()));
-    Compiled { table, agents, verdicts, rules }
+    let (shown, certificates) = certificates.into_parts();
+    let table = Arc::new(RoutingTable::new(listeners, shown));
+    Compiled { table, agents, verdicts, rules, certificates }
 }
 
 // === impl Compiled ===
@@ -89,6 +99,11 @@ impl Compiled {
     #[must_use]
     pub fn rule_count(&self) -> usize {
         self.rules.len()
+    }
+
+    /// The certificates that TunnelHosts refer to, each once.
+    pub fn certificates(&self) -> impl Iterator<Item = &Arc<Certificate>> {
+        self.certificates.values()
     }
 }
 

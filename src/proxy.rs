@@ -7,17 +7,22 @@ mod answer;
 mod backend_tls;
 mod body;
 mod choose;
+mod config;
 mod connection;
 mod download;
 mod error;
+mod expect;
 mod failure;
 mod forward;
+mod framing;
 mod gate;
 mod grpc;
 mod headers;
 mod http2;
+mod identity;
 mod idle;
 mod joiner;
+mod limits;
 mod live;
 mod metrics;
 mod phase;
@@ -52,12 +57,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     backend_tls::BackendConfigs,
     connection::Accepted,
-    gate::Gate,
+    gate::Passwords,
     live::{Live, Makers},
     metrics::{HostMetrics, Metrics},
 };
 pub use self::{
-    headers::TrustedProxies,
+    config::Config,
+    identity::TrustedProxies,
     tls::{Tls, TlsOptions},
 };
 use crate::{
@@ -77,18 +83,6 @@ pub struct Proxy {
     shared: Arc<Shared>,
 }
 
-/// What is the same for all visitors, whatever host they ask for.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The proxies whose word about the visitor is taken; default none.
-    pub trusted_proxies: TrustedProxies,
-    /// From whom connections come with a header of the PROXY protocol, version 1 or 2, on all listeners. All of them must
-    /// have one then, and come from these; others are closed. Default none: nobody sends one.
-    pub proxy_protocol: Option<TrustedProxies>,
-    /// How long a visitor may take nothing of what is written to it; default 5 min.
-    pub stall_timeout: Duration,
-}
-
 /// What all requests share.
 struct Shared {
     live: ArcSwap<Live>,
@@ -96,19 +90,11 @@ struct Shared {
     makers: Makers,
     /// For requests that no TunnelHost gets.
     unrouted: Arc<HostMetrics>,
-    gate: Gate,
+    passwords: Passwords,
     backend_configs: BackendConfigs,
     config: Config,
-    /// How many replicas share the agents' limits.
+    /// How many replicas share the limits.
     replicas: AtomicU32,
-}
-
-// === impl Config ===
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { trusted_proxies: TrustedProxies::default(), proxy_protocol: None, stall_timeout: Duration::from_mins(5) }
-    }
 }
 
 // === impl Proxy ===
@@ -130,7 +116,7 @@ impl Proxy {
             registry,
             makers,
             unrouted,
-            gate: Gate::new(),
+            passwords: Passwords::new(),
             backend_configs: BackendConfigs::default(),
             config,
             replicas: AtomicU32::new(1),
@@ -145,7 +131,7 @@ impl Proxy {
         self.shared.backend_configs.forget_unused();
     }
 
-    /// How many replicas share the agents' connection limits, this one included.
+    /// How many replicas share the limits of TunnelHosts and agents, this one included.
     pub fn set_replicas(&self, replicas: u32) {
         self.shared.replicas.store(replicas, Ordering::Relaxed);
     }
@@ -185,6 +171,10 @@ impl Proxy {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 accepted = listener.accept() => match accepted {
+                    Ok((_, peer)) if self.shared.config.max_connections.is_some_and(|most| connections.len() >= most) => {
+                        self.shared.makers.metrics.errors.with_label_values(&["too_many_connections"]).inc();
+                        tracing::debug!(%peer, "there are too many visitors' connections already; this one is closed");
+                    }
                     Ok((tcp, peer)) => {
                         // Where the socket does not take it, it is only slower.
                         let _ = tcp.set_nodelay(true);

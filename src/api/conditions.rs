@@ -35,7 +35,7 @@ pub enum Reason {
     Pending,
     /// Another namespace owns a hostname of the object.
     HostnameConflict,
-    /// An older object has the same hostname and path.
+    /// An older object has the same hostname, path and match.
     RouteConflict,
     /// A field has a value that is not possible.
     UnsupportedValue,
@@ -47,6 +47,8 @@ pub enum Reason {
     SecretNotFound,
     /// The Secret is there, and its type or what it holds is not right.
     InvalidSecret,
+    /// The Secret of a certificate is there, and its certificate or its key is not right, or the edge cannot get it.
+    InvalidCertificate,
     /// There is no TunnelAgent of that name in the namespace.
     AgentNotFound,
     /// `Programmed` is True.
@@ -105,6 +107,7 @@ impl Reason {
             Self::ResolvedRefs => "ResolvedRefs",
             Self::SecretNotFound => "SecretNotFound",
             Self::InvalidSecret => "InvalidSecret",
+            Self::InvalidCertificate => "InvalidCertificate",
             Self::AgentNotFound => "AgentNotFound",
             Self::Programmed => "Programmed",
             Self::Connected => "Connected",

@@ -5,7 +5,24 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::SecretRef;
+mod auth;
+mod backend;
+mod headers;
+mod limits;
+mod route;
+mod tls;
+
+pub use self::{
+    auth::{Access, Auth, BasicAuth},
+    backend::{AgentRef, Backend, BackendTls, Protocol, ProxyProtocol, TargetAddress},
+    headers::{HeaderRules, Headers},
+    limits::{Limits, RateKey, RequestRate, Retries, Timeouts},
+    route::{
+        HeaderMatch, MatchType, PathRule, PathType, QueryMatch, Redirect, RedirectPath, RedirectPathType, Rewrite,
+        Route, RouteMatch, Scheme,
+    },
+    tls::{Hsts, Tls},
+};
 
 /// Which hostnames, who may enter, and where requests go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, CustomResource, KubeSchema)]
@@ -53,127 +70,39 @@ pub struct TunnelHostSpec {
     #[schemars(with = "Vec<HostnameText>", length(min = 1, max = 16))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub hostnames: Vec<String>,
-    /// What visitors have to prove before any route of this object is reached. Unset, everybody may enter.
+    /// What visitors see of TLS: the certificate, and whether plain HTTP leads to it. Unset, the hostnames are served over
+    /// HTTP and HTTPS alike, the latter with the edge's default certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// What visitors have to prove before any route of this object is reached, except those that have an `auth` of their
+    /// own. Unset, everybody may enter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
-    /// Where requests go, 1 to 64 routes. The most specific path wins, wherever it stands: an exact one, then the longest
-    /// prefix. A path that no route matches is answered 404.
+    /// From which addresses visitors may come, for all routes that have no `access` of their own; else 403. Unset, from all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+    /// How much visitors may ask for, for all routes together that have no such limit of their own: a route's
+    /// `limits.requests` takes the place of this `limits.requests`, and the other limits stay. Unset, there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// Changes to the header fields of requests and responses. A route's `headers.request` takes the place of this
+    /// `headers.request`, likewise `headers.response`. Unset, only what a proxy has to change is changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<Headers>,
+    /// How long a request may wait for what. Each that a route sets takes the place of the same one here. Unset, the
+    /// defaults hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+    /// How often a request is tried where trying again is safe, for all routes without `retries` of their own. Unset, the
+    /// defaults hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<Retries>,
+    /// Where requests go, 1 to 64 routes. The most specific one wins, wherever it stands: an exact path, then the longest
+    /// prefix, then the longest pattern; of the same path, one with methods, then that with the most header fields, then
+    /// that with the most query parameters. A request that no route matches is answered 404.
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub routes: Vec<Route>,
-}
-
-/// What visitors have to prove. Empty, it is refused: it looks like protection, and would be none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.basic)")
-    .message("must say how visitors are checked, as in 'basic'; without 'auth' everybody may enter"))]
-pub struct Auth {
-    /// HTTP Basic authentication (RFC 7617). Unset, none is asked for. The `Authorization` header of a visitor whom the
-    /// edge has checked is not passed on to the backend.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub basic: Option<BasicAuth>,
-}
-
-/// HTTP Basic authentication.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct BasicAuth {
-    /// Who may enter: a Secret of type `kubernetes.io/basic-auth` (keys `username` and `password`) or
-    /// `culvert.dev/htpasswd` (key `auth`, lines of `user:bcrypt-hash`). While it is missing or wrong, all routes of this
-    /// object answer 500; they are never open.
-    pub secret_ref: SecretRef,
-    /// What the visitor's browser shows as the place that asks for a password: up to 128 printable ASCII characters
-    /// without `"` and `\`.
-    #[serde(default = "default_realm")]
-    #[schemars(length(min = 1, max = 128))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[ !#-\\[\\]-~]*$')")
-        .message(r#"must be printable ASCII without '"' and '\'"#))]
-    pub realm: String,
-}
-
-/// Which paths, and where their requests go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Route {
-    /// Which paths the route is for. Unset, all: the prefix `/`.
-    #[serde(default)]
-    pub path: PathRule,
-    /// Where the requests go.
-    pub backend: Backend,
-}
-
-/// Which paths a route is for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PathRule {
-    /// How `value` is compared with the path of a request: `Prefix` is this path and everything under it, by whole
-    /// segments (`/a` is for `/a` and `/a/b`, not for `/ab`); `Exact` is this path alone. Both are compared
-    /// percent-decoded and without empty segments, and forwarded as sent.
-    #[serde(rename = "type", default)]
-    pub r#type: PathType,
-    /// The path, without a query: it begins with `/`.
-    #[serde(default = "default_path")]
-    #[schemars(length(min = 1, max = 1024))]
-    #[x_kube(validation = Rule::new(r#"self.matches('^/[!-\"$->@-~]*$')"#)
-        .message("must begin with '/' and be printable ASCII without spaces, '?' and '#', as it stands in a URL"))]
-    pub value: String,
-}
-
-/// How a path is compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum PathType {
-    /// The path and everything under it.
-    #[default]
-    Prefix,
-    /// The path alone.
-    Exact,
-    /// Every path that the regular expression matches as a whole.
-    Regex,
-}
-
-/// Where requests go: through the tunnel of one of the agents, to one of the targets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Backend {
-    /// The agents that can reach the targets, 1 to 16 of them. Those that are connected are used in turn.
-    #[schemars(length(min = 1, max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
-    pub agents: Vec<AgentRef>,
-    /// What the agent connects to, 1 to 16 of them, used in turn. The agent's own allow-list must name them.
-    #[schemars(length(min = 1, max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["address".into()]))]
-    pub targets: Vec<TargetAddress>,
-    /// The `Host` header that the target gets, a name with or without a port. Unset or empty, it gets the visitor's.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 260))]
-    #[x_kube(validation = Rule::new(
-        r"self == '' || self.matches('^([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?$')"
-    ).message("must be HOST or HOST:PORT, or empty to keep the visitor's"))]
-    pub host_header: String,
-}
-
-/// A reference to a TunnelAgent in the TunnelHost's own namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct AgentRef {
-    /// The TunnelAgent's name.
-    #[schemars(length(min = 1, max = 253))]
-    pub name: String,
-}
-
-/// What an agent connects to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct TargetAddress {
-    /// `HOST:PORT`, where the host is a name, which the agent resolves, an IPv4 address, or an IPv6 address in brackets.
-    #[schemars(length(min = 3, max = 260))]
-    #[x_kube(validation = Rule::new(concat!(
-        r"self.matches('^([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\]):[0-9]{1,5}$')",
-        r" && int(self.substring(self.lastIndexOf(':') + 1)) >= 1",
-        r" && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535"
-    )).message("must be HOST:PORT with a port from 1 to 65535, as in \"127.0.0.1:8080\" or \"[::1]:8080\""))]
-    pub address: String,
 }
 
 /// What the edge says of a TunnelHost.
@@ -193,38 +122,6 @@ pub struct TunnelHostStatus {
 /// The schema of one of `spec.hostnames`. A type of its own, because a rule on the item, other than one on the list, lets
 /// the API server name the index of the wrong one.
 struct HostnameText;
-
-// === impl BasicAuth ===
-
-fn default_realm() -> String {
-    "Restricted".to_owned()
-}
-
-// === impl PathRule ===
-
-impl Default for PathRule {
-    fn default() -> Self {
-        Self { r#type: PathType::default(), value: default_path() }
-    }
-}
-
-fn default_path() -> String {
-    "/".to_owned()
-}
-
-// === impl PathType ===
-
-impl PathType {
-    /// The word in the object.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Prefix => "Prefix",
-            Self::Exact => "Exact",
-            Self::Regex => "Regex",
-        }
-    }
-}
 
 // === impl HostnameText ===
 

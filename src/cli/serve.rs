@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
 use kube::Client;
 
 use super::{
@@ -13,8 +12,9 @@ use super::{
     certificate::{self, BridgeCertificate, FollowedCertificate},
     edge::{Edge, EdgeConfig, Source},
     signals,
+    visitors::VisitorArgs,
 };
-use crate::{bridge, controller::ClusterConfig, proxy::TrustedProxies, routing::Hostname};
+use crate::{bridge, controller::ClusterConfig, routing::Hostname};
 
 /// Runs the edge: controller, proxy and bridge in one process.
 ///
@@ -49,22 +49,8 @@ pub(super) struct Args {
     /// Where /livez, /readyz and /metrics are. Keep it away from visitors.
     #[arg(long, value_name = "ADDRESS", default_value_t = local(9090), env = "CULVERT_ADMIN")]
     admin: SocketAddr,
-    /// Networks of the proxies in front of the edge, whose X-Forwarded-* and X-Request-Id are believed.
-    #[arg(long, value_name = "CIDR", env = "CULVERT_TRUSTED_PROXIES", value_delimiter = ',')]
-    trusted_proxies: Vec<IpNet>,
-    /// Visitors come through a balancer that begins each connection with a header of the PROXY protocol, version 1 or 2, on
-    /// --http and --https. A connection without one is closed, and so is one that does not come from --proxy-protocol-from.
-    #[arg(long, env = "CULVERT_PROXY_PROTOCOL")]
-    proxy_protocol: bool,
-    /// Networks of the balancers that send PROXY headers. Without it they are those of --trusted-proxies.
-    #[arg(
-        long,
-        value_name = "CIDR",
-        env = "CULVERT_PROXY_PROTOCOL_FROM",
-        value_delimiter = ',',
-        requires = "proxy_protocol"
-    )]
-    proxy_protocol_from: Vec<IpNet>,
+    #[command(flatten)]
+    visitors: VisitorArgs,
     /// The address that agents are told to dial for this replica, HOST:PORT, where it has one of its own. Without it
     /// they dial the address that they know again, until they have met every replica.
     #[arg(long, value_name = "HOST:PORT", env = "CULVERT_ADVERTISE")]
@@ -117,17 +103,6 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         (Some(certificate), Some(key)) => Some(FollowedCertificate::read(certificate, key)?),
         _ => None,
     };
-    let proxy_protocol = match (args.proxy_protocol, &args.proxy_protocol_from, &args.trusted_proxies) {
-        (false, ..) => None,
-        (true, from, trusted) if from.is_empty() && trusted.is_empty() => {
-            return Err("--proxy-protocol would close every connection: say whose header is believed, with \
-                        --proxy-protocol-from or --trusted-proxies"
-                .into());
-        }
-        (true, from, trusted) => {
-            Some(TrustedProxies::new(if from.is_empty() { trusted.clone() } else { from.clone() }))
-        }
-    };
     let bridge_hostname = match args.bridge_hostname {
         Some(Hostname::Wildcard(_)) => return Err("--bridge-hostname is one name, without \"*\"".into()),
         Some(Hostname::Exact(name)) => Some(name.to_string()),
@@ -158,8 +133,8 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         default_certificate,
         bridge_hostname,
         advertise: args.advertise,
-        trusted_proxies: TrustedProxies::new(args.trusted_proxies),
-        proxy_protocol,
+        access_log: args.visitors.access_log(),
+        visitors: args.visitors.into_config()?,
         drain_delay,
     })
     .await?;

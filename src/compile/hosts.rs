@@ -1,17 +1,25 @@
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+//! One TunnelHost on its way into the table. What is wrong with it is collected; the rest goes on.
 
+mod backend;
+mod matches;
+mod policies;
+mod values;
+
+use std::{collections::HashMap, sync::Arc};
+
+use http::HeaderValue;
+
+use self::policies::{Level, Policies};
 use super::{
+    certificates::CertificateBook,
     claims::Claims,
     object_name,
     secrets::Secrets,
     verdict::{ObjectKind, Problems, Verdict},
 };
 use crate::{
-    api::{self, ConditionType, PathType, Reason, TunnelHost},
-    routing::{
-        AgentEntry, Backend, BasicAuth, Filter, Hostname, Matches, ObjectName, PathMatch, Protocol, Rule, RuleId,
-        Target, Timeouts, TunnelBackend, normalize_path,
-    },
+    api::{self, ConditionType, Reason, TunnelHost},
+    routing::{AgentEntry, Backend, Filter, Hostname, ObjectName, Rule, RuleId},
 };
 
 /// What a TunnelHost is compiled against.
@@ -19,6 +27,13 @@ pub(super) struct Context<'a> {
     pub(super) secrets: &'a Secrets<'a>,
     pub(super) agents: &'a HashMap<ObjectName, AgentEntry>,
     pub(super) previous: Option<&'a HashMap<RuleId, Arc<Rule>>>,
+}
+
+/// What the TunnelHosts come to, the oldest first.
+pub(super) struct Results<'a> {
+    pub(super) claims: Claims,
+    pub(super) rules: HashMap<RuleId, Arc<Rule>>,
+    pub(super) certificates: CertificateBook<'a>,
 }
 
 /// One TunnelHost on its way: its name, and what is wrong with it so far.
@@ -30,41 +45,29 @@ struct Host<'a> {
     agents: Vec<ObjectName>,
 }
 
-/// What the visitors of a TunnelHost have to prove.
-enum Gate {
-    Open,
-    Filter(Filter),
-    /// It cannot be checked, so nobody enters.
-    Closed(Arc<str>),
-}
-
 /// Compiles one TunnelHost: claims its hostnames, and puts its rules under those that it got.
-pub(super) fn compile(
-    object: &TunnelHost,
-    context: &Context<'_>,
-    claims: &mut Claims,
-    rules: &mut HashMap<RuleId, Arc<Rule>>,
-) -> Verdict {
+pub(super) fn compile(object: &TunnelHost, context: &Context<'_>, results: &mut Results<'_>) -> Verdict {
     let name = object_name(&object.metadata);
     let mut host = Host { name, context, accepted: Problems::default(), refs: Problems::default(), agents: Vec::new() };
 
-    let hostnames = host.hostnames(&object.spec.hostnames, claims);
-    let gate = host.gate(object.spec.auth.as_ref());
+    let hostnames = host.hostnames(&object.spec.hostnames, &mut results.claims);
+    let (transport, certificate) = host.tls(object.spec.tls.as_ref(), &hostnames, &mut results.certificates);
+    let policies = host.policies(&Level::of_host(&object.spec));
     let mut programmed = 0;
     for (index, route) in object.spec.routes.iter().enumerate() {
-        let Some(rule) = host.rule(index, route, &gate) else { continue };
+        let Some(rule) = host.rule(index, route, &transport, &policies) else { continue };
         let rule = match context.previous.and_then(|previous| previous.get(&rule.id)) {
             Some(same) if **same == rule => same.clone(),
             _ => Arc::new(rule),
         };
-        if host.place(&rule, &hostnames, claims) {
+        if host.place(&rule, &hostnames, &mut results.claims) {
             programmed += 1;
-            rules.insert(rule.id.clone(), rule);
+            results.rules.insert(rule.id.clone(), rule);
         }
     }
 
     let fine = format!("{} and {}", count(hostnames.len(), "hostname"), count(object.spec.routes.len(), "route"));
-    let resolved = format!("{} found", count(host.agents.len(), "agent"));
+    let resolved = format!("{} found{}", count(host.agents.len(), "agent"), certificate.unwrap_or_default());
     Verdict {
         kind: ObjectKind::TunnelHost,
         name: host.name,
@@ -118,109 +121,82 @@ impl Host<'_> {
         granted
     }
 
-    fn gate(&mut self, auth: Option<&api::Auth>) -> Gate {
-        let Some(basic) = auth.and_then(|auth| auth.basic.as_ref()) else { return Gate::Open };
-        let mut realm = basic.realm.as_str();
-        if realm.bytes().any(|b| !matches!(b, b' '..=b'~') || b == b'"' || b == b'\\') {
-            let message = "spec.auth.basic.realm: it must be printable ASCII without '\"' and '\\'; another is shown";
-            self.accepted.add(Reason::UnsupportedValue, message);
-            realm = "Restricted";
+    /// The filters that TLS means for every route, and what is to be said of the certificate where it is right.
+    fn tls(
+        &mut self,
+        tls: Option<&api::Tls>,
+        hostnames: &[Hostname],
+        certificates: &mut CertificateBook<'_>,
+    ) -> (Vec<Filter>, Option<String>) {
+        let Some(tls) = tls else { return (Vec::new(), None) };
+        let mut filters = Vec::new();
+        if tls.redirect {
+            filters.push(Filter::RequireTls);
         }
-        match self.context.secrets.users(&self.name.namespace, &basic.secret_ref.name) {
-            Ok(users) => Gate::Filter(Filter::BasicAuth(Arc::new(BasicAuth { realm: realm.into(), users }))),
-            Err(problem) => {
-                let message = format!("spec.auth.basic.secretRef.name: {}", problem.message);
-                let closed = Gate::Closed(message.as_str().into());
-                self.refs.add(problem.reason, message + "; until then all routes answer 500");
-                closed
+        filters.extend(tls.hsts.as_ref().and_then(|hsts| self.hsts(hsts)));
+        let Some(secret) = &tls.secret_ref else { return (filters, None) };
+
+        let secret = ObjectName { namespace: self.name.namespace.clone(), name: secret.name.as_str().into() };
+        let found = certificates.find(&secret);
+        if let Some(problem) = &found.problem {
+            let shown = match &found.certificate {
+                Some(last) => format!("the last good certificate, valid until {}, is still shown", last.until),
+                None => "until then the edge's default certificate is shown".to_owned(),
+            };
+            let message = format!("spec.tls.secretRef.name: {}; {shown}", problem.message);
+            self.refs.add(problem.reason, message);
+        }
+        let Some(found) = &found.certificate else { return (filters, None) };
+        for hostname in hostnames {
+            if !found.covers(hostname) {
+                self.refs.note(format!(
+                    "the certificate of Secret {:?} is not for {:?}, so browsers refuse it; have the name added to it",
+                    &*secret.name,
+                    hostname.to_string()
+                ));
             }
         }
+        let fine = format!(", and a certificate that is valid until {}", found.until);
+        certificates.show(&secret, hostnames);
+        (filters, Some(fine))
     }
 
-    /// The rule of a route; `None` where its path cannot be matched at all.
-    fn rule(&mut self, index: usize, route: &api::Route, gate: &Gate) -> Option<Rule> {
-        let value = match path(&route.path.value) {
-            Ok(value) => value,
-            Err(problem) => {
-                let message = format!("spec.routes[{index}].path.value: {:?} is no path: {problem}", route.path.value);
-                self.accepted.add(Reason::UnsupportedValue, message);
-                return None;
-            }
-        };
-        let path = match route.path.r#type {
-            PathType::Prefix => PathMatch::prefix(&value),
-            PathType::Exact => PathMatch::exact(&value),
-            PathType::Regex => PathMatch::Regex(value.parse().ok()?),
-        };
-        // The route's own problems are told even where the gate is closed anyway.
-        let backend = self.backend(index, &route.backend);
-        let (filters, backend) = match gate {
-            Gate::Open => (Vec::new(), backend),
-            Gate::Filter(filter) => (vec![filter.clone()], backend),
-            Gate::Closed(why) => (Vec::new(), Backend::Invalid(why.clone())),
-        };
+    /// `Strict-Transport-Security` (RFC 6797).
+    fn hsts(&mut self, hsts: &api::Hsts) -> Option<Filter> {
+        let max_age = values::duration(&hsts.max_age, values::HSTS_MAX_AGE);
+        let max_age = self.accept("spec.tls.hsts.maxAge", max_age)?;
+        let subdomains = if hsts.include_subdomains { "; includeSubDomains" } else { "" };
+        let preload = if hsts.preload { "; preload" } else { "" };
+        let value = format!("max-age={}{subdomains}{preload}", max_age.as_secs());
+        HeaderValue::try_from(value).ok().map(Filter::Hsts)
+    }
+
+    /// The rule of a route; `None` where what it is for cannot be told at all.
+    fn rule(&mut self, index: usize, route: &api::Route, transport: &[Filter], host: &Policies) -> Option<Rule> {
+        let field = format!("spec.routes[{index}]");
+        let matches = self.matches(&field, route)?;
+        // The route's own problems are told even where it is closed anyway.
+        let own = self.policies(&Level::of_route(index, route));
+        let policies = own.over(host);
+        let mut filters = transport.to_vec();
+        let closed = policies.filters(&mut filters);
+        let mut backend = self.backend(&field, route, policies.attempts());
+        match route.rewrite.as_ref().map(|rewrite| self.rewrite(&field, route, rewrite)) {
+            None => {}
+            Some(Ok(filter)) => filters.push(filter),
+            Some(Err(why)) => backend = Backend::Invalid(why.into()),
+        }
+        if let Some(why) = closed {
+            filters = transport.to_vec();
+            backend = Backend::Invalid(why);
+        }
         let id = RuleId { object: self.name.clone(), route: index };
-        Some(Rule { id, matches: Matches::path(path), filters, timeouts: Timeouts::default(), backend })
+        Some(Rule { id, matches, filters, timeouts: policies.timeouts(), backend })
     }
 
-    /// The backend of a route, of what is right with it; invalid where nothing is left.
-    fn backend(&mut self, index: usize, backend: &api::Backend) -> Backend {
-        let field = format!("spec.routes[{index}].backend");
-        let mut broken = None;
-
-        let mut agents = Vec::with_capacity(backend.agents.len());
-        for (index, agent) in backend.agents.iter().enumerate() {
-            let name = ObjectName { namespace: self.name.namespace.clone(), name: agent.name.as_str().into() };
-            if self.context.agents.contains_key(&name) {
-                if !self.agents.contains(&name) {
-                    self.agents.push(name.clone());
-                }
-                agents.push(name);
-            } else {
-                let message = format!(
-                    "{field}.agents[{index}].name: no TunnelAgent {:?} in namespace {:?}; create it, or correct the name",
-                    agent.name, &*name.namespace
-                );
-                self.refs.add(Reason::AgentNotFound, message.clone());
-                broken.get_or_insert(message);
-            }
-        }
-        if agents.is_empty() {
-            return Backend::Invalid(broken.unwrap_or_else(|| format!("{field}.agents is empty")).into());
-        }
-
-        let mut targets = Vec::with_capacity(backend.targets.len());
-        for (index, target) in backend.targets.iter().enumerate() {
-            match target.address.parse::<Target>() {
-                Ok(target) => targets.push(target),
-                Err(error) => {
-                    let message = format!("{field}.targets[{index}].address: {:?}: {error}", target.address);
-                    self.accepted.add(Reason::UnsupportedValue, message.clone());
-                    broken = Some(message);
-                }
-            }
-        }
-        if targets.is_empty() {
-            return Backend::Invalid(broken.unwrap_or_else(|| format!("{field}.targets is empty")).into());
-        }
-
-        let host_header = match backend.host_header.as_str() {
-            "" => None,
-            text if is_host_header(text) => Some(text.into()),
-            text => {
-                let message = format!("{field}.hostHeader: {text:?} is not HOST or HOST:PORT; correct or remove it");
-                self.accepted.add(Reason::UnsupportedValue, message.clone());
-                return Backend::Invalid(message.into());
-            }
-        };
-        Backend::Tunnel(TunnelBackend {
-            agents,
-            targets,
-            protocol: Protocol::Http,
-            host_header,
-            proxy_protocol: None,
-            attempts: 3,
-        })
+    /// What could be read of a field; what could not is told with the field's name.
+    fn accept<T>(&mut self, field: &str, value: Result<T, String>) -> Option<T> {
+        value.map_err(|problem| self.accepted.add(Reason::UnsupportedValue, format!("{field}: {problem}"))).ok()
     }
 
     /// Puts the rule under the hostnames where its path is free, and says under how many that was.
@@ -231,12 +207,6 @@ impl Host<'_> {
                 placed = true;
                 continue;
             };
-            let (kind, path) = match &rule.matches.path {
-                PathMatch::Exact(path) => (PathType::Exact, &**path),
-                PathMatch::Prefix(path) if path.is_empty() => (PathType::Prefix, "/"),
-                PathMatch::Prefix(path) => (PathType::Prefix, &**path),
-                PathMatch::Regex(pattern) => (PathType::Regex, pattern.as_str()),
-            };
             let taken = if older.object == self.name {
                 format!("spec.routes[{}] of this object, which comes first", older.route)
             } else {
@@ -245,9 +215,9 @@ impl Host<'_> {
             self.accepted.add(
                 Reason::RouteConflict,
                 format!(
-                    "spec.routes[{}].path: {} {path:?} of {:?} is taken by {taken}; choose another path",
+                    "spec.routes[{}]: {} of {:?} is taken by {taken}; choose another path or match",
                     rule.id.route,
-                    kind.as_str(),
+                    matches::describe(&rule.matches),
                     hostname.to_string()
                 ),
             );
@@ -256,31 +226,6 @@ impl Host<'_> {
     }
 }
 
-/// `HOST` or `HOST:PORT`, where a host is a name or a bracketed address: what may stand in a `Host` header.
-fn is_host_header(text: &str) -> bool {
-    let (host, port) = match text.rfind(':') {
-        Some(colon) if !text[colon..].contains(']') => (&text[..colon], Some(&text[colon + 1..])),
-        _ => (text, None),
-    };
-    let host_fine = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')),
-    };
-    host_fine && port.is_none_or(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok())
-}
-
 fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-/// A path in the form that requests' paths are compared in, or what is wrong with it.
-fn path(value: &str) -> Result<Cow<'_, str>, &'static str> {
-    let plain = |b: u8| b.is_ascii_graphic() && b != b'?' && b != b'#';
-    if !value.starts_with('/') {
-        Err("it must begin with '/'")
-    } else if value.bytes().all(plain) {
-        normalize_path(value).ok_or("it must not have a segment '.' or '..'")
-    } else {
-        Err("it must be printable ASCII without spaces, '?' and '#'")
-    }
 }

@@ -9,8 +9,8 @@ use crate::api;
 
 /// The schema of a kind: what the API server refuses before the controller ever sees it, judged without an API server.
 ///
-/// It covers what the generated schemas use: types, required and unknown fields, enums, bounds, lists that are sets or
-/// maps, and the CEL rules.
+/// It covers what the generated schemas use: types, required and unknown fields, enums, bounds, patterns, lists that are
+/// sets or maps, maps, and the CEL rules.
 pub struct Schema {
     root: Value,
     rules: CompiledSchema,
@@ -107,8 +107,10 @@ fn walk(schema: &Value, value: &Value, field: &str, findings: &mut Vec<Finding>)
     if value.is_null() && schema["nullable"] == true {
         return;
     }
-    let expected = schema["type"].as_str().unwrap_or("object");
+    let int_or_string = schema["x-kubernetes-int-or-string"] == true;
+    let expected = if int_or_string { "integer or string" } else { schema["type"].as_str().unwrap_or("object") };
     let fits = match expected {
+        "integer or string" => value.is_i64() || value.is_u64() || value.is_string(),
         "object" => value.is_object(),
         "array" => value.is_array(),
         "string" => value.is_string(),
@@ -135,6 +137,11 @@ fn walk(schema: &Value, value: &Value, field: &str, findings: &mut Vec<Finding>)
         Value::String(text) => {
             let length = text.chars().count();
             check_bounds(schema, length, ["minLength", "maxLength"], "characters", field, findings);
+            if let Some(pattern) = schema["pattern"].as_str()
+                && !regex::Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(text))
+            {
+                findings.push(Finding::new(field, format!("{value} does not have the form {pattern}")));
+            }
         }
         Value::Number(number) => {
             let bound = |name: &str| schema[name].as_f64();
@@ -154,11 +161,12 @@ fn walk_object(schema: &Value, fields: &Map<String, Value>, field: &str, finding
     let properties = schema["properties"].as_object();
     for (name, value) in fields {
         let field = format!("{field}.{name}");
-        match properties.and_then(|properties| properties.get(name)) {
+        match properties.and_then(|properties| properties.get(name)).or(schema.get("additionalProperties")) {
             Some(schema) => walk(schema, value, &field, findings),
             None => findings.push(Finding::unknown(&field)),
         }
     }
+    check_bounds(schema, fields.len(), ["minProperties", "maxProperties"], "entries", field, findings);
     for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         if !fields.contains_key(name) {
             findings.push(Finding::required(&format!("{field}.{name}")));
@@ -244,122 +252,4 @@ fn type_of(value: &Value) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn host() -> Value {
-        json!({
-            "apiVersion": "culvert.dev/v1alpha1",
-            "kind": "TunnelHost",
-            "metadata": {"name": "shop", "namespace": "web"},
-            "spec": {
-                "hostnames": ["shop.example.com", "*.shop.example.com"],
-                "routes": [{"backend": {"agents": [{"name": "home"}], "targets": [{"address": "[::1]:8080"}]}}],
-            },
-        })
-    }
-
-    /// What is found where `value` is put at a JSON pointer of a right TunnelHost.
-    #[track_caller]
-    fn with(pointer: &str, value: Value) -> Vec<String> {
-        let mut object = host();
-        let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
-        match object.pointer_mut(parent).expect("a parent") {
-            Value::Array(items) => items[key.parse::<usize>().expect("an index")] = value,
-            parent => parent[key] = value,
-        }
-        Schema::of(ObjectKind::TunnelHost).check(&object).iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn what_is_right_passes() {
-        assert_eq!(Schema::of(ObjectKind::TunnelHost).check(&host()), []);
-        assert!(with("/status", json!({"anything": 1})).is_empty());
-        let route = json!({"path": {"type": "Exact", "value": "/a%20b"}, "backend": {
-            "agents": [{"name": "a"}], "targets": [{"address": "my_db:5432"}], "hostHeader": "a:80"}});
-        assert!(with("/spec/routes/0", route).is_empty());
-        let agent = json!({
-            "metadata": {"name": "home"},
-            "spec": {"credentials": [{"secretRef": {"name": "t"}}], "limits": {"connections": 1}},
-        });
-        assert_eq!(Schema::of(ObjectKind::TunnelAgent).check(&agent), []);
-    }
-
-    #[test]
-    fn the_form_is_judged_like_an_api_server_judges_it() {
-        assert_eq!(with("/spec/hostnames", json!("a.com")), ["spec.hostnames: must be of type array, not string"]);
-        assert_eq!(with("/spec/hostnames", json!([])), ["spec.hostnames: must have at least 1 items"]);
-        assert_eq!(
-            with("/spec/hostnames", json!(["a.com", "a.com"])),
-            ["spec.hostnames[1]: \"a.com\" is there twice; remove one"]
-        );
-        assert_eq!(with("/spec/nosuch", json!(1)), ["spec.nosuch: unknown field; correct or remove it"]);
-        assert_eq!(with("/spec/auth", json!({"basic": {}})), ["spec.auth.basic.secretRef: required, and missing"]);
-        assert_eq!(
-            with("/spec/routes/0/path", json!({"type": "Suffix"})),
-            ["spec.routes[0].path.type: \"Suffix\" is not supported; must be one of \"Prefix\", \"Exact\", \"Regex\""]
-        );
-        assert_eq!(
-            with("/spec/routes/0/backend/agents", json!([{"name": "a"}, {"name": "a"}])),
-            ["spec.routes[0].backend.agents[1]: \"a\" is there twice; remove one"]
-        );
-        assert_eq!(with("/metadata/name", json!("Shop")).len(), 1);
-        assert_eq!(
-            with("/metadata/name", json!(true)),
-            ["metadata.name: must be of type string, not boolean; put it in quotes"]
-        );
-        assert_eq!(with("/metadata/namespace", json!("a/b")).len(), 1);
-        let agent = json!({
-            "metadata": {"name": "home"},
-            "spec": {"credentials": [{"secretRef": {"name": "t"}}], "limits": {"connections": 0}},
-        });
-        let found = Schema::of(ObjectKind::TunnelAgent).check(&agent);
-        assert_eq!(found[0].to_string(), "spec.limits.connections: must be at least 1");
-    }
-
-    #[test]
-    fn every_rule_of_the_schema_is_asked() {
-        for schema in &*SCHEMAS {
-            assert!(!schema.rules.has_errors(), "{:?}", schema.rules.compilation_errors());
-        }
-        let dns = "must be a DNS name in lower case, with or without one leading \"*.\"";
-        for wrong in ["Shop.example.com", "a..b", "a_b.com", "*", "*.", "a.*.com", "-a.com"] {
-            assert_eq!(
-                with("/spec/hostnames", json!(["a.com", wrong])),
-                [format!("spec.hostnames[1]: {dns}")],
-                "{wrong}"
-            );
-        }
-        assert_eq!(
-            with("/spec/hostnames/0", json!("10.0.0.1")),
-            ["spec.hostnames[0]: must be a DNS name; an IP address cannot be matched"]
-        );
-        assert_eq!(with("/spec/auth", json!({})).len(), 1);
-        assert_eq!(with("/spec/auth", json!({"basic": {"secretRef": {"name": "a"}, "realm": "a\"b"}})).len(), 1);
-        for wrong in ["api", "/a?b", "/a#b", "/a b"] {
-            assert_eq!(with("/spec/routes/0/path", json!({"value": wrong})).len(), 1, "{wrong}");
-        }
-        for wrong in ["localhost", "a:0", "a:70000", "http://a:80", "::1:80", "a:80/x"] {
-            let found = with("/spec/routes/0/backend/targets/0/address", json!(wrong));
-            assert_eq!(found.len(), 1, "{wrong}: {found:?}");
-            assert!(found[0].starts_with("spec.routes[0].backend.targets[0].address: must be HOST:PORT"), "{found:?}");
-        }
-        assert_eq!(with("/spec/routes/0/backend/hostHeader", json!("a b")).len(), 1);
-        assert!(with("/spec/routes/0/backend/hostHeader", json!("")).is_empty());
-    }
-
-    #[test]
-    fn what_the_schema_takes_the_compiler_takes_too() {
-        // The two must agree: a value that only one of them refuses would be a surprise to somebody.
-        for name in ["a.com", "*.a.com", "xn--bcher-kva.example", "1.2.3.a", "a.b.c.d.e"] {
-            assert!(with("/spec/hostnames/0", json!(name)).is_empty(), "{name}");
-            assert!(name.parse::<crate::routing::Hostname>().is_ok(), "{name}");
-        }
-        for address in ["127.0.0.1:8080", "[::1]:80", "app.lan:443", "my_db:5432"] {
-            assert!(with("/spec/routes/0/backend/targets/0/address", json!(address)).is_empty(), "{address}");
-            assert!(address.parse::<crate::routing::Target>().is_ok(), "{address}");
-        }
-    }
-}
+mod tests;

@@ -1,10 +1,12 @@
 use std::{collections::HashMap, str::FromStr, sync::Arc};
 
 use k8s_openapi::api::core::v1::Secret;
+use rustls::RootCertStore;
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use crate::{
     api::{Reason, SecretType},
-    routing::{Password, Token, User},
+    routing::{ObjectName, Password, Token, User},
 };
 
 /// The highest bcrypt cost that is accepted. Every step doubles the work of a login: 14 is about a second, and a Secret
@@ -12,10 +14,13 @@ use crate::{
 const MAX_BCRYPT_COST: u32 = 14;
 
 /// The Secrets by namespace and name.
-pub(super) struct Secrets<'a>(HashMap<(&'a str, &'a str), &'a Secret>);
+pub(super) struct Secrets<'a> {
+    known: HashMap<(&'a str, &'a str), &'a Secret>,
+    unfetched: &'a HashMap<ObjectName, String>,
+}
 
 /// Why a Secret cannot be used. The text names key and line, never a value.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SecretProblem {
     pub(super) reason: Reason,
     pub(super) message: String,
@@ -24,12 +29,12 @@ pub(super) struct SecretProblem {
 // === impl Secrets ===
 
 impl<'a> Secrets<'a> {
-    pub(super) fn index(secrets: &'a [Arc<Secret>]) -> Self {
+    pub(super) fn index(secrets: &'a [Arc<Secret>], unfetched: &'a HashMap<ObjectName, String>) -> Self {
         let key = |secret: &'a Secret| {
             let namespace = secret.metadata.namespace.as_deref().unwrap_or("default");
             Some((namespace, secret.metadata.name.as_deref()?))
         };
-        Self(secrets.iter().filter_map(|secret| Some((key(secret)?, &**secret))).collect())
+        Self { known: secrets.iter().filter_map(|secret| Some((key(secret)?, &**secret))).collect(), unfetched }
     }
 
     /// The token of an agent.
@@ -60,6 +65,43 @@ impl<'a> Secrets<'a> {
         }
     }
 
+    /// The chain and the key of a certificate, as PEM.
+    pub(super) fn certificate(&self, name: &ObjectName) -> Result<(&'a [u8], &'a [u8]), SecretProblem> {
+        if let Some(problem) = self.unfetched.get(name) {
+            let message =
+                format!("Secret {:?} is there, but the edge cannot get it, and tries again: {problem}", &*name.name);
+            return Err(SecretProblem { reason: Reason::InvalidCertificate, message });
+        }
+        let (_, secret) = self.find(&name.namespace, &name.name, &[SecretType::Tls])?;
+        let value = |key| value(secret, &name.name, key).map_err(SecretProblem::of_certificate);
+        Ok((value(SecretType::CERTIFICATE)?, value(SecretType::PRIVATE_KEY)?))
+    }
+
+    /// The authorities that a backend's certificate is checked by.
+    pub(super) fn authorities(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Vec<CertificateDer<'static>>, SecretProblem> {
+        let (_, secret) = self.find(namespace, name, &[SecretType::CaCertificates])?;
+        let wrong = |problem: String| {
+            SecretProblem::invalid(format!("Secret {name:?}, key {:?}: {problem}", SecretType::AUTHORITIES))
+        };
+        let pem = value(secret, name, SecretType::AUTHORITIES)?;
+        let authorities: Vec<_> = CertificateDer::pem_slice_iter(pem)
+            .collect::<Result<_, _>>()
+            .map_err(|_| wrong("it is no PEM".to_owned()))?;
+        if authorities.is_empty() {
+            return Err(wrong("it has no certificate in PEM form".to_owned()));
+        }
+        let mut roots = RootCertStore::empty();
+        for (index, authority) in authorities.iter().enumerate() {
+            let added = roots.add(authority.clone());
+            added.map_err(|error| wrong(format!("certificate {} cannot be read: {error}", index + 1)))?;
+        }
+        Ok(authorities)
+    }
+
     /// A Secret of a type that the edge does not watch is the same as none in a cluster, so the message for one that is
     /// missing names the types. Where one of another type is seen, as in a folder, its type is what is wrong.
     fn find(
@@ -69,7 +111,7 @@ impl<'a> Secrets<'a> {
         types: &[SecretType],
     ) -> Result<(SecretType, &'a Secret), SecretProblem> {
         let expected = || types.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(" or ");
-        let Some(secret) = self.0.get(&(namespace, name)) else {
+        let Some(secret) = self.known.get(&(namespace, name)) else {
             let message = format!(
                 "no Secret {name:?} of type {} in namespace {namespace:?}; create it, or correct the name",
                 expected()
@@ -92,8 +134,13 @@ impl<'a> Secrets<'a> {
 // === impl SecretProblem ===
 
 impl SecretProblem {
-    fn invalid(message: String) -> Self {
+    pub(super) fn invalid(message: String) -> Self {
         Self { reason: Reason::InvalidSecret, message }
+    }
+
+    /// The same problem of a Secret that holds a certificate.
+    pub(super) fn of_certificate(self) -> Self {
+        Self { reason: Reason::InvalidCertificate, ..self }
     }
 }
 

@@ -7,6 +7,9 @@ use crate::{
     routing::{Backend, Filter, Lookup, Password, RequestInfo},
 };
 
+mod certificates;
+mod policies;
+
 /// The metadata of an object that was made so many seconds after the first.
 fn metadata(name: &str, namespace: &str, age: i64) -> ObjectMeta {
     ObjectMeta {
@@ -22,7 +25,7 @@ fn metadata(name: &str, namespace: &str, age: i64) -> ObjectMeta {
 fn host(name: &str, age: i64, spec: &Value) -> Arc<TunnelHost> {
     let (namespace, name) = name.split_once('/').expect("namespace/name");
     let mut spec = spec.clone();
-    for route in spec["routes"].as_array_mut().expect("routes") {
+    for route in spec["routes"].as_array_mut().expect("routes").iter_mut().filter(|r| r.get("redirect").is_none()) {
         let backend = json!({"agents": [{"name": "home"}], "targets": [{"address": "127.0.0.1:80"}]});
         route.as_object_mut().expect("an object").entry("backend").or_insert(backend);
     }
@@ -66,6 +69,7 @@ fn objects(tunnel_hosts: Vec<Arc<TunnelHost>>) -> Objects {
         tunnel_hosts,
         tunnel_agents: vec![agent("web/home"), agent("other/home")],
         secrets: vec![token("web/token"), token("other/token")],
+        ..Objects::default()
     }
 }
 
@@ -228,8 +232,8 @@ fn of_two_equal_paths_the_older_wins_and_the_other_is_told() {
         judged(&compiled, "web/new", Accepted),
         (
             Reason::RouteConflict,
-            "spec.routes[0].path: Prefix \"/\" of \"a.com\" is taken by spec.routes[0] of TunnelHost web/old, which is \
-             older; choose another path"
+            "spec.routes[0]: Prefix \"/\" of \"a.com\" is taken by spec.routes[0] of TunnelHost web/old, which is \
+             older; choose another path or match"
                 .into()
         )
     );
@@ -242,8 +246,8 @@ fn a_path_that_is_twice_in_one_object_is_told() {
     assert_eq!(found(&compiled, "a.com", "/a/x"), "web/a routes[0]");
     assert_eq!(
         judged(&compiled, "web/a", Accepted).1,
-        "spec.routes[1].path: Prefix \"/a\" of \"a.com\" is taken by spec.routes[0] of this object, which comes first; \
-         choose another path"
+        "spec.routes[1]: Prefix \"/a\" of \"a.com\" is taken by spec.routes[0] of this object, which comes first; \
+         choose another path or match"
     );
 }
 
@@ -364,7 +368,10 @@ fn without_its_secret_a_protected_host_answers_500_and_is_never_open() {
         assert_eq!(found(&compiled, "a.com", "/x"), "web/a routes[1] invalid");
         assert_eq!(
             judged(&compiled, "web/a", ResolvedRefs),
-            (reason, format!("spec.auth.basic.secretRef.name: {problem}; until then all routes answer 500"))
+            (
+                reason,
+                format!("spec.auth.basic.secretRef.name: {problem}; until then all routes that it covers answer 500")
+            )
         );
         assert_eq!(judged(&compiled, "web/a", Accepted).0, Reason::Accepted);
     }

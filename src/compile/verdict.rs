@@ -47,7 +47,11 @@ pub struct Judgement {
 
 /// Collects what is wrong with one aspect of an object.
 #[derive(Debug, Default)]
-pub(super) struct Problems(Vec<(Reason, String)>);
+pub(super) struct Problems {
+    problems: Vec<(Reason, String)>,
+    /// What does not fail the condition, and somebody should know.
+    notes: Vec<String>,
+}
 
 // === impl ObjectKind ===
 
@@ -90,23 +94,34 @@ impl Judgement {
 
 impl Problems {
     pub(super) fn add(&mut self, reason: Reason, message: impl Into<String>) {
-        self.0.push((reason, message.into()));
+        self.problems.push((reason, message.into()));
+    }
+
+    /// Says something that does not fail the condition.
+    pub(super) fn note(&mut self, message: impl Into<String>) {
+        self.notes.push(message.into());
     }
 
     /// The judgement: the first problem gives the reason, all are listed up to a bound. One that something only is
     /// missing gives way to one that something is wrong: what is missing may still come.
     pub(super) fn judge(mut self, condition: ConditionType, fine: Reason, fine_message: String) -> Judgement {
         let missing = |reason: Reason| matches!(reason, Reason::SecretNotFound | Reason::AgentNotFound);
-        self.0.sort_by_key(|(reason, _)| missing(*reason));
-        let Some((reason, _)) = self.0.first() else {
-            return Judgement::holds(condition, fine, fine_message);
+        self.problems.sort_by_key(|(reason, _)| missing(*reason));
+        let Some((reason, _)) = self.problems.first() else {
+            return Judgement::holds(condition, fine, listed([fine_message].into_iter().chain(self.notes)));
         };
         let reason = *reason;
-        let more = self.0.len().saturating_sub(MAX_LISTED);
-        let mut listed: Vec<String> = self.0.into_iter().take(MAX_LISTED).map(|(_, message)| message).collect();
-        if more > 0 {
-            listed.push(format!("and {more} more"));
-        }
-        Judgement::fails(condition, reason, listed.join("; "))
+        let problems = self.problems.into_iter().map(|(_, message)| message);
+        Judgement::fails(condition, reason, listed(problems.chain(self.notes)))
     }
+}
+
+fn listed(messages: impl Iterator<Item = String>) -> String {
+    let mut listed: Vec<String> = messages.collect();
+    let more = listed.len().saturating_sub(MAX_LISTED);
+    listed.truncate(MAX_LISTED);
+    if more > 0 {
+        listed.push(format!("and {more} more"));
+    }
+    listed.join("; ")
 }

@@ -2,24 +2,32 @@
 //! application's.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use serde_json::json;
 
 use super::{body::Body, error::ProxyError};
 
+/// What of a request decides the form of an answer to it.
+pub(super) struct Wanted {
+    accept: Option<HeaderValue>,
+    /// The head alone, as it would be with the body.
+    head_only: bool,
+}
+
 /// Answers a request with an error, in the form that the visitor prefers.
-pub(super) fn error(error: &ProxyError, request_id: &HeaderValue, accept: Option<&HeaderValue>) -> Response<Body> {
+pub(super) fn error(error: &ProxyError, request_id: &HeaderValue, wanted: &Wanted) -> Response<Body> {
     let status = error.status();
     let details = error.to_string();
-    let wants_page = accept.and_then(|accept| accept.to_str().ok()).is_some_and(|accept| accept.contains("text/html"));
-    let (content_type, body) = if wants_page {
+    let (content_type, body) = if wanted.is_page() {
         ("text/html; charset=utf-8", page(status, &details, request_id))
     } else {
         ("application/problem+json", problem(status, &details, request_id))
     };
-    let mut response = Response::new(Body::full(body));
+    let length = body.len();
+    let mut response = Response::new(if wanted.head_only { Body::Empty } else { Body::full(body) });
     *response.status_mut() = status;
     let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, length.into());
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert("proxy-status", proxy_status(error, &details));
@@ -28,10 +36,20 @@ pub(super) fn error(error: &ProxyError, request_id: &HeaderValue, accept: Option
     response
 }
 
+/// How much a type is wanted, in thousandths: by the entry of `Accept` that names it most closely (RFC 9110, 12.5.1).
+#[derive(Clone, Copy, Default)]
+struct Weight {
+    /// 3 for the type itself, 2 for its kind, 1 for all types, 0 for none.
+    closeness: u8,
+    weight: u16,
+}
+
 /// What tells the visitor how to do better: credentials, or waiting.
 fn add_remedy(headers: &mut HeaderMap, error: &ProxyError) {
     if let Some(delay) = error.retry_after() {
-        headers.insert(header::RETRY_AFTER, delay.as_secs().into());
+        // Whole seconds, and not a moment too early.
+        let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+        headers.insert(header::RETRY_AFTER, seconds.max(1).into());
     }
     if matches!(error, ProxyError::Method) {
         let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH");
@@ -95,13 +113,66 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
+// === impl Wanted ===
+
+impl Wanted {
+    pub(super) fn of<B>(request: &Request<B>) -> Self {
+        let accept = request.headers().get(header::ACCEPT).cloned();
+        Self { accept, head_only: *request.method() == Method::HEAD }
+    }
+
+    /// A page for those who name it and prefer nothing else of ours, as browsers do; for programs, JSON.
+    fn is_page(&self) -> bool {
+        let Some(accept) = self.accept.as_ref().and_then(|accept| accept.to_str().ok()) else { return false };
+        let (mut page, mut json) = (Weight::default(), Weight::default());
+        for entry in accept.split(',') {
+            let mut parts = entry.split(';').map(str::trim);
+            let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
+            let quality = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+            let weight = quality.map_or(1000, thousandths);
+            match kind.as_str() {
+                "*/*" => {
+                    page.meet(1, weight);
+                    json.meet(1, weight);
+                }
+                "text/*" => page.meet(2, weight),
+                "application/*" => json.meet(2, weight),
+                "text/html" => page.meet(3, weight),
+                "application/json" | "application/problem+json" => json.meet(3, weight),
+                _ => {}
+            }
+        }
+        page.closeness == 3 && page.weight > 0 && page.weight >= json.weight
+    }
+}
+
+// === impl Weight ===
+
+impl Weight {
+    fn meet(&mut self, closeness: u8, weight: u16) {
+        if (closeness, weight) > (self.closeness, self.weight) {
+            *self = Self { closeness, weight };
+        }
+    }
+}
+
+/// A weight of RFC 9110, 12.4.2; what is none counts as the whole.
+fn thousandths(quality: &str) -> u16 {
+    let fraction = match quality.split_once('.') {
+        Some(("0", fraction)) if fraction.len() <= 3 => fraction,
+        None if quality == "0" => "",
+        _ => return 1000,
+    };
+    format!("{fraction:0<3}").parse().unwrap_or(1000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn answer(error: &ProxyError, accept: Option<&'static str>) -> Response<Body> {
-        let accept = accept.map(HeaderValue::from_static);
-        super::error(error, &HeaderValue::from_static("id-1"), accept.as_ref())
+        let wanted = Wanted { accept: accept.map(HeaderValue::from_static), head_only: false };
+        super::error(error, &HeaderValue::from_static("id-1"), &wanted)
     }
 
     #[test]
@@ -120,6 +191,23 @@ mod tests {
     fn a_browser_gets_a_page() {
         let response = answer(&ProxyError::UnknownHost, Some("text/html,*/*;q=0.8"));
         assert_eq!(response.headers()[header::CONTENT_TYPE], "text/html; charset=utf-8");
+        for (accept, page) in [
+            ("text/html", true),
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", true),
+            ("application/json, text/html", true),
+            ("TEXT/HTML; charset=utf-8 ;q=0.5, */*;q=0.1", true),
+            ("*/*", false),
+            ("text/*", false),
+            ("text/html;q=0.2, application/json", false),
+            ("text/html;q=0.9, application/*;q=0.95", false),
+            ("text/html;q=0", false),
+            ("text/html;q=0.0, */*", false),
+            ("image/png", false),
+            ("", false),
+        ] {
+            let wanted = Wanted { accept: Some(HeaderValue::from_static(accept)), head_only: false };
+            assert_eq!(wanted.is_page(), page, "{accept}");
+        }
     }
 
     #[test]

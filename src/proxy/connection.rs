@@ -8,6 +8,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,11 +23,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
-    Shared,
+    Config, Shared,
     body::Body,
     download::BodyError,
     http2,
-    phase::{HEAD_TIMEOUT, InProgress, KEEP_ALIVE, Phase, Stage},
+    phase::{InProgress, Phase, Stage},
     proxy_protocol,
     service::{self, Visitor},
     socket::Socket,
@@ -34,9 +35,8 @@ use super::{
     visitor::{Transport, VisitorStream},
 };
 
-/// The largest request head in bytes, and the most fields in it; hyper answers 431 to more.
-pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
-const MAX_HEADERS: usize = 100;
+/// Why a response ended that its visitor did not take.
+const VISITOR_STALLED: &str = "visitor_stalled";
 
 /// A connection that was accepted, and by whom.
 pub(super) struct Accepted {
@@ -84,7 +84,10 @@ impl Accepted {
         let Ok(mut local) = tcp.local_addr() else { return };
         let mut socket = Socket::new(tcp);
         if let Some(trusted) = &shared.config.proxy_protocol {
-            match shutdown.run_until_cancelled(proxy_protocol::read(&mut socket, peer, trusted)).await {
+            match shutdown
+                .run_until_cancelled(proxy_protocol::read(&mut socket, peer, trusted, shared.config.header_timeout))
+                .await
+            {
                 Some(Ok(Some(ends))) => (peer, local) = ends,
                 Some(Ok(None)) => {}
                 Some(Err(rejected)) => {
@@ -103,15 +106,15 @@ impl Accepted {
             match shutdown.run_until_cancelled(tls.accept(socket, peer)).await {
                 Some(Some(Arrival { stream, info, speaks_http2 })) => {
                     visitor.tls = Some(info);
-                    phase = if speaks_http2 { Phase::multiplexed() } else { Phase::new() };
+                    phase = if speaks_http2 { Phase::multiplexed(&shared.config) } else { Phase::new(&shared.config) };
                     Transport::Tls(Box::new(stream))
                 }
                 Some(None) | None => return,
             }
         } else {
-            match shutdown.run_until_cancelled(begin(&mut socket)).await {
-                Some(Ok(true)) => phase = Phase::multiplexed(),
-                Some(Ok(false)) => phase = Phase::new(),
+            match shutdown.run_until_cancelled(begin(&mut socket, &shared.config)).await {
+                Some(Ok(true)) => phase = Phase::multiplexed(&shared.config),
+                Some(Ok(false)) => phase = Phase::new(&shared.config),
                 Some(Err(error)) => {
                     if error.kind() == io::ErrorKind::TimedOut {
                         shared.count(&End::Expired(Stage::Head), peer);
@@ -134,12 +137,13 @@ impl Accepted {
                 let (shared, visitor) = (shared.clone(), visitor.clone());
                 async move {
                     let response = service::handle(&shared, &visitor, request).await;
+                    progress.phase().set_stall_timeout(shared.stall_timeout(response.body()));
                     Ok::<_, Infallible>(response.map(|body| Tracked { body, progress, ends_with_connection }))
                 }
             });
             let connection = http1::Builder::new()
-                .max_header_size(MAX_HEAD_BYTES)
-                .max_headers(MAX_HEADERS)
+                .max_header_size(shared.config.max_header_bytes)
+                .max_headers(shared.config.max_headers)
                 .serve_connection(io, service)
                 .with_upgrades();
             watch(&shared, &phase, connection, peer, shutdown, token).await;
@@ -148,11 +152,11 @@ impl Accepted {
 }
 
 /// Waits for the first bytes of a connection without TLS. Returns whether HTTP/2 begins, by prior knowledge (RFC 9113, 3.3).
-async fn begin(socket: &mut Socket) -> io::Result<bool> {
+async fn begin(socket: &mut Socket, config: &Config) -> io::Result<bool> {
     let expired = |_| io::Error::from(io::ErrorKind::TimedOut);
     if socket.early().is_empty() {
         // A connection that was never used ends as an idle one does, and is counted by nobody.
-        let first = timeout(KEEP_ALIVE, socket.read_ahead()).await;
+        let first = timeout(config.idle_timeout, socket.read_ahead()).await;
         if first.map_err(|_| io::ErrorKind::NotConnected)?? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -170,7 +174,7 @@ async fn begin(socket: &mut Socket) -> io::Result<bool> {
             }
         }
     };
-    timeout(HEAD_TIMEOUT, rest).await.map_err(expired)?
+    timeout(config.header_timeout, rest).await.map_err(expired)?
 }
 
 /// Runs a connection until it ends, or until its visitor has taken too long.
@@ -184,7 +188,7 @@ async fn watch<C: Serving>(
 ) {
     let mut connection = pin!(connection);
     let stall_timeout = shared.config.stall_timeout;
-    let mut deadline = phase.deadline(stall_timeout);
+    let mut deadline = phase.deadline();
     let mut timer = pin!(sleep_until(deadline.unwrap_or_else(Instant::now)));
     let mut draining = pin!(shutdown.cancelled());
     let (mut told, mut token) = (false, Some(token));
@@ -204,7 +208,7 @@ async fn watch<C: Serving>(
         }
         // Only a head that does not come in one piece makes the timer earlier; otherwise it is left to fire, and is
         // then set to what is due, so that a busy connection hardly ever touches it.
-        while let Some(due) = phase.deadline(stall_timeout).map(|due| closing.map_or(due, |closing| due.max(closing))) {
+        while let Some(due) = phase.deadline().map(|due| closing.map_or(due, |closing| due.max(closing))) {
             if deadline.is_none_or(|deadline| due < deadline) {
                 deadline = Some(due);
                 timer.as_mut().reset(due);
@@ -231,6 +235,12 @@ async fn watch<C: Serving>(
         Poll::Pending
     })
     .await;
+    // Told before the connection is dropped, and its responses with it.
+    match end {
+        End::Expired(Stage::Head) => phase.set_too_slow(),
+        End::Stalled => phase.give_up(),
+        _ => {}
+    }
     shared.count(&end, peer);
 }
 
@@ -249,6 +259,11 @@ where
 // === impl Shared ===
 
 impl Shared {
+    /// How long a visitor may take nothing of a response: as its rule has it for the backend's side.
+    pub(super) fn stall_timeout(&self, body: &Body) -> Duration {
+        body.idle_timeout().unwrap_or(self.config.stall_timeout)
+    }
+
     /// Counts the end of a connection that was not in order.
     fn count(&self, end: &End, peer: SocketAddr) {
         if let Some(reason) = end.reason() {
@@ -270,7 +285,7 @@ impl End {
             Self::Closed(Err(error)) if error.is_incomplete_message() => Some("incomplete_request"),
             Self::Closed(Err(error)) => http2::reason(error),
             Self::Expired(Stage::Head) => Some("head_timeout"),
-            Self::Stalled => Some("visitor_stalled"),
+            Self::Stalled => Some(VISITOR_STALLED),
         }
     }
 }
@@ -281,6 +296,14 @@ impl Tracked {
     /// Of a connection whose protocol tells each response's end.
     pub(super) fn framed(body: Body, progress: InProgress) -> Self {
         Self { body, progress, ends_with_connection: false }
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        if self.progress.phase().is_given_up() {
+            self.body.give_up(VISITOR_STALLED);
+        }
     }
 }
 

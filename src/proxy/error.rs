@@ -1,4 +1,4 @@
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, net::IpAddr, time::Duration};
 
 use http::StatusCode;
 
@@ -16,6 +16,10 @@ pub(super) enum ProxyError {
     Misdirected,
     #[error("the request's path has a segment \".\" or \"..\"")]
     BadPath,
+    #[error("the request is malformed: {0}")]
+    Malformed(&'static str),
+    #[error("the request's body has a transfer coding other than chunked")]
+    UnknownCoding,
     /// The detail is for the log; a visitor is not told which Secret is missing.
     #[error("the route is misconfigured; the conditions of its TunnelHost say how")]
     Misconfigured(std::sync::Arc<str>),
@@ -23,6 +27,14 @@ pub(super) enum ProxyError {
     Unauthorized { realm: std::sync::Arc<str> },
     #[error("too many passwords are being checked")]
     TooManyLogins,
+    #[error("this route is not for visitors from {0}")]
+    AccessDenied(IpAddr),
+    #[error("the route's limit of requests a second is reached")]
+    RequestRate { wait: Duration },
+    #[error("the route's limit of requests at a time is reached")]
+    ConcurrentRequests,
+    #[error("the request's body is larger than {0} bytes, which is the route's limit")]
+    BodyTooLarge(u64),
     #[error("the connection limit of agent {agent} is reached")]
     ConnectionLimit { agent: String },
     #[error("no agent of this route has a session")]
@@ -49,6 +61,8 @@ pub(super) enum ProxyError {
     BackendCertificate(String),
     #[error("there is no TLS with the backend: {0}")]
     BackendTls(String),
+    #[error("the head of the backend's response is too large")]
+    ResponseHeadTooLarge,
     #[error("this method is not forwarded")]
     Method,
     #[error("nothing came of the request's body for {}", Seconds(*.0))]
@@ -66,13 +80,20 @@ impl ProxyError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::UnknownHost | Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::BadHost | Self::BadPath | Self::RequestBody(_) => StatusCode::BAD_REQUEST,
+            Self::BadHost | Self::BadPath | Self::Malformed(_) | Self::RequestBody(_) => StatusCode::BAD_REQUEST,
+            // RFC 9112, 6.1.
+            Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::RequestTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Misconfigured(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
-            Self::ConnectionLimit { .. } | Self::TooManyLogins => StatusCode::TOO_MANY_REQUESTS,
+            Self::AccessDenied(_) => StatusCode::FORBIDDEN,
+            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::ConnectionLimit { .. }
+            | Self::TooManyLogins
+            | Self::RequestRate { .. }
+            | Self::ConcurrentRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::NoSession | Self::AgentOverloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout(_) | Self::ResponseTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::TargetNotAllowed(_)
@@ -82,7 +103,8 @@ impl ProxyError {
             | Self::BackendClosed
             | Self::BackendCertificate(_)
             | Self::BackendTls(_)
-            | Self::InvalidResponse(_) => StatusCode::BAD_GATEWAY,
+            | Self::InvalidResponse(_)
+            | Self::ResponseHeadTooLarge => StatusCode::BAD_GATEWAY,
         }
     }
 
@@ -90,12 +112,21 @@ impl ProxyError {
     pub(super) fn proxy_status(&self) -> Option<&'static str> {
         Some(match self {
             Self::UnknownHost | Self::NoRoute => "destination_not_found",
-            Self::BadHost | Self::BadPath | Self::Method | Self::RequestTimeout(_) | Self::RequestBody(_) => {
-                "http_request_error"
-            }
+            Self::BadHost
+            | Self::BadPath
+            | Self::Malformed(_)
+            | Self::UnknownCoding
+            | Self::Method
+            | Self::RequestTimeout(_)
+            | Self::RequestBody(_) => "http_request_error",
             Self::Misconfigured(_) => "proxy_configuration_error",
             Self::Unauthorized { .. } | Self::Misdirected => return None,
-            Self::ConnectionLimit { .. } | Self::TooManyLogins => "http_request_denied",
+            Self::ConnectionLimit { .. }
+            | Self::TooManyLogins
+            | Self::AccessDenied(_)
+            | Self::RequestRate { .. }
+            | Self::ConcurrentRequests
+            | Self::BodyTooLarge(_) => "http_request_denied",
             Self::NoSession | Self::AgentOverloaded(_) => "destination_unavailable",
             Self::TargetNotAllowed(_) | Self::BackendRefused(_) => "connection_refused",
             Self::BackendUnreachable(_) => "destination_ip_unroutable",
@@ -105,6 +136,7 @@ impl ProxyError {
             Self::BackendCertificate(_) => "tls_certificate_error",
             Self::BackendTls(_) => "tls_protocol_error",
             Self::InvalidResponse(_) => "http_protocol_error",
+            Self::ResponseHeadTooLarge => "http_response_header_section_size",
         })
     }
 
@@ -116,10 +148,16 @@ impl ProxyError {
             Self::BadHost => "bad_host",
             Self::BadPath => "bad_path",
             Self::Misdirected => "misdirected",
+            Self::Malformed(_) => "malformed_request",
+            Self::UnknownCoding => "unknown_coding",
             Self::Misconfigured(_) => "misconfigured",
             Self::Unauthorized { .. } => "unauthorized",
             Self::ConnectionLimit { .. } => "connection_limit",
             Self::TooManyLogins => "too_many_logins",
+            Self::AccessDenied(_) => "access_denied",
+            Self::RequestRate { .. } => "request_rate",
+            Self::ConcurrentRequests => "concurrent_requests",
+            Self::BodyTooLarge(_) => "body_size",
             Self::NoSession => "no_session",
             Self::TargetNotAllowed(_) => "target_not_allowed",
             Self::BackendRefused(_) => "backend_refused",
@@ -132,6 +170,7 @@ impl ProxyError {
             Self::BackendCertificate(_) => "backend_certificate",
             Self::BackendTls(_) => "backend_tls",
             Self::InvalidResponse(_) => "invalid_response",
+            Self::ResponseHeadTooLarge => "response_head_too_large",
             Self::Method => "method",
             Self::RequestTimeout(_) => "request_timeout",
             Self::RequestBody(_) => "request_body",
@@ -141,11 +180,22 @@ impl ProxyError {
     /// When to try again, where trying again may help.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::ConnectionLimit { .. } | Self::TooManyLogins | Self::NoSession | Self::AgentOverloaded(_) => {
-                Some(Duration::from_secs(1))
-            }
+            Self::RequestRate { wait } => Some(*wait),
+            Self::ConnectionLimit { .. }
+            | Self::TooManyLogins
+            | Self::ConcurrentRequests
+            | Self::NoSession
+            | Self::AgentOverloaded(_) => Some(Duration::from_secs(1)),
             _ => None,
         }
+    }
+
+    /// Whether the request leaves in doubt where the next one on its connection would begin.
+    pub(super) fn ends_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::BadHost | Self::Malformed(_) | Self::UnknownCoding | Self::RequestTimeout(_) | Self::RequestBody(_)
+        )
     }
 
     /// For a failure to connect: whether another session or target may do better. The backend saw nothing yet.

@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, time::Duration};
 
-use super::error::ProxyError;
+use super::{error::ProxyError, upload::UploadError};
 use crate::tunnel::{LinkError, RefuseCode};
 
 /// Why a link was not opened, or ended. `limit` is what the edge gives a backend to take a connection.
@@ -27,8 +27,12 @@ pub(super) fn of_link(error: &LinkError, limit: Duration) -> ProxyError {
 pub(super) fn of_exchange(error: &hyper::Error) -> ProxyError {
     if let Some(LinkError::SessionLost) = link_error(error) {
         ProxyError::SessionLost
+    } else if error.is_parse_too_large() {
+        ProxyError::ResponseHeadTooLarge
     } else if error.is_parse() {
         ProxyError::InvalidResponse(error.to_string().into())
+    } else if let Some(UploadError::TooLarge(limit)) = error.source().and_then(|source| source.downcast_ref()) {
+        ProxyError::BodyTooLarge(*limit)
     } else if error.is_user() {
         ProxyError::RequestBody(error.to_string())
     } else {

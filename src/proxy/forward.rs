@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
@@ -13,7 +13,8 @@ use super::{
     choose::{self, Choice},
     download::Download,
     error::ProxyError,
-    failure, headers,
+    expect::Expectation,
+    failure, framing, gate, headers,
     live::{HostState, Live},
     pool::Pool,
     proxy_protocol,
@@ -38,6 +39,8 @@ pub(super) struct Forward<'a> {
     pub(super) visitor: SocketAddr,
     /// The edge's end of the visitor's connection.
     pub(super) local: SocketAddr,
+    /// Most bytes that the request's body may have.
+    pub(super) body_limit: Option<u64>,
     pub(super) request_id: &'a HeaderValue,
 }
 
@@ -54,6 +57,8 @@ struct Answered {
     response: Response<Incoming>,
     exchange: Exchange,
     pool: Arc<Pool>,
+    /// It came before the request's body was wanted, which then never is.
+    refused: bool,
 }
 
 /// Forwards a request and gives its response back as it comes; joins the connections where the backend switches
@@ -66,7 +71,8 @@ pub(super) async fn forward(
 ) -> Result<Response<Body>, ProxyError> {
     // HTTP/2 has no upgrades.
     let upgrade = upgrade.filter(|_| !matches!(forward.backend.protocol, Protocol::H2c));
-    let mut outgoing = outgoing(request);
+    let visitors_version = request.version();
+    let mut outgoing = outgoing(request, forward.body_limit);
     if let Some(upgrade) = &upgrade {
         upgrade.ask(outgoing.headers_mut());
     }
@@ -75,8 +81,11 @@ pub(super) async fn forward(
     {
         outgoing.headers_mut().insert(header::HOST, host);
     }
+    account.uploads(outgoing.body().progress());
     let answered = forward.attempts(outgoing, upgrade.is_some(), account).await?;
-    let Answered { mut response, exchange, pool } = answered;
+    let Answered { mut response, exchange, pool, refused } = answered;
+    account.backend_answered(response.status());
+    gate::change_response(forward.rule, response.headers_mut());
 
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(upgrade) = upgrade else {
@@ -89,6 +98,12 @@ pub(super) async fn forward(
         return Err(ProxyError::InvalidResponse("it does not switch to the protocol that was asked for".into()));
     }
     headers::strip_hop_by_hop(response.headers_mut());
+    let version = response.version();
+    headers::add_via(response.headers_mut(), version);
+    if refused && visitors_version <= Version::HTTP_11 {
+        // Or the visitor could not know whether its next bytes are the body or a request (RFC 9110, 10.1.1).
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     account.answered(response.status());
     let idle = forward.rule.timeouts.stream_idle;
     let metrics = forward.shared.makers.metrics.clone();
@@ -120,6 +135,7 @@ impl Forward<'_> {
                 Err(error) => return Err(failure.unwrap_or(error)),
             };
             account.permit = Some(permit);
+            account.tries(&session.agent, &target);
             let connected = match self.connect(&session, &target, own_link).await {
                 Ok(connected) => connected,
                 Err(error) if error.may_go_elsewhere() => {
@@ -232,12 +248,19 @@ impl Forward<'_> {
         let repeatable =
             (reused && is_idempotent(request.method()) && request.body().is_empty()).then(|| copy(&request));
         let limit = self.rule.timeouts.response_head;
-        let progress = request.body().progress();
+        let (progress, expectation) = (request.body().progress(), request.body().expectation());
         let mut sent = std::pin::pin!(upstream.send(request));
         let mut deadline = Instant::now() + limit;
         loop {
             match timeout_at(deadline, sent.as_mut()).await {
-                Ok(Ok((response, exchange))) => return Ok(Answered { response, exchange, pool }),
+                Ok(Ok((mut response, mut exchange))) => {
+                    framing::check_response(&mut response).map_err(|error| (error, None))?;
+                    let refused = expectation.is_some_and(|expectation| expectation.answered(response.status()));
+                    if refused {
+                        exchange.abandon_upload();
+                    }
+                    return Ok(Answered { response, exchange, pool, refused });
+                }
                 Ok(Err(error)) => {
                     let SendError { error, unsent } = *error;
                     let repeatable = repeatable.filter(|_| failure::is_close(&error));
@@ -257,9 +280,13 @@ impl Forward<'_> {
 }
 
 /// The request as the backend gets it: HTTP/1.1, whatever the visitor spoke.
-fn outgoing(request: Request<Incoming>) -> Request<RequestBody> {
-    let (parts, body) = request.into_parts();
-    let mut request = Request::new(RequestBody::from(body));
+fn outgoing(request: Request<Incoming>, body_limit: Option<u64>) -> Request<RequestBody> {
+    let (mut parts, body) = request.into_parts();
+    let expectation = Expectation::take(parts.version, &mut parts.headers, !body.is_end_stream());
+    let mut request = Request::new(RequestBody::new(body, expectation.clone(), body_limit));
+    if let Some(expectation) = expectation {
+        expectation.watch(&mut request);
+    }
     *request.method_mut() = parts.method;
     *request.uri_mut() = parts.uri;
     *request.version_mut() = Version::HTTP_11;

@@ -1,153 +1,132 @@
-//! The gate: what a request has to pass before anything is done for it.
+//! The gate: what a request has to pass before anything is done for it, and what is changed in it and in its answer.
+//!
+//! A file a policy. External authentication will be one more filter here, and CORS one that answers by itself, as
+//! [`Passed::Answered`].
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+mod basic;
+mod concurrency;
+mod rate;
+mod rewrite;
 
-use base64::{Engine, prelude::BASE64_STANDARD};
-use http::{HeaderMap, HeaderValue, header};
-use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout},
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body::Body as HttpBody;
+
+pub(super) use self::{
+    basic::{Passwords, Turn},
+    concurrency::{InProgress, Place},
+    rate::Rate,
+    rewrite::{Asked, redirect},
 };
+use super::{account::Account, body::Body, error::ProxyError, limits::Limits};
+use crate::routing::{Filter, HeaderRules, Rule};
 
-use super::error::ProxyError;
-use crate::routing::{BasicAuth, Filter, Password, Rule};
-
-/// How long a password that bcrypt took its time to accept is accepted at once. A removed user is out at once all
-/// the same, since the hash that was matched is part of what is remembered.
-const REMEMBERED: Duration = Duration::from_mins(1);
-const MAX_REMEMBERED: usize = 4096;
-/// How long a visitor waits for others' passwords to be hashed.
-const MAX_WAIT: Duration = Duration::from_secs(2);
-
-/// Checks passwords. bcrypt is slow on purpose: it runs beside the reactor, on as many threads as may be spared, and
-/// what it accepted is remembered for a while.
-pub(super) struct Gate {
-    accepted: Mutex<HashMap<[u8; 32], Instant>>,
-    hashing: Semaphore,
+/// Who comes to the gate, and by which rule.
+pub(super) struct Entrant<'a> {
+    pub(super) rule: &'a Rule,
+    pub(super) limits: &'a Limits,
+    pub(super) passwords: &'a Passwords,
+    /// How many replicas share the limits.
+    pub(super) replicas: u32,
+    /// The visitor's own address, behind all trusted proxies.
+    pub(super) visitor: IpAddr,
+    /// The host as it was asked for, with its port.
+    pub(super) host: &'a str,
+    /// The visitor uses TLS, to the edge or to a trusted proxy.
+    pub(super) secure: bool,
+    /// Where visitors find the edge with TLS.
+    pub(super) https_port: u16,
 }
 
-// === impl Gate ===
+/// What becomes of a request.
+pub(super) enum Passed {
+    /// It goes on; its body is of at most so many bytes.
+    On { body_limit: Option<u64> },
+    /// It needs no backend.
+    Answered(Response<Body>),
+}
 
-impl Gate {
-    pub(super) fn new() -> Self {
-        // The other half stays with those who have a password already, or need none.
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).div_ceil(2);
-        Self { accepted: Mutex::default(), hashing: Semaphore::new(threads) }
-    }
+// === impl Entrant ===
 
-    /// Lets a request pass the rule's filters, or says why not. What the edge itself checked is not passed on.
-    pub(super) async fn pass(&self, rule: &Rule, headers: &mut HeaderMap) -> Result<(), ProxyError> {
-        for filter in &rule.filters {
+impl Entrant<'_> {
+    /// Lets a request pass the rule's filters in their order, or says why not.
+    pub(super) async fn pass<B: HttpBody>(
+        &self,
+        request: &mut Request<B>,
+        account: &mut Account,
+    ) -> Result<Passed, ProxyError> {
+        let mut body_limit = None;
+        for filter in &self.rule.filters {
             match filter {
+                Filter::RequireTls if !self.secure => {
+                    let asked = Asked { host: self.host, secure: false, uri: request.uri() };
+                    return Ok(Passed::Answered(rewrite::to_tls(&asked, self.https_port)));
+                }
+                Filter::Access(access) if !access.allows(self.visitor) => {
+                    return Err(ProxyError::AccessDenied(self.visitor));
+                }
+                Filter::RequestRate(rate) => {
+                    if let Some(rate) = self.limits.rate(rate) {
+                        rate.take(self.visitor, self.replicas).map_err(|wait| ProxyError::RequestRate { wait })?;
+                    }
+                }
+                Filter::ConcurrentRequests(limit) => {
+                    let place = self.limits.place(*limit, self.replicas).ok_or(ProxyError::ConcurrentRequests)?;
+                    account.hold(place);
+                }
                 Filter::BasicAuth(auth) => {
-                    if !self.authorized(auth, headers.get(header::AUTHORIZATION)).await? {
+                    let presented = request.headers().get(header::AUTHORIZATION);
+                    if !self.passwords.authorized(&self.limits.passwords, auth, presented).await? {
                         return Err(ProxyError::Unauthorized { realm: auth.realm.clone() });
                     }
-                    headers.remove(header::AUTHORIZATION);
+                    // What the edge itself checked is not passed on.
+                    request.headers_mut().remove(header::AUTHORIZATION);
                 }
-                _ => {}
+                Filter::BodySize(most) => {
+                    // At least this long, by what the visitor says.
+                    if request.body().size_hint().lower() > *most {
+                        return Err(ProxyError::BodyTooLarge(*most));
+                    }
+                    body_limit = Some(*most);
+                }
+                Filter::RequestHeaders(rules) => change(request.headers_mut(), rules),
+                Filter::ReplacePrefix(with) => {
+                    if let Some(uri) = rewrite::rewritten(request.uri(), &self.rule.matches.path, with) {
+                        *request.uri_mut() = uri;
+                    }
+                }
+                // Passed, or of the answer.
+                Filter::RequireTls | Filter::Access(_) | Filter::ResponseHeaders(_) | Filter::Hsts(_) => {}
             }
         }
-        Ok(())
-    }
-
-    async fn authorized(&self, auth: &BasicAuth, presented: Option<&HeaderValue>) -> Result<bool, ProxyError> {
-        let Some((name, password)) = presented.and_then(basic_credentials) else { return Ok(false) };
-        let known = auth.users.iter().find(|user| *user.name == *name);
-        // For an unknown name another's password is checked, so that the time it takes does not tell who is known.
-        let Some(user) = known.or(auth.users.first()) else { return Ok(false) };
-        let matches = match &user.password {
-            Password::Plain(expected) => expected.as_bytes().ct_eq(password.as_bytes()).into(),
-            Password::Bcrypt(hash) => self.matches_hash(hash, password).await?,
-        };
-        Ok(matches && known.is_some())
-    }
-
-    async fn matches_hash(&self, hash: &Arc<str>, password: String) -> Result<bool, ProxyError> {
-        let key: [u8; 32] = Sha256::new().chain_update(hash.as_bytes()).chain_update(&password).finalize().into();
-        if self.accepted.lock().get(&key).is_some_and(|until| Instant::now() < *until) {
-            return Ok(true);
-        }
-        let Ok(Ok(_permit)) = timeout(MAX_WAIT, self.hashing.acquire()).await else {
-            return Err(ProxyError::TooManyLogins);
-        };
-        let hash = hash.clone();
-        let verified = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false)).await;
-        let verified = verified.unwrap_or(false);
-        if verified {
-            let mut accepted = self.accepted.lock();
-            let now = Instant::now();
-            if accepted.len() >= MAX_REMEMBERED {
-                accepted.retain(|_, until| now < *until);
-            }
-            if accepted.len() < MAX_REMEMBERED {
-                accepted.insert(key, now + REMEMBERED);
-            }
-        }
-        Ok(verified)
+        Ok(Passed::On { body_limit })
     }
 }
 
-/// The name and password of RFC 7617.
-fn basic_credentials(value: &HeaderValue) -> Option<(String, String)> {
-    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = String::from_utf8(BASE64_STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    let (name, password) = decoded.split_once(':')?;
-    Some((name.to_owned(), password.to_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::routing::{Backend, Matches, ObjectName, PathMatch, RuleId, Timeouts, User};
-
-    fn rule(password: Password) -> Rule {
-        let users = vec![User { name: "ada".into(), password }];
-        Rule {
-            id: RuleId { object: ObjectName::new("web", "shop"), route: 0 },
-            matches: Matches::path(PathMatch::prefix("/")),
-            filters: vec![Filter::BasicAuth(Arc::new(BasicAuth { realm: "Shop".into(), users }))],
-            timeouts: Timeouts::default(),
-            backend: Backend::Invalid("a test".into()),
+/// Changes the header fields of a backend's response as the rule says.
+pub(super) fn change_response(rule: &Rule, headers: &mut HeaderMap) {
+    for filter in &rule.filters {
+        if let Filter::ResponseHeaders(rules) = filter {
+            change(headers, rules);
         }
     }
+}
 
-    async fn passes(gate: &Gate, rule: &Rule, credentials: &str) -> bool {
-        let mut headers = HeaderMap::new();
-        let value = format!("bAsIc {}", BASE64_STANDARD.encode(credentials));
-        headers.insert(header::AUTHORIZATION, value.parse().expect("a header"));
-        let passed = gate.pass(rule, &mut headers).await.is_ok();
-        assert_eq!(headers.contains_key(header::AUTHORIZATION), !passed, "checked credentials are not passed on");
-        passed
+/// What every answer of the rule over TLS says of TLS; over another way it would be ignored (RFC 6797, 8.1).
+pub(super) fn hsts(rule: &Rule, secure: bool) -> Option<HeaderValue> {
+    let mut filters = rule.filters.iter().filter(|_| secure);
+    filters.find_map(|filter| if let Filter::Hsts(value) = filter { Some(value.clone()) } else { None })
+}
+
+fn change(headers: &mut HeaderMap, rules: &HeaderRules) {
+    for name in &rules.remove {
+        headers.remove(name);
     }
-
-    #[tokio::test]
-    async fn only_the_right_password_passes() {
-        let gate = Gate::new();
-        let rule = rule(Password::Plain("sesame:open".into()));
-        assert!(passes(&gate, &rule, "ada:sesame:open").await);
-        assert!(!passes(&gate, &rule, "ada:sesame").await);
-        assert!(!passes(&gate, &rule, "eve:sesame:open").await);
-        assert!(!passes(&gate, &rule, "").await);
-        assert!(gate.pass(&rule, &mut HeaderMap::new()).await.is_err());
+    for (name, value) in &rules.set {
+        headers.insert(name, value.clone());
     }
-
-    #[tokio::test]
-    async fn a_hash_is_checked_once_and_then_remembered() {
-        let gate = Gate::new();
-        let hash = bcrypt::hash("sesame", 4).expect("a hash");
-        let rule = rule(Password::Bcrypt(hash.into()));
-        assert!(!passes(&gate, &rule, "ada:wrong").await);
-        assert!(gate.accepted.lock().is_empty());
-        assert!(passes(&gate, &rule, "ada:sesame").await);
-        assert_eq!(gate.accepted.lock().len(), 1);
-        assert!(passes(&gate, &rule, "ada:sesame").await);
-        assert!(!passes(&gate, &rule, "ada:wrong").await);
+    for (name, value) in &rules.add {
+        headers.append(name, value.clone());
     }
 }

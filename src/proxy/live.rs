@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
+    limits::{Limits, Wanted},
     metrics::{HostMetrics, Metrics},
     pool::{Pool, Speaks},
 };
@@ -31,6 +32,7 @@ pub(super) struct HostState {
     /// By agent. `None` once the TunnelHost is gone, so that a late request does not bring its series back.
     meters: Mutex<Option<HashMap<ObjectName, Arc<Meter>>>>,
     pools: Mutex<HashMap<(u64, Target, Speaks), Arc<Pool>>>,
+    pub(super) limits: Limits,
 }
 
 /// An agent's limits and what it uses of them.
@@ -57,6 +59,7 @@ impl Live {
     /// The state for a new table: objects that were there keep theirs, those that are gone end their series.
     pub(super) fn next(&self, table: Arc<RoutingTable>, agents: &Agents, makers: &Makers) -> Self {
         let mut hosts = HashMap::<ObjectName, Arc<HostState>>::new();
+        let mut limits = HashMap::<&ObjectName, Wanted<'_>>::new();
         for rule in table.rules() {
             let name = &rule.id.object;
             let host = hosts.entry(name.clone()).or_insert_with(|| {
@@ -64,6 +67,10 @@ impl Live {
                 known.unwrap_or_else(|| Arc::new(HostState::new(name.clone(), &makers.metrics)))
             });
             host.make_turns(rule.id.route + 1);
+            limits.entry(name).or_default().add(rule);
+        }
+        for (name, host) in &hosts {
+            host.limits.update(&limits.remove(name).unwrap_or_default());
         }
         for (_, host) in self.hosts.iter().filter(|(name, _)| !hosts.contains_key(*name)) {
             host.end(&makers.flow);
@@ -94,9 +101,10 @@ impl Live {
         self.agents.get(name)
     }
 
-    /// Drops idle connections that are closed or old.
+    /// Drops idle connections that are closed or old, and what limits need not remember any more.
     pub(super) fn sweep(&self, now: Instant) {
         for host in self.hosts.values() {
+            host.limits.sweep();
             host.pools.lock().retain(|_, pool| pool.sweep(now) || Arc::strong_count(pool) > 1);
         }
     }
@@ -121,7 +129,7 @@ impl HostState {
     fn new(name: ObjectName, metrics: &Metrics) -> Self {
         let metrics = Arc::new(metrics.host(&name.namespace, &name.name));
         let meters = Mutex::new(Some(HashMap::new()));
-        Self { name, metrics, turns: Mutex::default(), meters, pools: Mutex::default() }
+        Self { name, metrics, turns: Mutex::default(), meters, pools: Mutex::default(), limits: Limits::new() }
     }
 
     /// Makes sure that there are turns for this many routes.

@@ -10,15 +10,16 @@ use std::{
 
 use tokio::time::Instant;
 
-/// How long a visitor may take for a request's head, from its first byte; for a TLS handshake; for a PROXY header.
-pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may stay without a request.
-pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(75);
+use super::Config;
 
 /// What the connection waits for, and since when.
 #[derive(Debug)]
 pub(super) struct Phase {
     start: Instant,
+    header_timeout: Duration,
+    idle_timeout: Duration,
+    /// How long the visitor may take nothing, in milliseconds; as the rule of the last request has it.
+    stall_timeout: AtomicU64,
     /// Several requests may be in progress at once, as over HTTP/2.
     multiplexed: bool,
     /// Milliseconds from `start` above the two bits of the [`Stage`].
@@ -28,6 +29,10 @@ pub(super) struct Phase {
     stalled: AtomicU64,
     /// The visitor must not take an orderly end of the connection for that of the response.
     cut: AtomicBool,
+    /// The visitor was too slow with a request's head, and hears of it.
+    too_slow: AtomicBool,
+    /// The visitor took nothing for too long.
+    given_up: AtomicBool,
     /// Requests in progress, and joins over HTTP/2.
     active: AtomicUsize,
     /// Joins over HTTP/2.
@@ -63,17 +68,27 @@ pub(super) struct InProgress {
 #[derive(Debug)]
 pub(super) struct Joined(Arc<Phase>);
 
+/// Milliseconds, few enough to be added to any moment.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(u64::MAX >> 24)
+}
+
 // === impl Phase ===
 
 impl Phase {
     /// Of a connection with one request at a time.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         Self {
             start: Instant::now(),
+            header_timeout: config.header_timeout,
+            idle_timeout: config.idle_timeout,
+            stall_timeout: AtomicU64::new(millis(config.stall_timeout)),
             multiplexed: false,
             state: AtomicU64::new(0),
             stalled: AtomicU64::new(FLOWS),
             cut: AtomicBool::new(false),
+            too_slow: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             active: AtomicUsize::new(0),
             joins: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -82,8 +97,8 @@ impl Phase {
     }
 
     /// Of a connection with several requests at a time.
-    pub(super) fn multiplexed() -> Self {
-        Self { multiplexed: true, ..Self::new() }
+    pub(super) fn multiplexed(config: &Config) -> Self {
+        Self { multiplexed: true, ..Self::new(config) }
     }
 
     pub(super) fn is_multiplexed(&self) -> bool {
@@ -91,7 +106,7 @@ impl Phase {
     }
 
     fn millis(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(0)
+        millis(self.start.elapsed())
     }
 
     pub(super) fn set(&self, stage: Stage) {
@@ -126,6 +141,29 @@ impl Phase {
 
     pub(super) fn is_cut(&self) -> bool {
         self.cut.load(Ordering::Relaxed)
+    }
+
+    /// The visitor was too slow with a request's head.
+    pub(super) fn set_too_slow(&self) {
+        self.too_slow.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_too_slow(&self) -> bool {
+        self.too_slow.load(Ordering::Relaxed)
+    }
+
+    /// The visitor took nothing for too long; its responses end.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// How long the visitor may take nothing from now on.
+    pub(super) fn set_stall_timeout(&self, timeout: Duration) {
+        self.stall_timeout.store(millis(timeout), Ordering::Relaxed);
     }
 
     /// The visitor took something of what is written, or nothing.
@@ -166,15 +204,16 @@ impl Phase {
     }
 
     /// Until when the visitor has time; `None` while it is the edge's turn.
-    pub(super) fn deadline(&self, stall_timeout: Duration) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         let at = |millis: u64| self.start + Duration::from_millis(millis);
+        let stall_timeout = Duration::from_millis(self.stall_timeout.load(Ordering::Relaxed));
         if self.is_stalled() {
             return Some(at(self.stalled.load(Ordering::Relaxed)) + stall_timeout);
         }
         let since = at(self.state.load(Ordering::Relaxed) >> 2);
         match self.stage() {
-            Stage::Idle => Some(since + KEEP_ALIVE),
-            Stage::Head => Some(since + HEAD_TIMEOUT),
+            Stage::Idle => Some(since + self.idle_timeout),
+            Stage::Head => Some(since + self.header_timeout),
             Stage::Busy if self.waiting.load(Ordering::Relaxed) > 0 => {
                 Some(at(self.moved.load(Ordering::Relaxed)) + stall_timeout)
             }

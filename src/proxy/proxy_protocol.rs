@@ -4,6 +4,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use proxy_protocol_rs::{HeaderBuilder, ParseError, ProxyInfo, parse};
@@ -12,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{headers::TrustedProxies, phase::HEAD_TIMEOUT, socket::Socket};
+use super::{identity::TrustedProxies, socket::Socket};
 use crate::routing::ProxyProtocol;
 
 /// The longest header that is read. Addresses take up to 232 bytes, and what balancers add is short.
@@ -31,17 +32,19 @@ pub(super) enum Rejected {
     Closed,
 }
 
-/// Reads the header that a connection must begin with, sent by one of `trusted`. Returns both ends of the visitor's connection
+/// Reads the header that a connection must begin with, sent by one of `trusted`
+/// within `limit`. Returns both ends of the visitor's connection
 /// as the header has them; `None` where it has none, as when a balancer checks whether the edge is there.
 pub(super) async fn read(
     socket: &mut Socket,
     peer: SocketAddr,
     trusted: &TrustedProxies,
+    limit: Duration,
 ) -> Result<Option<(SocketAddr, SocketAddr)>, Rejected> {
     if !trusted.contains(peer.ip()) {
         return Err(Rejected::Untrusted);
     }
-    let info = timeout(HEAD_TIMEOUT, header(socket)).await.map_err(|_| Rejected::Timeout)??;
+    let info = timeout(limit, header(socket)).await.map_err(|_| Rejected::Timeout)??;
     Ok(info.source_inet().zip(info.destination_inet()))
 }
 

@@ -12,7 +12,10 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 
-use super::{idle::Idle, joiner::JoinError};
+use super::{
+    idle::Idle,
+    joiner::{JoinError, JoinOutcome},
+};
 
 /// What one direction holds at most: a record of TLS.
 const CHUNK: usize = 16 * 1024;
@@ -21,6 +24,7 @@ const CHUNK: usize = 16 * 1024;
 struct Direction {
     pending: BytesMut,
     unflushed: bool,
+    bytes: u64,
     state: State,
 }
 
@@ -47,14 +51,14 @@ pub(super) async fn relay<V, B>(
     backend: &mut B,
     to_visitor: &[u8],
     idle: Duration,
-) -> Result<(), JoinError>
+) -> JoinOutcome
 where
     V: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut upload, mut download) = (Direction::new(to_backend), Direction::new(to_visitor));
     let mut idle = Idle::new(idle);
-    poll_fn(|cx| {
+    let result: Result<(), JoinError> = poll_fn(|cx| {
         let mut moved = false;
         let up = upload.poll(cx, visitor, backend, &mut moved).map_err(|failed| match failed {
             Failed::Source(error) => JoinError::Visitor(error),
@@ -72,14 +76,15 @@ where
         }
         idle.poll_expired(cx).map(|()| Err(JoinError::Idle))
     })
-    .await
+    .await;
+    JoinOutcome { received: upload.bytes, sent: download.bytes, error: result.err() }
 }
 
 // === impl Direction ===
 
 impl Direction {
     fn new(early: &[u8]) -> Self {
-        Self { pending: BytesMut::from(early), unflushed: false, state: State::Open }
+        Self { pending: BytesMut::from(early), unflushed: false, bytes: 0, state: State::Open }
     }
 
     fn poll<S, T>(
@@ -100,6 +105,7 @@ impl Direction {
                     return Poll::Ready(Err(Failed::Sink(io::ErrorKind::WriteZero.into())));
                 }
                 self.pending.advance(written);
+                self.bytes += written as u64;
                 (self.unflushed, *moved) = (true, true);
             }
             match self.state {
@@ -161,7 +167,9 @@ mod tests {
         let (answer, heard) = tokio::join!(asking, answering);
         assert_eq!(answer, b"welcome answer");
         assert_eq!(heard, [b"early ", &asked[..]].concat());
-        relaying.await.expect("no panic").expect("an orderly end");
+        let outcome = relaying.await.expect("no panic");
+        assert!(outcome.error.is_none(), "{:?}", outcome.error);
+        assert_eq!((outcome.received, outcome.sent), (6 + 100_000, 14));
     }
 
     #[tokio::test(start_paused = true)]
@@ -169,6 +177,6 @@ mod tests {
         let (_visitor, mut near) = duplex(64);
         let (mut far, _backend) = duplex(64);
         let ended = relay(&mut near, b"", &mut far, b"", Duration::from_mins(1)).await;
-        assert!(matches!(ended, Err(JoinError::Idle)));
+        assert!(matches!(ended.error, Some(JoinError::Idle)));
     }
 }

@@ -1,19 +1,24 @@
 //! A request's way through the proxy, on one page: accept → route → gate → choose → link → forward or join → account.
 
-use std::{net::SocketAddr, time::Instant};
+use std::net::SocketAddr;
 
-use http::{HeaderValue, Method, Request, Response, Uri, Version, header, uri::PathAndQuery};
+use http::{
+    HeaderValue, Method, Request, Response, Uri, Version, header,
+    uri::{PathAndQuery, Scheme},
+};
 use hyper::body::Incoming;
 
 use super::{
-    Shared,
+    Config, Shared,
     account::Account,
-    answer,
+    answer::{self, Wanted},
     body::Body,
     error::ProxyError,
     forward::{self, Forward},
-    grpc,
-    headers::{self, X_REQUEST_ID},
+    framing,
+    gate::{self, Asked, Entrant, Passed},
+    grpc, headers,
+    identity::{self, Identity, X_REQUEST_ID},
     tls::{self, TlsInfo},
     upgrade,
 };
@@ -30,27 +35,47 @@ pub(super) struct Visitor {
     pub(super) tls: Option<TlsInfo>,
 }
 
+/// What becomes known of a request on its way and concerns every answer to it.
+#[derive(Default)]
+struct Known {
+    /// `Strict-Transport-Security`, where the rule has it and the visitor uses TLS.
+    hsts: Option<HeaderValue>,
+}
+
 /// Answers one request; what the edge cannot forward, it answers itself.
 pub(super) async fn handle(shared: &Shared, visitor: &Visitor, request: Request<Incoming>) -> Response<Body> {
     let request_id = request_id(shared, visitor, &request);
-    let accept = request.headers().get(header::ACCEPT).cloned();
+    let (wanted, version) = (Wanted::of(&request), request.version());
     let is_grpc = grpc::is_call(&request);
+    let mut known = Known::default();
     // The account stays out here: where the future is dropped, it counts a visitor who left.
-    let mut account = Account::open(shared.unrouted.clone(), request.method(), request.version(), Instant::now());
-    match pass(shared, visitor, request, &request_id, &mut account).await {
-        Ok(response) => response,
-        Err(error) => {
-            shared.makers.metrics.errors.with_label_values(&[error.reason()]).inc();
-            if let ProxyError::Misconfigured(detail) = &error {
-                tracing::warn!(request_id = ?request_id, %detail, "a route is misconfigured");
-            } else {
-                tracing::debug!(request_id = ?request_id, %error, "a request failed");
-            }
-            account.answered(error.status());
-            let answer = answer::error(&error, &request_id, accept.as_ref());
-            if is_grpc { grpc::answer(&error, answer) } else { answer }
+    let log = shared.config.access_log.as_ref();
+    let mut account = Account::open(shared.unrouted.clone(), log, &request, &request_id, visitor);
+    let answered = pass(shared, visitor, request, &request_id, &mut known, &mut account).await;
+    let mut response = answered.unwrap_or_else(|error| {
+        shared.makers.metrics.errors.with_label_values(&[error.reason()]).inc();
+        let reason = error.reason();
+        if let ProxyError::Misconfigured(detail) = &error {
+            tracing::warn!(request_id = ?request_id, reason, %detail, "a route is misconfigured");
+        } else {
+            tracing::debug!(request_id = ?request_id, reason, %error, "a request failed");
         }
+        account.answered(error.status());
+        account.failed(reason);
+        let mut response = answer::error(&error, &request_id, &wanted);
+        if is_grpc {
+            response = grpc::answer(&error, response);
+        }
+        account.sends(response.body().size());
+        if version <= Version::HTTP_11 && error.ends_connection() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    });
+    if let Some(hsts) = known.hsts {
+        response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts);
     }
+    response
 }
 
 async fn pass(
@@ -58,19 +83,26 @@ async fn pass(
     visitor: &Visitor,
     mut request: Request<Incoming>,
     request_id: &HeaderValue,
+    known: &mut Known,
     account: &mut Account,
 ) -> Result<Response<Body>, ProxyError> {
     // Accept: what is the visitor's own hop's goes first, or `Connection` could name what the edge adds. Then one host, named
-    // the same everywhere from here on.
+    // the same everywhere from here on, and one visitor.
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(ProxyError::Method);
     }
+    framing::check_request(&request)?;
     let upgrade = upgrade::take(&mut request);
-    let host = accept_host(&mut request)?;
+    let authority = accept_host(&mut request)?;
+    let Config { trusted_proxies, forwarded, .. } = &shared.config;
+    let scheme = if visitor.tls.is_some() { &Scheme::HTTPS } else { &Scheme::HTTP };
+    let Identity { address, secure } =
+        identity::identify(request.headers_mut(), visitor.peer, scheme, trusted_proxies, *forwarded);
+    account.identified(address.ip(), request.headers());
 
     // Route.
     let live = shared.live.load_full();
-    let host = normalize_host(&host);
+    let host = normalize_host(&authority);
     let entry_point = if let Some(tls) = &visitor.tls {
         if tls::is_misdirected(live.table.certificates(), tls, &host) {
             return Err(ProxyError::Misdirected);
@@ -93,22 +125,53 @@ async fn pass(
         Lookup::UnknownHost => return Err(ProxyError::UnknownHost),
     };
     let state = live.host(rule).ok_or(ProxyError::UnknownHost)?;
-    account.belongs_to(state.metrics.clone());
+    account.belongs_to(state);
+    known.hsts = gate::hsts(rule, secure);
 
-    // Gate.
-    shared.gate.pass(rule, request.headers_mut()).await?;
+    // Gate: policies that refuse, answer or change the request.
+    let entrant = Entrant {
+        rule,
+        limits: &state.limits,
+        passwords: &shared.passwords,
+        replicas: shared.replicas(),
+        visitor: address.ip(),
+        host: &authority,
+        secure,
+        https_port: shared.config.public_https_port,
+    };
+    let body_limit = match entrant.pass(&mut request, account).await? {
+        Passed::On { body_limit } => body_limit,
+        Passed::Answered(response) => {
+            account.answered(response.status());
+            return Ok(response);
+        }
+    };
     let backend = match &rule.backend {
         Backend::Tunnel(backend) => backend,
-        Backend::Redirect(_) => return Err(ProxyError::NoRoute),
+        Backend::Redirect(redirect) => {
+            let asked = Asked { host: &authority, secure, uri: request.uri() };
+            account.answered(redirect.status);
+            return Ok(gate::redirect(redirect, &asked, &rule.matches.path));
+        }
         Backend::Invalid(detail) => return Err(ProxyError::Misconfigured(detail.clone())),
     };
 
-    // Choose, link, forward or join; the account goes with the response's body.
-    let address = shared.config.trusted_proxies.visitor(request.headers(), visitor.peer);
-    headers::set_forwarded(request.headers_mut(), visitor, &shared.config.trusted_proxies);
+    // Choose, link, forward or join; the account goes with the response's body. Of the response, its header fields are
+    // changed by policies; compression will be a stage around its body.
+    let version = request.version();
+    headers::add_via(request.headers_mut(), version);
     request.headers_mut().insert(X_REQUEST_ID, request_id.clone());
-    let forward =
-        Forward { shared, live: &live, rule, backend, state, visitor: address, local: visitor.local, request_id };
+    let forward = Forward {
+        shared,
+        live: &live,
+        rule,
+        backend,
+        state,
+        visitor: address,
+        local: visitor.local,
+        body_limit,
+        request_id,
+    };
     forward::forward(forward, request, upgrade, account).await
 }
 

@@ -19,7 +19,7 @@ use super::{
     body::Body,
     error::ProxyError,
     headers,
-    joiner::{self, JoinError},
+    joiner::{self, JoinOutcome},
     phase::Joined,
     relay,
     upstream::BackendStream,
@@ -143,17 +143,21 @@ pub(super) fn accept(
     account.answered(response.status());
     let entry = account.take().into_join();
     tokio::spawn(async move {
-        let _entry = entry;
+        let mut entry = entry;
         // The visitor may leave before the answer is written; the link is reset with this task.
         let Ok(upgraded) = visitor.await else { return };
-        let result = match stream {
+        let joined = match stream {
             None => join_connection(upgraded, backend, to_visitor, idle).await,
             Some(Stream { joined, .. }) => {
                 let _joined = joined;
-                join(&mut TokioIo::new(upgraded), Bytes::new(), backend, to_visitor, idle).await
+                Some(join(&mut TokioIo::new(upgraded), Bytes::new(), backend, to_visitor, idle).await)
             }
         };
-        if let Err(error) = result {
+        let Some(joined) = joined else { return };
+        if let Some(entry) = &mut entry {
+            entry.ended(&joined);
+        }
+        if let Some(error) = joined.error {
             tracing::debug!(%error, "a join ended early");
         }
     });
@@ -166,14 +170,14 @@ async fn join_connection(
     backend: BackendStream,
     to_visitor: Bytes,
     idle: Duration,
-) -> Result<(), JoinError> {
-    let Ok(parts) = upgraded.downcast::<TokioIo<VisitorStream>>() else { return Ok(()) };
+) -> Option<JoinOutcome> {
+    let parts = upgraded.downcast::<TokioIo<VisitorStream>>().ok()?;
     let mut visitor = parts.io.into_inner();
-    let result = join(&mut visitor, parts.read_buf, backend, to_visitor, idle).await;
-    if result.is_err() {
+    let joined = join(&mut visitor, parts.read_buf, backend, to_visitor, idle).await;
+    if joined.error.is_some() {
         visitor.abort();
     }
-    result
+    Some(joined)
 }
 
 /// Joins a visitor's stream with a backend's; `to_backend` and `to_visitor` came early.
@@ -183,7 +187,7 @@ async fn join<V: AsyncRead + AsyncWrite + Unpin>(
     backend: BackendStream,
     to_visitor: Bytes,
     idle: Duration,
-) -> Result<(), JoinError> {
+) -> JoinOutcome {
     match backend {
         BackendStream::Plain(link) => joiner::join(visitor, to_backend, link, to_visitor, idle).await,
         BackendStream::Tls(mut tls) => relay::relay(visitor, &to_backend, &mut *tls, &to_visitor, idle).await,

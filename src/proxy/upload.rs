@@ -1,26 +1,54 @@
 //! A request's body on its way to the backend.
 
 use std::{
+    future::Future,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::expect::{self, Expectation};
 
 /// What the backend gets.
 pub(super) enum RequestBody {
     /// Nothing.
     Empty,
     /// The visitor's, as it comes.
-    Upload { incoming: Incoming, progress: Arc<Progress> },
+    Upload(Upload),
+}
+
+/// A visitor's body, which may have to wait until the backend wants it.
+pub(super) struct Upload {
+    incoming: Incoming,
+    progress: Arc<Progress>,
+    /// The most bytes that it may have.
+    limit: u64,
+    expected: Option<Box<Expected>>,
+}
+
+/// Why a body ends early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UploadError {
+    #[error(transparent)]
+    Visitor(#[from] hyper::Error),
+    #[error("it has more than {0} bytes")]
+    TooLarge(u64),
+}
+
+/// What is asked before the body is, since asking that is what tells the visitor to send it.
+struct Expected {
+    expectation: Arc<Expectation>,
+    /// Made when the backend has the head.
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 /// When a visitor's upload last moved, so that the wait for the response starts when the upload ends.
@@ -29,6 +57,7 @@ pub(super) struct Progress {
     start: Instant,
     /// Milliseconds from `start`.
     last: AtomicU64,
+    bytes: AtomicU64,
     /// The visitor is to send more.
     waits: AtomicBool,
 }
@@ -36,6 +65,22 @@ pub(super) struct Progress {
 // === impl RequestBody ===
 
 impl RequestBody {
+    /// A visitor's body, of at most so many bytes. Where there is an `expectation` and a body, it waits for that.
+    pub(super) fn new(incoming: Incoming, expectation: Option<Arc<Expectation>>, limit: Option<u64>) -> Self {
+        if incoming.is_end_stream() {
+            return Self::Empty;
+        }
+        let progress = Progress {
+            start: Instant::now(),
+            last: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
+        };
+        let expected = expectation.map(|expectation| Box::new(Expected { expectation, patience: None }));
+        let limit = limit.unwrap_or(u64::MAX);
+        Self::Upload(Upload { incoming, progress: Arc::new(progress), limit, expected })
+    }
+
     /// Whether there is anything to send, or to send again.
     pub(super) fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
@@ -45,52 +90,67 @@ impl RequestBody {
     pub(super) fn progress(&self) -> Option<Arc<Progress>> {
         match self {
             Self::Empty => None,
-            Self::Upload { progress, .. } => Some(progress.clone()),
+            Self::Upload(upload) => Some(upload.progress.clone()),
         }
     }
-}
 
-impl From<Incoming> for RequestBody {
-    fn from(incoming: Incoming) -> Self {
-        if incoming.is_end_stream() {
-            Self::Empty
-        } else {
-            let progress = Progress { start: Instant::now(), last: AtomicU64::new(0), waits: AtomicBool::new(false) };
-            Self::Upload { incoming, progress: Arc::new(progress) }
+    /// What the body waits for, where it waits.
+    pub(super) fn expectation(&self) -> Option<Arc<Expectation>> {
+        match self {
+            Self::Empty => None,
+            Self::Upload(upload) => upload.expected.as_ref().map(|expected| expected.expectation.clone()),
         }
     }
 }
 
 impl HttpBody for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = UploadError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Upload { incoming, progress } => {
-                let frame = Pin::new(incoming).poll_frame(cx);
-                progress.waits.store(frame.is_pending(), Ordering::Relaxed);
-                if frame.is_ready() {
-                    progress.touch();
-                }
-                frame
-            }
+            Self::Upload(upload) => upload.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Upload { incoming, .. } => incoming.is_end_stream(),
+            Self::Upload(upload) => upload.incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Upload { incoming, .. } => incoming.size_hint(),
+            Self::Upload(upload) => upload.incoming.size_hint(),
         }
+    }
+}
+
+// === impl Upload ===
+
+impl Upload {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        if let Some(expected) = &mut self.expected {
+            let patience = expected.patience.get_or_insert_with(|| Box::pin(sleep(expect::PATIENCE)));
+            if patience.as_mut().poll(cx).is_ready() {
+                expected.expectation.give_up();
+            }
+            ready!(expected.expectation.poll_wanted(cx));
+            self.expected = None;
+        }
+        let frame = Pin::new(&mut self.incoming).poll_frame(cx)?;
+        self.progress.waits.store(frame.is_pending(), Ordering::Relaxed);
+        if let Poll::Ready(frame) = &frame {
+            self.progress.touch();
+            let data = frame.as_ref().and_then(Frame::data_ref);
+            if data.is_some_and(|data| self.progress.add(data.len()) > self.limit) {
+                return Poll::Ready(Some(Err(UploadError::TooLarge(self.limit))));
+            }
+        }
+        frame.map(|frame| frame.map(Ok))
     }
 }
 
@@ -100,6 +160,16 @@ impl Progress {
     fn touch(&self) {
         let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(elapsed, Ordering::Relaxed);
+    }
+
+    /// How many bytes of the body have come so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes of the body. Returns how many it has so far.
+    fn add(&self, bytes: usize) -> u64 {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64
     }
 
     /// Whether it is the visitor who does not send more.

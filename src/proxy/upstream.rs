@@ -103,6 +103,15 @@ impl Exchange {
         }
     }
 
+    /// The rest of the request will not come, so that a connection of HTTP/1.1 ends with the response.
+    pub(super) fn abandon_upload(&mut self) {
+        match self {
+            Self::Http1(exchange) => exchange.abandon_upload(),
+            // Its stream is reset with the body.
+            Self::Http2(_) => {}
+        }
+    }
+
     /// Takes the connection back after the whole response: into the pool, if the backend keeps it open.
     pub(super) fn finish(self, pool: &Arc<Pool>) {
         match self {

@@ -57,9 +57,12 @@ impl PathMatch {
 /// protected path gets past the rule that protects it. What is forwarded is the path as the visitor sent it.
 ///
 /// `None` where it has a segment `.` or `..`, however encoded: clients resolve these before they ask (RFC 3986, 5.2.4), and
-/// backends do not agree on what is left of them. Borrows where nothing has to change.
+/// backends do not agree on what is left of them. `*`, the server as a whole (RFC 9112, 3.2.4), is matched as its root. Borrows where nothing has to change.
 #[must_use]
 pub fn normalize_path(path: &str) -> Option<Cow<'_, str>> {
+    if path == "*" {
+        return Some(Cow::Borrowed("/"));
+    }
     if !path.contains('%') && !path.contains("//") && !path.contains("/.") && !path.contains('\\') {
         return Some(Cow::Borrowed(path));
     }

@@ -1,54 +1,25 @@
 """The tools that are compared: each with its processes, on free loopback ports, with configurations of its own."""
 
-import json
 import os
 import re
 import secrets
-import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(Path(__file__).resolve().parents[1] / "lib"))
+from culvert import Culvert, tunnel_host
+from nginx import nginx
+from processes import ROOT, Processes, free_port, until
+
 WORK = ROOT / "target" / "bench"
 RATHOLE_VERSION = "0.5.0"
 
 WEB_HOST, WS_HOST = "web.bench.test", "ws.bench.test"
 REPLY_BYTES = 1024
 DOWNLOAD_BYTES = 256 << 20
-PATIENCE = 20  # seconds until something that was started must answer
 TICKS = os.sysconf("SC_CLK_TCK")
-
-
-class Processes:
-    """Everything this run started; ended by id, whatever happens."""
-
-    def __init__(self):
-        self.started = []
-
-    def start(self, name, *command, **options):
-        log = open(WORK / f"{name}.log", "wb")
-        options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log} | options
-        process = subprocess.Popen([str(word) for word in command], **options)
-        process.log = Path(log.name)
-        self.started.append(process)
-        return process
-
-    def end(self, process):
-        self.started.remove(process)
-        for how in (process.terminate, process.kill):
-            how()
-            try:
-                return process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                pass
-
-    def end_all(self):
-        for process in reversed(self.started[:]):
-            self.end(process)
 
 
 def family(process):
@@ -74,64 +45,12 @@ def rss_kib(processes):
     return sum(int(kib) for kib in re.findall(r"^VmRSS:\s+(\d+) kB$", status, re.M))
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def until(what, probe):
-    """Waits for a probe's answer; what does not come names itself."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        try:
-            if answer := probe():
-                return answer
-        except (OSError, urllib.error.URLError):
-            pass
-        time.sleep(0.05)
-    sys.exit(f"bench: {what} did not come within {PATIENCE} s; see the logs in {WORK}")
-
-
 def write_content():
     www = WORK / "www"
     www.mkdir(parents=True, exist_ok=True)
     (www / "small").write_text("x" * REPLY_BYTES)
     with open(www / "large", "wb") as large:
         large.truncate(DOWNLOAD_BYTES)
-
-
-def nginx(processes, name, servers):
-    """An nginx of its own, with defaults but for what would measure logs, reconnects or disks."""
-    # Workers of a root's nginx would else run as a user who may not read this folder.
-    user = "user root;" if os.geteuid() == 0 else ""
-    folder = WORK / name
-    folder.mkdir(exist_ok=True)
-    config = folder / "nginx.conf"
-    config.write_text(f"""
-{user}
-daemon off;
-pid {folder}/pid;
-worker_processes auto;
-worker_rlimit_nofile 65536;
-error_log stderr warn;
-events {{ worker_connections 16384; }}
-http {{
-    access_log off;
-    keepalive_requests 1000000000;
-    keepalive_timeout 1h;
-    sendfile on;
-    tcp_nopush on;
-    open_file_cache max=16;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    {servers}
-}}
-""")
-    return processes.start(name, "nginx", "-p", folder, "-c", config, "-e", "stderr")
 
 
 def nginx_hop(processes, name, web, ws):
@@ -212,48 +131,6 @@ def start_rathole(processes, programs, web, ws, noise):
 
 
 def start_culvert(processes, programs, web, ws):
-    folder = WORK / "culvert"
-    manifests = folder / "manifests"
-    shutil.rmtree(folder, ignore_errors=True)
-    manifests.mkdir(parents=True, mode=0o700)
-    token, port = secrets.token_urlsafe(), free_port()
-    objects = [
-        {
-            "kind": "Secret",
-            "apiVersion": "v1",
-            "metadata": {"name": "bench-token"},
-            "type": "culvert.dev/agent-token",
-            "stringData": {"token": token},
-        },
-        {
-            "kind": "TunnelAgent",
-            "apiVersion": "culvert.dev/v1alpha1",
-            "metadata": {"name": "bench"},
-            "spec": {"credentials": [{"secretRef": {"name": "bench-token"}}], "limits": {"connections": 100000}},
-        },
-    ]
-    for name, host, target in (("web", WEB_HOST, web), ("ws", WS_HOST, ws)):
-        backend = {"agents": [{"name": "bench"}], "targets": [{"address": target}]}
-        objects.append(
-            {
-                "kind": "TunnelHost",
-                "apiVersion": "culvert.dev/v1alpha1",
-                "metadata": {"name": name},
-                "spec": {"hostnames": [host], "routes": [{"backend": backend}]},
-            }
-        )
-    (manifests / "bench.yaml").write_text("\n---\n".join(map(json.dumps, objects)))
-    (folder / "token").write_text(token)
-
-    listen = {name: f"127.0.0.1:{free_port()}" for name in ("http", "bridge", "admin")}
-    flags = [word for name, address in listen.items() for word in (f"--{name}", address)]
-    state = ["--state", folder / "state"]
-    culvert = programs["culvert"]
-    edge = processes.start("culvert-edge", culvert, "serve", "--manifests", manifests, *state, *flags)
-    pin = until(
-        "Culvert's edge", lambda: re.search(r"--edge-fingerprint (sha256:[0-9A-Za-z+/=_-]+)", edge.log.read_text())
-    )
-    dial = ["--edge", f"https://{listen['bridge']}", "--edge-fingerprint", pin[1], "--agent", "default/bench"]
-    allow = ["--token-file", folder / "token", "--allow", web, "--allow", ws]
-    agent = processes.start("culvert-agent", culvert, "agent", *dial, *allow)
-    return Tool("Culvert", [edge, agent], listen["http"], listen["http"])
+    hosts = [tunnel_host("web", WEB_HOST, web), tunnel_host("ws", WS_HOST, ws)]
+    culvert = Culvert(processes, programs["culvert"], hosts)
+    return Tool("Culvert", [culvert.edge, culvert.agent], culvert.http, culvert.http)

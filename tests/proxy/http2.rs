@@ -23,9 +23,12 @@ async fn visit(target: &str) -> (Secure, Http2Visitor) {
 }
 
 async fn visit_with(target: &str, options: Options) -> (Secure, Http2Visitor) {
+    let stream_idle = options.config.stall_timeout;
     let secure = Secure::start_with(options, None).await;
     let made = Made::new(&[HOST]);
-    secure.serve(vec![rule(&[target], Vec::new())], &[(HOST, &made.secret("shop"))]);
+    let mut rule = rule(&[target], Vec::new());
+    rule.timeouts.stream_idle = stream_idle;
+    secure.serve(vec![rule], &[(HOST, &made.secret("shop"))]);
     let visitor = secure.http2(&made).await;
     (secure, visitor)
 }
@@ -292,7 +295,7 @@ async fn a_visitor_whose_window_stays_shut_is_left() {
         let _ = stream.read(&mut [0]).await;
     })
     .await;
-    let options = Options { stall_timeout: Duration::from_millis(300), ..Options::default() };
+    let options = Options::stalling(Duration::from_millis(300));
     let (secure, mut visitor) = visit_with(&target, options).await;
     let response = visitor.request(get("/")).await.expect("an answer");
     // Nothing is read, so that the window is never opened again.
@@ -311,7 +314,7 @@ async fn a_slow_visitor_that_moves_is_served_to_the_end() {
         let _ = stream.read(&mut [0]).await;
     })
     .await;
-    let options = Options { stall_timeout: Duration::from_millis(500), ..Options::default() };
+    let options = Options::stalling(Duration::from_millis(500));
     let (_secure, mut visitor) = visit_with(&target, options).await;
     let mut response = visitor.request(get("/")).await.expect("an answer");
     let (mut received, mut next) = (0, 0);

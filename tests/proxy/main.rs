@@ -6,14 +6,21 @@
 #[path = "../support/tunnel.rs"]
 mod support;
 
+mod access_log;
 mod backends;
+mod error_table;
 mod errors;
 mod flow;
 mod forwarding;
+mod framing;
 mod http2;
+mod identity;
 mod input;
+mod policies;
 mod proxy_protocol;
+mod recorder;
 mod secure;
+mod semantics;
 mod stage;
 mod tls;
 mod websocket;

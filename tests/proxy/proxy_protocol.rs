@@ -1,7 +1,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use culvert::{
-    proxy::TrustedProxies,
+    proxy::{self, TrustedProxies},
     routing::{Backend, ProxyProtocol, Rule},
 };
 use proxy_protocol_rs::{HeaderBuilder, parse};
@@ -28,7 +28,8 @@ fn networks(network: &str) -> TrustedProxies {
 
 /// Connections from this network have to say who their visitor is.
 fn from(network: &str) -> Options {
-    Options { proxy_protocol: Some(networks(network)), ..Options::default() }
+    let config = proxy::Config { proxy_protocol: Some(networks(network)), ..proxy::Config::default() };
+    Options { config, ..Options::default() }
 }
 
 fn v1() -> Vec<u8> {
@@ -160,8 +161,7 @@ async fn a_backend_is_told_who_each_visitor_is() {
         }
     })
     .await;
-    let options = Options { trusted_proxies: networks("127.0.0.0/8"), ..Options::default() };
-    let stage = Stage::start_with(options).await;
+    let stage = Stage::start_with(Options::behind_proxy()).await;
     for (version, name) in [(ProxyProtocol::V1, "V1"), (ProxyProtocol::V2, "V2")] {
         stage.serve_rules(vec![telling(&target, version)], None);
         let mut visitor = stage.visit().await;

@@ -31,9 +31,7 @@ pub(crate) struct Stage {
 
 /// What may differ between stages.
 pub(crate) struct Options {
-    pub(crate) trusted_proxies: TrustedProxies,
-    pub(crate) proxy_protocol: Option<TrustedProxies>,
-    pub(crate) stall_timeout: Duration,
+    pub(crate) config: proxy::Config,
     pub(crate) allow: &'static [&'static str],
 }
 
@@ -44,18 +42,26 @@ pub(crate) struct Visitor(pub(crate) TcpStream);
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    head: String,
+    pub(crate) head: String,
     pub(crate) body: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            trusted_proxies: TrustedProxies::default(),
-            proxy_protocol: None,
-            stall_timeout: proxy::Config::default().stall_timeout,
-            allow: &["127.0.0.1:*"],
-        }
+        Self { config: proxy::Config::default(), allow: &["127.0.0.1:*"] }
+    }
+}
+
+impl Options {
+    /// Visitors may take nothing for so long.
+    pub(crate) fn stalling(stall_timeout: Duration) -> Self {
+        Self { config: proxy::Config { stall_timeout, ..proxy::Config::default() }, ..Self::default() }
+    }
+
+    /// Visitors come from a proxy that is trusted, so that a test may say where they are from.
+    pub(crate) fn behind_proxy() -> Self {
+        let trusted_proxies = TrustedProxies::new(vec!["127.0.0.0/8".parse().expect("a network")]);
+        Self { config: proxy::Config { trusted_proxies, ..proxy::Config::default() }, ..Self::default() }
     }
 }
 
@@ -68,12 +74,7 @@ impl Stage {
     pub(crate) async fn start_with(options: Options) -> Self {
         let edge = Edge::start("r1").await;
         let registry = edge.bridge.registry().clone();
-        let config = proxy::Config {
-            trusted_proxies: options.trusted_proxies,
-            proxy_protocol: options.proxy_protocol,
-            stall_timeout: options.stall_timeout,
-        };
-        let proxy = Proxy::new(registry, config, &edge.metrics).expect("a proxy");
+        let proxy = Proxy::new(registry, options.config, &edge.metrics).expect("a proxy");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let http = listener.local_addr().expect("its address");
         let (serving, stop) = (proxy.clone(), CancellationToken::new());
@@ -91,6 +92,11 @@ impl Stage {
 
     /// Serves [`HOST`] by these rules; the limit is the agent's.
     pub(crate) fn serve_rules(&self, rules: Vec<Rule>, max_connections: Option<u32>) {
+        self.serve_host(HOST, rules, max_connections);
+    }
+
+    /// Serves this host by these rules.
+    pub(crate) fn serve_host(&self, host: &str, rules: Vec<Rule>, max_connections: Option<u32>) {
         let entry = agents(&[("lab", "lab-token", crate::support::TOKEN)]);
         let entries = entry.iter().map(|entry| {
             let mut entry = (**entry).clone();
@@ -99,7 +105,7 @@ impl Stage {
         });
         let agents: Agents = entries.collect();
         let rules = HostRules { owner: "web".into(), rules: rules.into_iter().map(Arc::new).collect() };
-        let listener = Arc::new(Listener::new(None, [(HOST.parse::<Hostname>().expect("a hostname"), rules)]));
+        let listener = Arc::new(Listener::new(None, [(host.parse::<Hostname>().expect("a hostname"), rules)]));
         let table = RoutingTable::new([(EntryPoint::Http, listener)], Certificates::default());
         self.proxy.update(Arc::new(table), &agents);
     }
@@ -133,6 +139,11 @@ async fn send(edge: SocketAddr, request: &str) -> Answer {
     let mut visitor = Visitor(TcpStream::connect(edge).await.expect("a connection"));
     visitor.send(request.as_bytes()).await;
     visitor.answer().await
+}
+
+/// A request with these fields, each with its line's end; it is the last on its connection.
+pub(crate) fn request(method: &str, path: &str, fields: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n{fields}\r\n")
 }
 
 /// A rule for all paths of [`HOST`].

@@ -31,6 +31,7 @@ pub(crate) struct Idle {
 pub(crate) struct Exchange {
     sender: Sender,
     driver: Driver,
+    reusable: bool,
 }
 
 /// Who polls the connection.
@@ -75,7 +76,7 @@ impl Idle {
             let (release, released) = oneshot::channel();
             let response = sender.try_send_request(request);
             tokio::spawn(drive(connection, released));
-            return Ok((response.await?, Exchange { sender, driver: Driver::Task { release } }));
+            return Ok((response.await?, Exchange { sender, driver: Driver::Task { release }, reusable: true }));
         }
         let mut done = false;
         let mut response = pin!(sender.try_send_request(request));
@@ -87,7 +88,7 @@ impl Idle {
             response.as_mut().poll(cx)
         })
         .await?;
-        Ok((response, Exchange { sender, driver: Driver::InPlace { connection, done } }))
+        Ok((response, Exchange { sender, driver: Driver::InPlace { connection, done }, reusable: true }))
     }
 }
 
@@ -103,8 +104,16 @@ impl Exchange {
         }
     }
 
+    /// The rest of the request will not come, so that the connection ends with the response.
+    pub(crate) fn abandon_upload(&mut self) {
+        self.reusable = false;
+    }
+
     /// Takes the connection back after the whole response: into the pool, if the backend keeps it open.
     pub(crate) fn finish(self, pool: &Arc<Pool>) {
+        if !self.reusable {
+            return;
+        }
         match self.driver {
             Driver::InPlace { connection, done: false } => {
                 let upstream = Idle { sender: self.sender, connection, since: Instant::now() };

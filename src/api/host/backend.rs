@@ -1,0 +1,113 @@
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::SecretRef;
+
+/// Where requests go: through the tunnel of one of the agents, to one of the targets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.tls) || self.protocol == 'HTTPS'")
+    .message("'tls' needs 'protocol: HTTPS'"))]
+pub struct Backend {
+    /// The agents that can reach the targets, 1 to 16 of them. Those that are connected are used in turn.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub agents: Vec<AgentRef>,
+    /// What the agent connects to, 1 to 16 of them, used in turn. The agent's own allow-list must name them.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["address".into()]))]
+    pub targets: Vec<TargetAddress>,
+    /// What the targets speak: `HTTP` is HTTP/1.1; `HTTPS` is TLS, and in it HTTP/2 or HTTP/1.1 as the target chooses (ALPN);
+    /// `H2C` is HTTP/2 without TLS, by prior knowledge; `GRPC` is the same as `H2C`.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// How the targets' TLS is checked, with `protocol: HTTPS`. Unset, the certificate must be of an authority that browsers
+    /// trust, and for the target's host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<BackendTls>,
+    /// Tells the target the visitor's address before the first byte of a connection (PROXY protocol). The connection is used
+    /// for this visitor alone. Unset, it is told in header fields only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ProxyProtocol")] // an optional enum would lose this text
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// The `Host` header that the target gets, a name with or without a port. Unset or empty, it gets the visitor's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 260))]
+    #[x_kube(validation = Rule::new(
+        r"self == '' || self.matches('^([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?$')"
+    ).message("must be HOST or HOST:PORT, or empty to keep the visitor's"))]
+    pub host_header: String,
+}
+
+/// A reference to a TunnelAgent in the TunnelHost's own namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentRef {
+    /// The TunnelAgent's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// What an agent connects to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetAddress {
+    /// `HOST:PORT`, where the host is a name, which the agent resolves, an IPv4 address, or an IPv6 address in brackets.
+    #[schemars(length(min = 3, max = 260))]
+    #[x_kube(validation = Rule::new(concat!(
+        r"self.matches('^([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\]):[0-9]{1,5}$')",
+        r" && int(self.substring(self.lastIndexOf(':') + 1)) >= 1",
+        r" && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535"
+    )).message("must be HOST:PORT with a port from 1 to 65535, as in \"127.0.0.1:8080\" or \"[::1]:8080\""))]
+    pub address: String,
+}
+
+/// What a target speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    #[serde(rename = "HTTP")]
+    Http,
+    /// TLS, and in it HTTP/2 or HTTP/1.1.
+    #[serde(rename = "HTTPS")]
+    Https,
+    /// HTTP/2 without TLS.
+    H2C,
+    /// The same as `H2C`.
+    #[serde(rename = "GRPC")]
+    Grpc,
+}
+
+/// How a target's TLS is checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "!has(self.caSecretRef) || !has(self.insecureSkipVerify) || !self.insecureSkipVerify"
+).message("'insecureSkipVerify' would make 'caSecretRef' useless; remove one of them"))]
+pub struct BackendTls {
+    /// The authorities that may have signed the targets' certificates, instead of those that browsers trust: a Secret of type
+    /// `culvert.dev/ca-certificates` (key `ca.crt`, PEM). While it is missing or wrong, the route answers 500. Unset, those
+    /// that browsers trust.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretRef>,
+    /// The name that is asked for (SNI) and that the certificate must have. Unset, the target's host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9._:-]+$')").message("must be a DNS name or an IP address"))]
+    pub server_name: Option<String>,
+    /// Whether any certificate is taken, whoever signed it and for whatever name. The connection is encrypted then, but
+    /// whoever is in between may read it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insecure_skip_verify: bool,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ProxyProtocol {
+    /// The line of text.
+    V1,
+    /// The binary header.
+    V2,
+}

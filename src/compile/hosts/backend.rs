@@ -1,0 +1,204 @@
+use std::sync::Arc;
+
+use http::{StatusCode, uri};
+use rustls_pki_types::ServerName;
+
+use super::{Host, values};
+use crate::{
+    api::{self, PathType, Reason, RedirectPathType, Scheme},
+    routing::{
+        Backend, BackendTls, Filter, Hostname, ObjectName, Protocol, ProxyProtocol, Redirect, RedirectPath, Target,
+        Trust, TunnelBackend,
+    },
+};
+
+// === impl Host ===
+
+impl Host<'_> {
+    /// Where a route leads, of what is right with it; invalid where nothing is left.
+    pub(super) fn backend(&mut self, field: &str, route: &api::Route, attempts: u32) -> Backend {
+        let backend = match (&route.backend, &route.redirect) {
+            (Some(backend), None) => self.tunnel(&format!("{field}.backend"), backend, attempts).map(Backend::Tunnel),
+            (None, Some(redirect)) => self.redirect(field, route, redirect).map(Backend::Redirect),
+            _ => Err(self.unsupported(format!("{field}: it must have either 'backend' or 'redirect'"))),
+        };
+        backend.unwrap_or_else(|why| Backend::Invalid(why.into()))
+    }
+
+    fn tunnel(&mut self, field: &str, backend: &api::Backend, attempts: u32) -> Result<TunnelBackend, String> {
+        Ok(TunnelBackend {
+            agents: self.agents(field, &backend.agents)?,
+            targets: self.targets(field, &backend.targets)?,
+            protocol: self.protocol(field, backend)?,
+            host_header: match backend.host_header.as_str() {
+                "" => None,
+                text if values::is_host_header(text) => Some(text.into()),
+                text => {
+                    let problem = format!("{text:?} is not HOST or HOST:PORT; correct or remove it");
+                    return Err(self.unsupported(format!("{field}.hostHeader: {problem}")));
+                }
+            },
+            proxy_protocol: backend.proxy_protocol.map(|version| match version {
+                api::ProxyProtocol::V1 => ProxyProtocol::V1,
+                api::ProxyProtocol::V2 => ProxyProtocol::V2,
+            }),
+            attempts,
+        })
+    }
+
+    /// Those of the agents that exist.
+    fn agents(&mut self, field: &str, agents: &[api::AgentRef]) -> Result<Vec<ObjectName>, String> {
+        let mut broken = None;
+        let mut known = Vec::with_capacity(agents.len());
+        for (index, agent) in agents.iter().enumerate() {
+            let name = ObjectName { namespace: self.name.namespace.clone(), name: agent.name.as_str().into() };
+            if self.context.agents.contains_key(&name) {
+                if !self.agents.contains(&name) {
+                    self.agents.push(name.clone());
+                }
+                known.push(name);
+            } else {
+                let message = format!(
+                    "{field}.agents[{index}].name: no TunnelAgent {:?} in namespace {:?}; create it, or correct the name",
+                    agent.name, &*name.namespace
+                );
+                self.refs.add(Reason::AgentNotFound, message.clone());
+                broken.get_or_insert(message);
+            }
+        }
+        if known.is_empty() { Err(broken.unwrap_or_else(|| format!("{field}.agents is empty"))) } else { Ok(known) }
+    }
+
+    /// Those of the targets that can be read.
+    fn targets(&mut self, field: &str, targets: &[api::TargetAddress]) -> Result<Vec<Target>, String> {
+        let mut broken = None;
+        let mut known = Vec::with_capacity(targets.len());
+        for (index, target) in targets.iter().enumerate() {
+            match target.address.parse::<Target>() {
+                Ok(target) => known.push(target),
+                Err(error) => {
+                    let message = format!("{field}.targets[{index}].address: {:?}: {error}", target.address);
+                    broken = Some(self.unsupported(message));
+                }
+            }
+        }
+        if known.is_empty() { Err(broken.unwrap_or_else(|| format!("{field}.targets is empty"))) } else { Ok(known) }
+    }
+
+    fn protocol(&mut self, field: &str, backend: &api::Backend) -> Result<Protocol, String> {
+        match (backend.protocol, &backend.tls) {
+            (api::Protocol::Https, tls) => self.backend_tls(&format!("{field}.tls"), tls.as_ref()),
+            // Whoever asks for TLS must not be served without it.
+            (_, Some(_)) => {
+                Err(self.unsupported(format!("{field}.tls: it needs 'protocol: HTTPS'; set that, or remove it")))
+            }
+            (api::Protocol::Http, None) => Ok(Protocol::Http),
+            (api::Protocol::H2C | api::Protocol::Grpc, None) => Ok(Protocol::H2c),
+        }
+    }
+
+    fn backend_tls(&mut self, field: &str, tls: Option<&api::BackendTls>) -> Result<Protocol, String> {
+        let unset = api::BackendTls::default();
+        let tls = tls.unwrap_or(&unset);
+        let server_name = match &tls.server_name {
+            Some(name) if ServerName::try_from(name.as_str()).is_err() => {
+                let message =
+                    format!("{field}.serverName: {name:?} is neither a DNS name nor an IP address; correct it");
+                return Err(self.unsupported(message));
+            }
+            name => name.as_deref().map(Arc::from),
+        };
+        let trust = match (&tls.ca_secret_ref, tls.insecure_skip_verify) {
+            (None, false) => Trust::WebRoots,
+            (None, true) => Trust::Insecure,
+            (Some(_), true) => {
+                let message =
+                    format!("{field}: 'insecureSkipVerify' would make 'caSecretRef' useless; remove one of them");
+                return Err(self.unsupported(message));
+            }
+            (Some(secret), false) => {
+                let authorities = self.context.secrets.authorities(&self.name.namespace, &secret.name);
+                Trust::Authorities(authorities.map_err(|problem| {
+                    let message = format!("{field}.caSecretRef.name: {}", problem.message);
+                    self.refs.add(problem.reason, format!("{message}; until then the route answers 500"));
+                    message
+                })?)
+            }
+        };
+        Ok(Protocol::Https(Arc::new(BackendTls { server_name, trust })))
+    }
+
+    fn redirect(&mut self, field: &str, route: &api::Route, redirect: &api::Redirect) -> Result<Redirect, String> {
+        let own = format!("{field}.redirect");
+        let status = u16::try_from(redirect.status_code).ok().filter(|code| [301, 302, 303, 307, 308].contains(code));
+        let Some(status) = status.and_then(|code| StatusCode::from_u16(code).ok()) else {
+            return Err(self.unsupported(format!("{own}.statusCode: it must be 301, 302, 303, 307 or 308")));
+        };
+        let hostname = match &redirect.hostname {
+            None => None,
+            Some(text) => match text.parse::<Hostname>() {
+                Ok(Hostname::Exact(name)) => Some(name),
+                _ => return Err(self.unsupported(format!("{own}.hostname: {text:?} is no DNS name; correct it"))),
+            },
+        };
+        let port = match redirect.port.map(u16::try_from) {
+            None => None,
+            Some(Ok(port)) if port > 0 => Some(port),
+            Some(_) => return Err(self.unsupported(format!("{own}.port: it must be from 1 to 65535"))),
+        };
+        let path = match &redirect.path {
+            None => None,
+            Some(path) => {
+                let value = values::url_path(&path.value).map_err(|problem| {
+                    self.unsupported(format!("{own}.path.value: {:?} is no path: {problem}", path.value))
+                })?;
+                Some(match path.r#type {
+                    RedirectPathType::Full => RedirectPath::Full(value.into()),
+                    RedirectPathType::ReplacePrefix if route.path.r#type == PathType::Prefix => {
+                        RedirectPath::ReplacePrefix(value.into())
+                    }
+                    RedirectPathType::ReplacePrefix => {
+                        let message =
+                            format!("{own}.path.type: ReplacePrefix needs a path of type Prefix, which it replaces");
+                        return Err(self.unsupported(message));
+                    }
+                })
+            }
+        };
+        if redirect.scheme.is_none() && hostname.is_none() && port.is_none() && path.is_none() {
+            let message = format!("{own}: it needs 'scheme', 'hostname', 'port' or 'path', or it would lead to itself");
+            return Err(self.unsupported(message));
+        }
+        let scheme = redirect.scheme.map(|scheme| match scheme {
+            Scheme::Http => uri::Scheme::HTTP,
+            Scheme::Https => uri::Scheme::HTTPS,
+        });
+        Ok(Redirect { status, scheme, hostname, port, path })
+    }
+
+    /// The new beginning of the path. One that cannot be read closes the route: the backend must not get paths that it was
+    /// not meant to get.
+    pub(super) fn rewrite(
+        &mut self,
+        field: &str,
+        route: &api::Route,
+        rewrite: &api::Rewrite,
+    ) -> Result<Filter, String> {
+        if route.path.r#type != PathType::Prefix {
+            let message = format!("{field}.rewrite: it needs a path of type Prefix, which it replaces");
+            return Err(self.unsupported(message));
+        }
+        match values::url_path(&rewrite.prefix) {
+            Ok(prefix) => Ok(Filter::ReplacePrefix(prefix.into())),
+            Err(problem) => {
+                Err(self.unsupported(format!("{field}.rewrite.prefix: {:?} is no path: {problem}", rewrite.prefix)))
+            }
+        }
+    }
+
+    /// Tells that a value is not possible, and gives the message back.
+    fn unsupported(&mut self, message: String) -> String {
+        self.accepted.add(Reason::UnsupportedValue, message.clone());
+        message
+    }
+}

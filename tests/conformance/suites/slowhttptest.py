@@ -1,0 +1,77 @@
+"""slowhttptest: visitors who send or read as slowly as they can, beside wrk's; those must hardly notice.
+
+Each attack opens 1,000 connections to the listener that wrk loads. The service must stay available to slowhttptest's own
+probe all along, no request of wrk may fail, and the 99th percentile of its latency may move by less than half.
+"""
+
+import csv
+import re
+import statistics
+import subprocess
+import threading
+
+import install
+from culvert import Culvert, tunnel_host
+from nginx import nginx
+from processes import free_port
+
+CONNECTIONS, SECONDS, ROUNDS = 1000, 20, 3
+ATTACKS = {
+    "slow headers": ["-H", "-i", "2"],
+    "slow body": ["-B", "-i", "2", "-s", "100000"],
+    "slow read": ["-X", "-w", "10", "-y", "20", "-n", "5", "-z", "10", "-k", "1"],
+    "ranges": ["-R", "-a", "10", "-b", "3000"],
+}
+
+
+def run(processes, program):
+    install.debian(slowhttptest="slowhttptest", nginx="nginx-light", wrk="wrk")
+    port = free_port()
+    pages = processes.folder / "pages"
+    pages.mkdir(exist_ok=True)
+    (pages / "small").write_text("x" * 1024)
+    (pages / "large").write_text("x" * (1 << 20))
+    site = f"server {{ listen 127.0.0.1:{port} backlog=4096; root {pages}; error_page 405 =200 $uri; }}"
+    nginx(processes, "backend", site)
+    culvert = Culvert(processes, program, [tunnel_host("suite", "localhost", f"127.0.0.1:{port}")])
+    calm = statistics.median(load(culvert)["p99"] for _ in range(ROUNDS))
+    print(f"   alone: p99 {calm:.2f} ms")
+    problems = []
+    for name, flags in ATTACKS.items():
+        attack = threading.Thread(target=slow, args=(processes.folder, culvert, name, flags))
+        attack.start()
+        seen = [load(culvert) for _ in range(ROUNDS)]
+        attack.join()
+        p99 = statistics.median(each["p99"] for each in seen)
+        failed = [each["failed"] for each in seen if each["failed"]]
+        closed = unavailable(processes.folder, name)
+        print(f"   {name}: p99 {p99:.2f} ms ({p99 / calm - 1:+.0%}); unavailable in {closed} of its seconds")
+        problems += [f"{name}: wrk: {line}" for line in failed]
+        if closed:
+            problems.append(f"{name}: the probe got no answer in {closed} seconds")
+        if p99 > 1.5 * calm:
+            problems.append(f"{name}: p99 moved from {calm:.2f} to {p99:.2f} ms")
+    return problems
+
+
+def load(culvert):
+    """wrk's visitors, about a tenth of what the edge can do, so that latency is not a queue of wrk's own."""
+    command = ["wrk", "-t1", "-c4", "-d5s", "--latency", "-H", "Host: localhost", f"http://{culvert.http}/small"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", said)
+    failed = re.search(r"^\s*(Non-2xx.*|Socket errors:.*)$", said, re.M)
+    return {"p99": float(p99[1]) * {"us": 1e-3, "ms": 1, "s": 1e3}[p99[2]], "failed": failed and failed[1]}
+
+
+def slow(folder, culvert, name, flags):
+    url = f"http://localhost:{culvert.http.rsplit(':', 1)[1]}/large"
+    command = ["slowhttptest", *flags, "-c", str(CONNECTIONS), "-r", "200", "-l", str(SECONDS), "-p", "3", "-u", url]
+    with open(folder / f"{name}.log", "wb") as log:
+        report = ["-g", "-o", folder / name]
+        subprocess.run([*command, *report], check=True, stdout=log, stderr=log, timeout=SECONDS + 60)
+
+
+def unavailable(folder, name):
+    """In how many of its seconds slowhttptest's own probe was not answered."""
+    with open(folder / f"{name}.csv") as seconds:
+        return sum(row["Service Available"].strip() == "0" for row in csv.DictReader(seconds))

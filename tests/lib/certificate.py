@@ -1,0 +1,20 @@
+"""Certificates of a run's own."""
+
+import subprocess
+
+
+def certificate(folder, *names):
+    """A certificate for these names, signed by itself; answers the paths of chain and key."""
+    chain, key = folder / f"{names[0]}.crt", folder / f"{names[0]}.key"
+    alternatives = ",".join(f"DNS:{name}" for name in names)
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]
+    command += ["-subj", f"/CN={names[0]}", "-addext", f"subjectAltName={alternatives}", "-keyout", key, "-out", chain]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    return chain, key
+
+
+def tls_secret(name, chain, key):
+    """The Secret that a TunnelHost's `tls.secretRef` names."""
+    data = {"tls.crt": chain.read_text(), "tls.key": key.read_text()}
+    metadata = {"name": name}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "kubernetes.io/tls", "stringData": data}
