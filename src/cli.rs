@@ -52,6 +52,7 @@ struct LogArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     #[cfg(feature = "edge")]
+    // By far the largest.
     Serve(Box<serve::Args>),
     #[cfg(feature = "agent")]
     Agent(agent::Args),

@@ -94,7 +94,7 @@ impl Shared {
         self.count(rejected, source);
     }
 
-    /// Takes a connection that came in elsewhere, from its ClientHello on, and has until `deadline` to register.
+    /// Takes a connection that came in elsewhere, from its `ClientHello` on, and has until `deadline` to register.
     pub(super) async fn handed_over<T>(
         self: Arc<Self>,
         handshake: StartHandshake<T>,

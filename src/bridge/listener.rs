@@ -106,7 +106,7 @@ impl Bridge {
         self.0.tasks.wait().await;
     }
 
-    /// Takes an agent's connection that came in by another listener, which has read its ClientHello; it has until `deadline`
+    /// Takes an agent's connection that came in by another listener, which has read its `ClientHello`; it has until `deadline`
     /// to register, and is served by a task of its own. It is shown the bridge's own certificate; a bridge without TLS
     /// takes none.
     pub fn accept<T>(&self, handshake: StartHandshake<T>, source: SocketAddr, deadline: Instant)

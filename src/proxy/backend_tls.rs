@@ -99,7 +99,7 @@ impl Configs {
         let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
         let mut either = match trust {
             Trust::WebRoots => {
-                let roots = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
+                let roots = webpki_roots::TLS_SERVER_ROOTS.to_vec();
                 builder.with_root_certificates(RootCertStore { roots }).with_no_client_auth()
             }
             Trust::Authorities(authorities) => {

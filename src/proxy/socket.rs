@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// How much is read ahead at a time: most requests' heads, and most ClientHellos.
+/// How much is read ahead at a time: most requests' heads, and most of TLS's first messages.
 const READ_AHEAD: usize = 2 * 1024;
 
 /// A visitor's TCP connection, and what was read of it ahead. It is read again by whoever comes next.

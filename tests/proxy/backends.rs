@@ -77,11 +77,11 @@ async fn mirror(request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let mut seen = format!("{:?} {} {}\n", head.version, head.method, head.uri);
     for (name, value) in &head.headers {
-        seen += &format!("{name}: {}\n", value.to_str().expect("text"));
+        seen.extend([name.as_str(), ": ", value.to_str().expect("text"), "\n"]);
     }
     let body = body.collect().await.expect("a whole body");
     if let Some(trailers) = body.trailers() {
-        seen += &format!("trailers: {trailers:?}\n");
+        seen.extend(["trailers: ", &*format!("{trailers:?}"), "\n"]);
     }
     seen += &String::from_utf8_lossy(&body.to_bytes());
     Response::new(full(seen))

@@ -268,8 +268,8 @@ async fn a_visitor_who_takes_a_request_back_frees_its_backend_and_keeps_the_conn
     let target = backend(move |mut stream| {
         let tell = tell.clone();
         async move {
-            let head = read_head(&mut stream).await;
-            if head.starts_with("GET /fast") {
+            let request = read_head(&mut stream).await;
+            if request.starts_with("GET /fast") {
                 stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.expect("answered");
                 return;
             }
@@ -292,7 +292,7 @@ async fn a_visitor_whose_window_stays_shut_is_left() {
     let target = backend(|mut stream| async move {
         read_head(&mut stream).await;
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await.expect("answered");
-        let _ = stream.write_all(&[b'x'; 1_000_000]).await;
+        let _ = stream.write_all(&vec![b'x'; 1_000_000]).await;
         let _ = stream.read(&mut [0]).await;
     })
     .await;
@@ -311,7 +311,7 @@ async fn a_slow_visitor_that_moves_is_served_to_the_end() {
     let target = backend(|mut stream| async move {
         read_head(&mut stream).await;
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await.expect("answered");
-        let _ = stream.write_all(&[b'x'; 1_000_000]).await;
+        let _ = stream.write_all(&vec![b'x'; 1_000_000]).await;
         let _ = stream.read(&mut [0]).await;
     })
     .await;
@@ -390,4 +390,14 @@ async fn a_proxy_that_stops_lets_requests_end_and_says_goodbye() {
     // Not the visitor ends it: it could still ask.
     timeout(PATIENCE, visitor.connection).await.expect("an end in time").expect("no panic").expect("an orderly end");
     assert!(visitor.sender.send_request(get("/")).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_requests_is_told_to_end() {
+    let secure = Secure::start().await;
+    let start = tokio::time::Instant::now();
+    let visitor = Http2Visitor::new(TcpStream::connect(secure.stage.http).await.expect("a connection")).await;
+    visitor.connection.await.expect("no panic").expect("an orderly end");
+    let idle = start.elapsed();
+    assert!((Duration::from_secs(74)..Duration::from_secs(80)).contains(&idle), "{idle:?}");
 }
