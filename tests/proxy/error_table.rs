@@ -232,6 +232,20 @@ async fn the_head_is_too_large() {
 }
 
 #[tokio::test]
+async fn a_connection_without_a_request_ends_in_silence() {
+    let mut options = Options::default();
+    options.config = proxy::Config { idle_timeout: Duration::from_millis(300), ..options.config };
+    let scene = Scene::with(options).await;
+    scene.stage.serve(&[&mirror().await]);
+    let mut unused = scene.stage.visit().await;
+    let mut used = scene.stage.visit().await;
+    used.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await;
+    assert_eq!(used.answer().await.status, 200);
+    assert!(unused.rest().await.is_empty() && used.rest().await.is_empty());
+    assert_eq!(scene.stage.edge.metric("culvert_errors_total{reason=\"head_timeout\"}"), 0);
+}
+
+#[tokio::test]
 async fn there_are_too_many_connections() {
     let mut options = Options::default();
     options.config = proxy::Config { max_connections: Some(1), ..options.config };
