@@ -19,6 +19,8 @@ mod signals;
 #[cfg(feature = "edge")]
 mod token;
 #[cfg(feature = "edge")]
+mod visitors;
+#[cfg(feature = "edge")]
 mod wiring;
 
 use std::{future::Future, process::ExitCode};

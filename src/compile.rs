@@ -36,6 +36,8 @@ pub struct Objects {
     pub tunnel_agents: Vec<Arc<TunnelAgent>>,
     /// The Secrets of Culvert's types; those of other types are not looked at.
     pub secrets: Vec<Arc<Secret>>,
+    /// Secrets that exist and whose content could not be had, with the reason.
+    pub unfetched: HashMap<ObjectName, String>,
 }
 
 /// What the objects mean.
@@ -57,7 +59,7 @@ pub struct Compiled {
 /// and so are the agents where none has changed. A certificate that has become wrong or has gone is taken from it, too.
 #[must_use]
 pub fn compile(objects: &Objects, previous: Option<&Compiled>) -> Compiled {
-    let secrets = Secrets::index(&objects.secrets);
+    let secrets = Secrets::index(&objects.secrets, &objects.unfetched);
     let mut verdicts = Vec::with_capacity(objects.tunnel_hosts.len() + objects.tunnel_agents.len());
 
     let mut known = HashMap::with_capacity(objects.tunnel_agents.len());

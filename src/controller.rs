@@ -18,6 +18,7 @@ mod report;
 mod source;
 mod status;
 mod stores;
+mod tls_secrets;
 
 use std::{collections::HashMap, path::Path, sync::Arc};
 
@@ -122,7 +123,7 @@ impl Controller {
     fn new(source: Source, metrics: Arc<Metrics>, replica: &str, cluster: Option<Cluster>) -> Self {
         let members = Members::alone(replica);
         Self {
-            stores: Stores::new(source.secret_lists, metrics.clone()),
+            stores: Stores::new(source.secret_lists, source.tls_secrets.clone(), metrics.clone()),
             source,
             metrics,
             compiled: watch::Sender::new(None),

@@ -6,6 +6,7 @@ mod account;
 mod answer;
 mod body;
 mod choose;
+mod config;
 mod connection;
 mod download;
 mod error;
@@ -49,15 +50,16 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::{
+    config::Config,
+    identity::TrustedProxies,
+    tls::{Tls, TlsOptions},
+};
 use self::{
     connection::Accepted,
     gate::Passwords,
     live::{Live, Makers},
     metrics::{HostMetrics, Metrics},
-};
-pub use self::{
-    identity::TrustedProxies,
-    tls::{Tls, TlsOptions},
 };
 use crate::{
     bridge::Registry,
@@ -76,19 +78,6 @@ pub struct Proxy {
     shared: Arc<Shared>,
 }
 
-/// What is the same for all visitors, whatever host they ask for.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The proxies whose word about the visitor is taken; default none.
-    pub trusted_proxies: TrustedProxies,
-    /// Tells backends of the visitor by `Forwarded` (RFC 7239) too; default not.
-    pub forwarded: bool,
-    /// Where visitors find the edge with TLS, for those who are sent there; default 443.
-    pub public_https_port: u16,
-    /// How long a visitor may take nothing of what is written to it; default 5 min.
-    pub stall_timeout: Duration,
-}
-
 /// What all requests share.
 struct Shared {
     live: ArcSwap<Live>,
@@ -100,19 +89,6 @@ struct Shared {
     config: Config,
     /// How many replicas share the limits.
     replicas: AtomicU32,
-}
-
-// === impl Config ===
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            trusted_proxies: TrustedProxies::default(),
-            forwarded: false,
-            public_https_port: 443,
-            stall_timeout: Duration::from_mins(5),
-        }
-    }
 }
 
 // === impl Proxy ===
@@ -187,6 +163,10 @@ impl Proxy {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 accepted = listener.accept() => match accepted {
+                    Ok((_, peer)) if self.shared.config.max_connections.is_some_and(|most| connections.len() >= most) => {
+                        self.shared.makers.metrics.errors.with_label_values(&["too_many_connections"]).inc();
+                        tracing::debug!(%peer, "there are too many visitors' connections already; this one is closed");
+                    }
                     Ok((tcp, peer)) => {
                         // Where the socket does not take it, it is only slower.
                         let _ = tcp.set_nodelay(true);

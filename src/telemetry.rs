@@ -1,6 +1,8 @@
 //! What an operator sees of the process from outside: its logs, its metrics and its probes.
 
 #[cfg(feature = "edge")]
+pub mod access_log;
+#[cfg(feature = "edge")]
 mod admin;
 #[cfg(feature = "edge")]
 mod build;

@@ -47,7 +47,7 @@ pub enum Reason {
     SecretNotFound,
     /// The Secret is there, and its type or what it holds is not right.
     InvalidSecret,
-    /// The Secret of a certificate is there, and its certificate or its key is not right.
+    /// The Secret of a certificate is there, and its certificate or its key is not right, or the edge cannot get it.
     InvalidCertificate,
     /// There is no TunnelAgent of that name in the namespace.
     AgentNotFound,

@@ -3,7 +3,10 @@
 //! It is made of the definitions as JSON, so that it can only say what an API server is told. The words for conditions and
 //! reasons come with their doc comments from the enums.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt::Write as _,
+};
 
 use schemars::{JsonSchema, schema_for};
 use serde_json::Value;
@@ -96,9 +99,10 @@ fn kind(page: &mut String, crd: &Value) {
         text(&names["categories"][0]),
     )
     .expect("text");
+    let mut told = HashMap::new();
     for part in ["spec", "status"] {
         let (path, schema) = (format!("{kind}.{part}"), &schema["properties"][part]);
-        object(page, &path, schema, &description(schema));
+        object(page, &path, schema, &description(schema), &mut told);
     }
     page.push_str("\n### Columns of `kubectl get ");
     page.push_str(text(&names["plural"]));
@@ -109,8 +113,9 @@ fn kind(page: &mut String, crd: &Value) {
     }
 }
 
-/// One section for an object, and after it those for the objects in it.
-fn object(page: &mut String, path: &str, schema: &Value, introduction: &str) {
+/// One section for an object, and after it those for the objects in it, except for those that have been `told`: what may
+/// stand in several places is told at the first.
+fn object(page: &mut String, path: &str, schema: &Value, introduction: &str, told: &mut HashMap<String, String>) {
     write!(page, "\n### {path}\n").expect("text");
     if !introduction.is_empty() {
         write!(page, "\n{introduction}\n").expect("text");
@@ -127,11 +132,14 @@ fn object(page: &mut String, path: &str, schema: &Value, introduction: &str) {
         let mut what = description(field);
         if name == "conditions" {
             kind = "[Condition[]](#conditions)".to_owned();
-        } else if items["type"] == "object" {
-            kind = format!("[{kind}](#{})", anchor(&below));
-            // What an object is for stands in its field's row already; items have a text of their own.
-            let introduction = if field.get("items").is_some() { description(items) } else { String::new() };
-            inner.push((below, items, introduction));
+        } else if items.get("properties").is_some() {
+            let first = told.entry(items["properties"].to_string()).or_insert_with(|| {
+                // What an object is for stands in its field's row already; items have a text of their own.
+                let introduction = if field.get("items").is_some() { description(items) } else { String::new() };
+                inner.push((below.clone(), items, introduction));
+                below
+            });
+            kind = format!("[{kind}](#{})", anchor(first));
         } else if field.get("items").is_some() {
             what = format!("{what} {}", rules(items, "Each"));
         }
@@ -147,7 +155,7 @@ fn object(page: &mut String, path: &str, schema: &Value, introduction: &str) {
         writeln!(page, "| `{name}` | {kind} | {default} | {} |", what.trim_end()).expect("text");
     }
     for (path, schema, introduction) in inner {
-        object(page, &path, schema, &introduction);
+        object(page, &path, schema, &introduction, told);
     }
 }
 
@@ -158,7 +166,8 @@ fn anchor(heading: &str) -> String {
 
 /// The type of a field with its bounds, as in `string[], 1 to 16, no two alike; each 1 to 253 characters`.
 fn kind_of(schema: &Value) -> String {
-    let kind = schema["type"].as_str().unwrap_or("any");
+    let int_or_string = schema["x-kubernetes-int-or-string"] == true;
+    let kind = if int_or_string { "integer or string" } else { schema["type"].as_str().unwrap_or("any") };
     let range = |least: &str, most: &str, unit: &str| match (schema[least].as_f64(), schema[most].as_f64()) {
         (Some(least), Some(most)) => format!(", {least} to {most}{unit}"),
         (Some(least), None) => format!(", at least {least}{unit}"),
@@ -179,6 +188,10 @@ fn kind_of(schema: &Value) -> String {
             let each = if bounds.is_empty() { String::new() } else { format!("; each {bounds}") };
             format!("{item}[]{}{unique}{each}", range("minItems", "maxItems", ""))
         }
+        "object" if schema["additionalProperties"].is_object() => {
+            let values = kind_of(&schema["additionalProperties"]);
+            format!("map of names to values{}; each {values}", range("minProperties", "maxProperties", ""))
+        }
         "string" if schema["enum"].is_array() => {
             let values: Vec<String> = list(&schema["enum"]).iter().map(|value| format!("`{}`", text(value))).collect();
             values.join(" or ")
@@ -196,8 +209,11 @@ fn description(schema: &Value) -> String {
 
 fn rules(schema: &Value, subject: &str) -> String {
     let rules = list(&schema["x-kubernetes-validations"]);
-    let sentences: Vec<String> = rules.iter().map(|rule| format!("{subject} {}.", cell(&rule["message"]))).collect();
-    sentences.join(" ")
+    let sentence = |rule: &Value| {
+        let message = cell(&rule["message"]);
+        if message.starts_with("must ") { format!("{subject} {message}.") } else { format!("Rule: {message}.") }
+    };
+    rules.iter().map(sentence).collect::<Vec<_>>().join(" ")
 }
 
 fn secrets(page: &mut String) {

@@ -162,6 +162,8 @@ fn table(lines: &[Line]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     const AGENT: &str = "
@@ -247,6 +249,29 @@ spec:
         assert_eq!(judge(&[Input { name: "b.yaml".to_owned(), text: SECRET.to_owned() }]), Some(vec![]));
         assert_eq!(judge(&[Input { name: "c.yaml".to_owned(), text: "# nothing".to_owned() }]), None);
         assert_eq!(verdicts(&[SECRET, SECRET])[0], ("Secret web/home-token".into(), "Accepted", "Invalid"));
+    }
+
+    #[test]
+    fn the_examples_are_right() {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+        let quickstart = examples.join("quickstart.yaml");
+        let mut judged = 0;
+        for name in manifest_names(&examples).expect("the folder") {
+            let mut inputs = Vec::new();
+            // The agent of all of them.
+            for path in HashSet::from([&quickstart, &examples.join(&name)]) {
+                read(path, &mut inputs).expect("a file");
+            }
+            for Line { object, judgement } in judge(&inputs).expect("objects") {
+                let secret_is_yours = judgement.reason == Reason::SecretNotFound;
+                assert!(
+                    judgement.status == ConditionStatus::True || secret_is_yours,
+                    "{name}: {object}: {judgement:?}"
+                );
+                judged += 1;
+            }
+        }
+        assert!(judged > 20, "only {judged} lines");
     }
 
     #[test]

@@ -15,8 +15,7 @@ use super::{
 };
 use crate::{
     agent::{self, Agent, AllowRule, TokenSource},
-    bridge,
-    proxy::TrustedProxies,
+    bridge, proxy,
     tunnel::{
         registration::Token,
         tls::{self, Fingerprint, Trust},
@@ -67,7 +66,8 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         default_certificate: None,
         bridge_hostname: None,
         advertise: None,
-        trusted_proxies: TrustedProxies::default(),
+        visitors: proxy::Config::default(),
+        access_log: None,
         drain_delay: Duration::ZERO,
     })
     .await?;

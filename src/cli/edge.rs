@@ -17,9 +17,12 @@ use super::{Failure, certificate::FollowedCertificate, signals, wiring};
 use crate::{
     bridge::{self, Bridge},
     controller::{ClusterConfig, Controller, Sessions},
-    proxy::{self, Proxy, Tls, TlsOptions, TrustedProxies},
+    proxy::{self, Proxy, Tls, TlsOptions},
     routing::Agents,
-    telemetry,
+    telemetry::{
+        self,
+        access_log::{AccessLog, AccessLogFormat, AccessLogWriter},
+    },
     tunnel::Replica,
 };
 
@@ -43,7 +46,10 @@ pub(super) struct EdgeConfig {
     /// The hostname by which agents may register on the visitors' port.
     pub(super) bridge_hostname: Option<String>,
     pub(super) advertise: Option<String>,
-    pub(super) trusted_proxies: TrustedProxies,
+    /// Its `access_log` is made of the format below.
+    pub(super) visitors: proxy::Config,
+    /// How requests are logged on standard output, if they are.
+    pub(super) access_log: Option<AccessLogFormat>,
     /// How long visitors are still taken after readiness is gone.
     pub(super) drain_delay: Duration,
 }
@@ -69,6 +75,8 @@ pub(super) struct Edge {
     sessions: watch::Sender<Arc<Sessions>>,
     own: Replica,
     drain_delay: Duration,
+    /// Writes what is left when the edge has ended.
+    access_log_writer: Option<AccessLogWriter>,
 }
 
 /// What is bound.
@@ -125,7 +133,14 @@ impl Edge {
             },
             &metrics,
         )?;
-        let visitors = proxy::Config { trusted_proxies: config.trusted_proxies, ..proxy::Config::default() };
+        let (access_log, access_log_writer) = match config.access_log {
+            Some(format) => {
+                let (log, writer) = AccessLog::start(format, std::io::stdout(), &metrics)?;
+                (Some(log), Some(writer))
+            }
+            None => (None, None),
+        };
+        let visitors = proxy::Config { access_log, ..config.visitors };
         let proxy = Proxy::new(bridge.registry().clone(), visitors, &metrics)?;
         let tls = Tls::new(
             &proxy,
@@ -157,6 +172,7 @@ impl Edge {
             sessions,
             own,
             drain_delay,
+            access_log_writer,
         })
     }
 
@@ -169,6 +185,7 @@ impl Edge {
     /// that they need, and those before what only watches.
     pub(super) async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
         let Self { listeners, metrics, controller, proxy, tls, default_certificate, bridge, drain_delay, .. } = self;
+        let access_log_writer = self.access_log_writer;
         let (known, ready) = (watch::Sender::new(false), watch::Sender::new(false));
         let [stop_visitors, stop_agents, stop_rest] = [(); 3].map(|()| CancellationToken::new());
         let outputs = controller.outputs();
@@ -237,6 +254,8 @@ impl Edge {
         }
         stop_rest.cancel();
         let _ = timeout(REST, async { while rest.join_next().await.is_some() {} }).await;
+        // Requests are over; their last lines are still to be written.
+        drop(access_log_writer);
         ended
     }
 }

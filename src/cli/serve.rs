@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
 use kube::Client;
 
 use super::{
@@ -13,8 +12,9 @@ use super::{
     certificate::{self, BridgeCertificate, FollowedCertificate},
     edge::{Edge, EdgeConfig, Source},
     signals,
+    visitors::VisitorArgs,
 };
-use crate::{bridge, controller::ClusterConfig, proxy::TrustedProxies, routing::Hostname};
+use crate::{bridge, controller::ClusterConfig, routing::Hostname};
 
 /// Runs the edge: controller, proxy and bridge in one process.
 ///
@@ -49,9 +49,8 @@ pub(super) struct Args {
     /// Where /livez, /readyz and /metrics are. Keep it away from visitors.
     #[arg(long, value_name = "ADDRESS", default_value_t = local(9090), env = "CULVERT_ADMIN")]
     admin: SocketAddr,
-    /// Networks of the proxies in front of the edge, whose X-Forwarded-* and X-Request-Id are believed.
-    #[arg(long, value_name = "CIDR", env = "CULVERT_TRUSTED_PROXIES", value_delimiter = ',')]
-    trusted_proxies: Vec<IpNet>,
+    #[command(flatten)]
+    visitors: VisitorArgs,
     /// The address that agents are told to dial for this replica, HOST:PORT, where it has one of its own. Without it
     /// they dial the address that they know again, until they have met every replica.
     #[arg(long, value_name = "HOST:PORT", env = "CULVERT_ADVERTISE")]
@@ -134,7 +133,8 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         default_certificate,
         bridge_hostname,
         advertise: args.advertise,
-        trusted_proxies: TrustedProxies::new(args.trusted_proxies),
+        access_log: args.visitors.access_log(),
+        visitors: args.visitors.into_config(),
         drain_delay,
     })
     .await?;

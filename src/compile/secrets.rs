@@ -14,7 +14,10 @@ use crate::{
 const MAX_BCRYPT_COST: u32 = 14;
 
 /// The Secrets by namespace and name.
-pub(super) struct Secrets<'a>(HashMap<(&'a str, &'a str), &'a Secret>);
+pub(super) struct Secrets<'a> {
+    known: HashMap<(&'a str, &'a str), &'a Secret>,
+    unfetched: &'a HashMap<ObjectName, String>,
+}
 
 /// Why a Secret cannot be used. The text names key and line, never a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,12 +29,12 @@ pub(super) struct SecretProblem {
 // === impl Secrets ===
 
 impl<'a> Secrets<'a> {
-    pub(super) fn index(secrets: &'a [Arc<Secret>]) -> Self {
+    pub(super) fn index(secrets: &'a [Arc<Secret>], unfetched: &'a HashMap<ObjectName, String>) -> Self {
         let key = |secret: &'a Secret| {
             let namespace = secret.metadata.namespace.as_deref().unwrap_or("default");
             Some((namespace, secret.metadata.name.as_deref()?))
         };
-        Self(secrets.iter().filter_map(|secret| Some((key(secret)?, &**secret))).collect())
+        Self { known: secrets.iter().filter_map(|secret| Some((key(secret)?, &**secret))).collect(), unfetched }
     }
 
     /// The token of an agent.
@@ -64,6 +67,11 @@ impl<'a> Secrets<'a> {
 
     /// The chain and the key of a certificate, as PEM.
     pub(super) fn certificate(&self, name: &ObjectName) -> Result<(&'a [u8], &'a [u8]), SecretProblem> {
+        if let Some(problem) = self.unfetched.get(name) {
+            let message =
+                format!("Secret {:?} is there, but the edge cannot get it, and tries again: {problem}", &*name.name);
+            return Err(SecretProblem { reason: Reason::InvalidCertificate, message });
+        }
         let (_, secret) = self.find(&name.namespace, &name.name, &[SecretType::Tls])?;
         let value = |key| value(secret, &name.name, key).map_err(SecretProblem::of_certificate);
         Ok((value(SecretType::CERTIFICATE)?, value(SecretType::PRIVATE_KEY)?))
@@ -103,7 +111,7 @@ impl<'a> Secrets<'a> {
         types: &[SecretType],
     ) -> Result<(SecretType, &'a Secret), SecretProblem> {
         let expected = || types.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(" or ");
-        let Some(secret) = self.0.get(&(namespace, name)) else {
+        let Some(secret) = self.known.get(&(namespace, name)) else {
             let message = format!(
                 "no Secret {name:?} of type {} in namespace {namespace:?}; create it, or correct the name",
                 expected()

@@ -69,6 +69,7 @@ fn objects(tunnel_hosts: Vec<Arc<TunnelHost>>) -> Objects {
         tunnel_hosts,
         tunnel_agents: vec![agent("web/home"), agent("other/home")],
         secrets: vec![token("web/token"), token("other/token")],
+        ..Objects::default()
     }
 }
 

@@ -1,9 +1,11 @@
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use prometheus::{
     Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
     exponential_buckets,
 };
+
+use crate::{compile::Compiled, routing::ObjectName};
 
 /// What an operator sees of the controller.
 pub(super) struct Metrics {
@@ -13,6 +15,7 @@ pub(super) struct Metrics {
     reconcile_errors: IntCounterVec,
     undecodable: IntGaugeVec,
     status_updates: IntCounterVec,
+    certificates: IntGaugeVec,
 }
 
 /// How writing a status ended.
@@ -58,6 +61,13 @@ impl Metrics {
                 Opts::new("culvert_status_updates_total", "Writes of the status of an object, by result."),
                 &["result"],
             )?,
+            certificates: IntGaugeVec::new(
+                Opts::new(
+                    "culvert_certificate_not_after_timestamp_seconds",
+                    "When a certificate that visitors are shown ends, in seconds since 1970, by its Secret.",
+                ),
+                &["namespace", "secret"],
+            )?,
         };
         for kind in ["TunnelHost", "TunnelAgent", "Secret"] {
             metrics.undecodable(kind, 0);
@@ -65,13 +75,14 @@ impl Metrics {
         for result in [StatusUpdate::Success, StatusUpdate::Failure] {
             metrics.status_updates.with_label_values(&[result.as_str()]);
         }
-        let collectors: [Box<dyn Collector>; 6] = [
+        let collectors: [Box<dyn Collector>; 7] = [
             Box::new(metrics.routes.clone()),
             Box::new(metrics.generation.clone()),
             Box::new(metrics.reconcile_duration.clone()),
             Box::new(metrics.reconcile_errors.clone()),
             Box::new(metrics.undecodable.clone()),
             Box::new(metrics.status_updates.clone()),
+            Box::new(metrics.certificates.clone()),
         ];
         collectors.into_iter().try_for_each(|collector| registry.register(collector))?;
         Ok(metrics)
@@ -82,6 +93,20 @@ impl Metrics {
         self.routes.set(rules.try_into().unwrap_or(i64::MAX));
         self.generation.inc();
         self.reconcile_duration.observe(duration.as_secs_f64());
+    }
+
+    /// These are the certificates from now on, instead of those of the table before.
+    pub(super) fn certificates(&self, compiled: &Compiled, previous: Option<&Compiled>) {
+        for certificate in compiled.certificates() {
+            let secret = &certificate.secret;
+            self.certificates.with_label_values(&[&*secret.namespace, &*secret.name]).set(certificate.not_after);
+        }
+        let now: HashSet<&ObjectName> = compiled.certificates().map(|certificate| &certificate.secret).collect();
+        let before = previous.into_iter().flat_map(Compiled::certificates).map(|certificate| &certificate.secret);
+        for gone in before.filter(|secret| !now.contains(secret)) {
+            // One that is not there is gone, too.
+            let _ = self.certificates.remove_label_values(&[&*gone.namespace, &*gone.name]);
+        }
     }
 
     /// Objects of that kind could not be watched.

@@ -21,6 +21,11 @@ const QUIET: Duration = Duration::from_millis(50);
 /// How long objects that never get quiet are waited for.
 const AT_MOST: Duration = Duration::from_millis(200);
 
+/// How long the objects wait for Secrets that have to be fetched for them, so that nothing is called missing that is only on
+/// its way; and how long the first table waits, without which visitors would see the wrong certificate.
+const FETCH: Duration = Duration::from_millis(500);
+const FIRST_FETCH: Duration = Duration::from_secs(5);
+
 /// What the loop tells the rest of the process.
 pub(super) struct Published {
     /// The last compilation; `None` until all objects have been listed once.
@@ -44,22 +49,29 @@ pub(super) async fn run(mut source: Source, mut stores: Stores, published: Publi
         let when = due.as_ref().map(|due| due.quiet.min(due.at_most));
         // Biased: all that is ready is taken in before the objects are compiled. The lists of a folder come at once, and
         // half of them would be compiled to broken references.
-        let change = tokio::select! {
+        let effect = tokio::select! {
             biased;
-            change = source.changes.next() => change,
+            change = source.changes.next() => {
+                let Some(change) = change else {
+                    error!("the source of objects has ended; the last known ones stay in force");
+                    return;
+                };
+                stores.apply(change)
+            }
+            effect = stores.fetched() => effect,
             () = sleep_until(when) => {
                 due = None;
                 if stores.complete() {
-                    publish(&stores, &published, &metrics).await;
+                    let first = published.compiled.borrow().is_none();
+                    match stores.fetch(if first { FIRST_FETCH } else { FETCH }) {
+                        Some(until) => due = Some(Due { quiet: until, at_most: until }),
+                        None => publish(stores.objects(), &published, &metrics).await,
+                    }
                 }
                 continue;
             }
         };
-        let Some(change) = change else {
-            error!("the source of objects has ended; the last known ones stay in force");
-            return;
-        };
-        match stores.apply(change) {
+        match effect {
             Effect::None => {}
             Effect::Status => {
                 published.touched.send_replace(());
@@ -73,9 +85,8 @@ pub(super) async fn run(mut source: Source, mut stores: Stores, published: Publi
     }
 }
 
-async fn publish(stores: &Stores, published: &Published, metrics: &Metrics) {
+async fn publish(objects: Objects, published: &Published, metrics: &Metrics) {
     let previous = published.compiled.borrow().clone();
-    let objects = stores.objects();
     let first = previous.is_none();
     if first {
         published.expected.send_replace(connected(&objects));
@@ -88,6 +99,7 @@ async fn publish(stores: &Stores, published: &Published, metrics: &Metrics) {
         return;
     };
     metrics.compiled(compiled.rule_count(), started.elapsed());
+    metrics.certificates(&compiled, published.compiled.borrow().as_deref());
     if first {
         info!(routes = compiled.rule_count(), objects = compiled.verdicts.len(), "the first routing table is made");
     } else {

@@ -8,7 +8,7 @@ mod watch;
 
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{core::DeserializeGuard, runtime::watcher::Event};
+use kube::{Client, api::PartialObjectMeta, core::DeserializeGuard, runtime::watcher::Event};
 
 pub(super) use self::{cluster::cluster, folder::folder, watch::watch};
 pub use self::{
@@ -22,13 +22,19 @@ pub(super) struct Source {
     pub(super) changes: BoxStream<'static, Change>,
     /// How many lists of Secrets it keeps; each is complete by itself.
     pub(super) secret_lists: usize,
+    /// Where the Secrets of type `kubernetes.io/tls` are to be fetched, of which only the metadata comes by itself; `None` where
+    /// they come as all others do.
+    pub(super) tls_secrets: Option<Client>,
 }
 
 /// One event of one list of objects. An object that could not be read is an error with its metadata: its last good
 /// version stays in force.
+#[allow(clippy::large_enum_variant, reason = "it is moved once, from the stream into the stores")]
 pub(super) enum Change {
     TunnelHost(Event<DeserializeGuard<TunnelHost>>),
     TunnelAgent(Event<DeserializeGuard<TunnelAgent>>),
     /// With the number of the list, as one watch sees one type of Secret.
     Secret(usize, Event<DeserializeGuard<Secret>>),
+    /// The metadata of a Secret of type `kubernetes.io/tls`.
+    TlsSecret(Event<PartialObjectMeta<Secret>>),
 }

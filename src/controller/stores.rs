@@ -1,20 +1,22 @@
-use std::{collections::HashMap, hash::Hash, sync::Arc};
+use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
-    Resource,
+    Client, Resource,
     core::DeserializeGuard,
     runtime::{
         reflector::{self, Lookup, ObjectRef, Store, store::Writer},
         watcher::Event,
     },
 };
+use tokio::time::Instant;
 use tracing::{error, info};
 
-use super::{metrics::Metrics, source::Change};
+use super::{metrics::Metrics, source::Change, tls_secrets::TlsSecrets};
 use crate::{
     api::{TunnelAgent, TunnelHost},
-    compile::Objects,
+    compile::{Objects, object_name},
+    routing::ObjectName,
 };
 
 /// The known objects of all kinds, kept up to date by the changes of a source.
@@ -22,6 +24,7 @@ pub(super) struct Stores {
     hosts: List<TunnelHost>,
     agents: List<TunnelAgent>,
     secrets: Vec<List<Secret>>,
+    tls_secrets: TlsSecrets,
     metrics: Arc<Metrics>,
 }
 
@@ -54,9 +57,11 @@ trait Meaning {
 // === impl Stores ===
 
 impl Stores {
-    pub(super) fn new(secret_lists: usize, metrics: Arc<Metrics>) -> Self {
+    /// Stores for so many lists of Secrets; with a client, those of type `kubernetes.io/tls` are fetched by it.
+    pub(super) fn new(secret_lists: usize, tls_secrets: Option<Client>, metrics: Arc<Metrics>) -> Self {
         let secrets = (0..secret_lists).map(|_| List::new()).collect();
-        Self { hosts: List::new(), agents: List::new(), secrets, metrics }
+        let tls_secrets = TlsSecrets::new(tls_secrets, metrics.clone());
+        Self { hosts: List::new(), agents: List::new(), secrets, tls_secrets, metrics }
     }
 
     pub(super) fn apply(&mut self, change: Change) -> Effect {
@@ -76,19 +81,38 @@ impl Stores {
                 self.metrics.undecodable("Secret", self.secrets.iter().map(|list| list.broken.len()).sum());
                 effect
             }
+            Change::TlsSecret(event) => self.tls_secrets.apply(event),
         }
     }
 
     /// Whether all lists have been complete once. Before, a missing object means nothing.
     pub(super) fn complete(&self) -> bool {
-        self.hosts.complete && self.agents.complete && self.secrets.iter().all(|list| list.complete)
+        let lists = self.hosts.complete && self.agents.complete && self.secrets.iter().all(|list| list.complete);
+        lists && self.tls_secrets.listed()
+    }
+
+    /// Asks for the Secrets that the objects refer to and that do not come by themselves. Those that are asked for the first
+    /// time are worth waiting for, each for as long as `patience`: until when, if there are any.
+    pub(super) fn fetch(&mut self, patience: Duration) -> Option<Instant> {
+        let reference = |host: &Arc<TunnelHost>| {
+            let secret = host.spec.tls.as_ref()?.secret_ref.as_ref()?;
+            Some(ObjectName { namespace: object_name(&host.metadata).namespace, name: secret.name.as_str().into() })
+        };
+        self.tls_secrets.refer(self.hosts.store.state().iter().filter_map(reference).collect());
+        self.tls_secrets.awaited(patience)
+    }
+
+    /// The effect of the next of them that has come; for ever, if none is on its way. Nothing is lost where it is dropped.
+    pub(super) async fn fetched(&mut self) -> Effect {
+        self.tls_secrets.fetched().await
     }
 
     pub(super) fn objects(&self) -> Objects {
         Objects {
             tunnel_hosts: self.hosts.store.state(),
             tunnel_agents: self.agents.store.state(),
-            secrets: self.secrets.iter().flat_map(|list| list.store.state()).collect(),
+            secrets: self.secrets.iter().flat_map(|list| list.store.state()).chain(self.tls_secrets.state()).collect(),
+            unfetched: self.tls_secrets.unfetched().collect(),
         }
     }
 

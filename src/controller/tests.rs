@@ -1,6 +1,7 @@
 mod cluster;
 mod folder;
 mod status;
+mod tls_secrets;
 
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ struct Call {
     path: String,
     query: String,
     body: Value,
+    /// What form of an object it asks for.
+    accept: String,
     answer: SendResponse<Response<Body>>,
 }
 
@@ -37,12 +40,14 @@ impl Api {
         let (request, answer) =
             tokio::time::timeout(Duration::from_mins(1), self.handle.next_request()).await.ok().flatten()?;
         let (head, body) = request.into_parts();
+        let accept = head.headers.get(http::header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
         let body = body.collect().await.expect("a body").to_bytes();
         Some(Call {
             method: head.method,
             path: head.uri.path().to_owned(),
             query: head.uri.query().unwrap_or_default().to_owned(),
             body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+            accept: accept.to_owned(),
             answer,
         })
     }

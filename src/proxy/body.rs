@@ -3,6 +3,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -23,6 +24,23 @@ pub(super) enum Body {
 // === impl Body ===
 
 impl Body {
+    /// How long the backend may send nothing of it.
+    pub(super) fn idle_timeout(&self) -> Option<Duration> {
+        if let Self::Download(download) = self { Some(download.idle_timeout()) } else { None }
+    }
+
+    /// The visitor does not get the rest, for this reason.
+    pub(super) fn give_up(&mut self, reason: &'static str) {
+        if let Self::Download(download) = self {
+            download.give_up(reason);
+        }
+    }
+
+    /// Bytes that the edge itself made.
+    pub(super) fn size(&self) -> usize {
+        if let Self::Full(Some(bytes)) = self { bytes.len() } else { 0 }
+    }
+
     pub(super) fn full(bytes: Bytes) -> Self {
         Self::Full(Some(bytes))
     }

@@ -8,6 +8,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,20 +23,19 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
-    Shared,
+    Config, Shared,
     body::Body,
     download::BodyError,
     http2,
-    phase::{HEAD_TIMEOUT, InProgress, KEEP_ALIVE, Phase, Stage},
+    phase::{InProgress, Phase, Stage},
     service::{self, Visitor},
     socket::Socket,
     tls::{Arrival, Tls},
     visitor::{Transport, VisitorStream},
 };
 
-/// The largest request head in bytes, and the most fields in it; hyper answers 431 to more.
-pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
-const MAX_HEADERS: usize = 100;
+/// Why a response ended that its visitor did not take.
+const VISITOR_STALLED: &str = "visitor_stalled";
 
 /// A connection that was accepted, and by whom.
 pub(super) struct Accepted {
@@ -87,16 +87,16 @@ impl Accepted {
             match shutdown.run_until_cancelled(tls.accept(socket, peer)).await {
                 Some(Some(Arrival { stream, info, speaks_http2 })) => {
                     visitor.tls = Some(info);
-                    phase = if speaks_http2 { Phase::multiplexed() } else { Phase::new() };
+                    phase = if speaks_http2 { Phase::multiplexed(&shared.config) } else { Phase::new(&shared.config) };
                     Transport::Tls(Box::new(stream))
                 }
                 Some(None) | None => return,
             }
         } else {
             let mut socket = socket;
-            match shutdown.run_until_cancelled(begin(&mut socket)).await {
-                Some(Ok(true)) => phase = Phase::multiplexed(),
-                Some(Ok(false)) => phase = Phase::new(),
+            match shutdown.run_until_cancelled(begin(&mut socket, &shared.config)).await {
+                Some(Ok(true)) => phase = Phase::multiplexed(&shared.config),
+                Some(Ok(false)) => phase = Phase::new(&shared.config),
                 Some(Err(error)) => {
                     if error.kind() == io::ErrorKind::TimedOut {
                         shared.count(&End::Expired(Stage::Head), peer);
@@ -119,12 +119,13 @@ impl Accepted {
                 let (shared, visitor) = (shared.clone(), visitor.clone());
                 async move {
                     let response = service::handle(&shared, &visitor, request).await;
+                    progress.phase().set_stall_timeout(shared.stall_timeout(response.body()));
                     Ok::<_, Infallible>(response.map(|body| Tracked { body, progress, ends_with_connection }))
                 }
             });
             let connection = http1::Builder::new()
-                .max_header_size(MAX_HEAD_BYTES)
-                .max_headers(MAX_HEADERS)
+                .max_header_size(shared.config.max_header_bytes)
+                .max_headers(shared.config.max_headers)
                 .serve_connection(io, service)
                 .with_upgrades();
             watch(&shared, &phase, connection, peer, shutdown, token).await;
@@ -133,11 +134,11 @@ impl Accepted {
 }
 
 /// Waits for the first bytes of a connection without TLS. Returns whether HTTP/2 begins, by prior knowledge (RFC 9113, 3.3).
-async fn begin(socket: &mut Socket) -> io::Result<bool> {
+async fn begin(socket: &mut Socket, config: &Config) -> io::Result<bool> {
     let expired = |_| io::Error::from(io::ErrorKind::TimedOut);
     if socket.early().is_empty() {
         // A connection that was never used ends as an idle one does, and is counted by nobody.
-        let first = timeout(KEEP_ALIVE, socket.read_ahead()).await;
+        let first = timeout(config.idle_timeout, socket.read_ahead()).await;
         if first.map_err(|_| io::ErrorKind::NotConnected)?? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -155,7 +156,7 @@ async fn begin(socket: &mut Socket) -> io::Result<bool> {
             }
         }
     };
-    timeout(HEAD_TIMEOUT, rest).await.map_err(expired)?
+    timeout(config.header_timeout, rest).await.map_err(expired)?
 }
 
 /// Runs a connection until it ends, or until its visitor has taken too long.
@@ -169,7 +170,7 @@ async fn watch<C: Serving>(
 ) {
     let mut connection = pin!(connection);
     let stall_timeout = shared.config.stall_timeout;
-    let mut deadline = phase.deadline(stall_timeout);
+    let mut deadline = phase.deadline();
     let mut timer = pin!(sleep_until(deadline.unwrap_or_else(Instant::now)));
     let mut draining = pin!(shutdown.cancelled());
     let (mut told, mut token) = (false, Some(token));
@@ -189,7 +190,7 @@ async fn watch<C: Serving>(
         }
         // Only a head that does not come in one piece makes the timer earlier; otherwise it is left to fire, and is
         // then set to what is due, so that a busy connection hardly ever touches it.
-        while let Some(due) = phase.deadline(stall_timeout).map(|due| closing.map_or(due, |closing| due.max(closing))) {
+        while let Some(due) = phase.deadline().map(|due| closing.map_or(due, |closing| due.max(closing))) {
             if deadline.is_none_or(|deadline| due < deadline) {
                 deadline = Some(due);
                 timer.as_mut().reset(due);
@@ -216,6 +217,12 @@ async fn watch<C: Serving>(
         Poll::Pending
     })
     .await;
+    // Told before the connection is dropped, and its responses with it.
+    match end {
+        End::Expired(Stage::Head) => phase.set_too_slow(),
+        End::Stalled => phase.give_up(),
+        _ => {}
+    }
     shared.count(&end, peer);
 }
 
@@ -234,6 +241,11 @@ where
 // === impl Shared ===
 
 impl Shared {
+    /// How long a visitor may take nothing of a response: as its rule has it for the backend's side.
+    pub(super) fn stall_timeout(&self, body: &Body) -> Duration {
+        body.idle_timeout().unwrap_or(self.config.stall_timeout)
+    }
+
     /// Counts the end of a connection that was not in order.
     fn count(&self, end: &End, peer: SocketAddr) {
         if let Some(reason) = end.reason() {
@@ -255,7 +267,7 @@ impl End {
             Self::Closed(Err(error)) if error.is_incomplete_message() => Some("incomplete_request"),
             Self::Closed(Err(error)) => http2::reason(error),
             Self::Expired(Stage::Head) => Some("head_timeout"),
-            Self::Stalled => Some("visitor_stalled"),
+            Self::Stalled => Some(VISITOR_STALLED),
         }
     }
 }
@@ -266,6 +278,14 @@ impl Tracked {
     /// Of a connection whose protocol tells each response's end.
     pub(super) fn framed(body: Body, progress: InProgress) -> Self {
         Self { body, progress, ends_with_connection: false }
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        if self.progress.phase().is_given_up() {
+            self.body.give_up(VISITOR_STALLED);
+        }
     }
 }
 

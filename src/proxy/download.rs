@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{account::Account, idle::Idle, metrics::Metrics, pool::Pool, upstream::Exchange};
+use super::{account::Account, failure, idle::Idle, metrics::Metrics, pool::Pool, upstream::Exchange};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -25,7 +25,7 @@ pub(super) struct Download {
     failed: Option<BodyError>,
     metrics: Arc<Metrics>,
     /// Closed with the body.
-    _account: Account,
+    account: Account,
 }
 
 // === impl Download ===
@@ -40,10 +40,14 @@ impl Download {
         account: Account,
     ) -> Self {
         let idle = Idle::new(idle);
-        let mut download =
-            Self { incoming, exchange: Some(exchange), pool, idle, failed: None, metrics, _account: account };
+        let mut download = Self { incoming, exchange: Some(exchange), pool, idle, failed: None, metrics, account };
         download.finish_at_end();
         download
+    }
+
+    /// How long the backend may send nothing.
+    pub(super) fn idle_timeout(&self) -> Duration {
+        self.idle.timeout()
     }
 
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -63,14 +67,22 @@ impl Download {
         self.idle.moved();
         match frame {
             Some(Ok(frame)) => {
+                self.account.sends(frame.data_ref().map_or(0, Bytes::len));
                 self.finish_at_end();
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => self.fail(cx, "backend_closed", error.into()),
+            Some(Err(error)) => self.fail(cx, failure::of_exchange(&error).reason(), error.into()),
             None => {
                 self.finish();
                 Poll::Ready(None)
             }
+        }
+    }
+
+    /// The visitor does not get the rest.
+    pub(super) fn give_up(&mut self, reason: &'static str) {
+        if self.exchange.is_some() {
+            self.account.failed(reason);
         }
     }
 
@@ -97,11 +109,20 @@ impl Download {
 
     /// Ends the body early, but not at once: the server forgets what it has not written yet when it hears of an error,
     /// so it gets a turn to write what the backend did send.
-    fn fail<T>(&mut self, cx: &mut Context<'_>, reason: &str, error: BodyError) -> Poll<T> {
+    fn fail<T>(&mut self, cx: &mut Context<'_>, reason: &'static str, error: BodyError) -> Poll<T> {
         self.exchange = None;
         self.metrics.errors.with_label_values(&[reason]).inc();
+        self.account.failed(reason);
         self.failed = Some(error);
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        if self.exchange.is_some() {
+            self.account.left();
+        }
     }
 }

@@ -57,6 +57,8 @@ pub(super) enum ProxyError {
     BackendClosed,
     #[error("the backend's response is not valid HTTP: {0}")]
     InvalidResponse(Cow<'static, str>),
+    #[error("the head of the backend's response is too large")]
+    ResponseHeadTooLarge,
     #[error("this method is not forwarded")]
     Method,
     #[error("nothing came of the request's body for {}", Seconds(*.0))]
@@ -95,7 +97,8 @@ impl ProxyError {
             | Self::BackendUnreachable(_)
             | Self::SessionLost
             | Self::BackendClosed
-            | Self::InvalidResponse(_) => StatusCode::BAD_GATEWAY,
+            | Self::InvalidResponse(_)
+            | Self::ResponseHeadTooLarge => StatusCode::BAD_GATEWAY,
         }
     }
 
@@ -125,6 +128,7 @@ impl ProxyError {
             Self::ResponseTimeout(_) => "http_response_timeout",
             Self::SessionLost | Self::BackendClosed => "connection_terminated",
             Self::InvalidResponse(_) => "http_protocol_error",
+            Self::ResponseHeadTooLarge => "http_response_header_section_size",
         })
     }
 
@@ -156,6 +160,7 @@ impl ProxyError {
             Self::SessionLost => "session_lost",
             Self::BackendClosed => "backend_closed",
             Self::InvalidResponse(_) => "invalid_response",
+            Self::ResponseHeadTooLarge => "response_head_too_large",
             Self::Method => "method",
             Self::RequestTimeout(_) => "request_timeout",
             Self::RequestBody(_) => "request_body",

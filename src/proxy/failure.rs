@@ -27,6 +27,8 @@ pub(super) fn of_link(error: &LinkError, limit: Duration) -> ProxyError {
 pub(super) fn of_exchange(error: &hyper::Error) -> ProxyError {
     if let Some(LinkError::SessionLost) = link_error(error) {
         ProxyError::SessionLost
+    } else if error.is_parse_too_large() {
+        ProxyError::ResponseHeadTooLarge
     } else if error.is_parse() {
         ProxyError::InvalidResponse(error.to_string().into())
     } else if let Some(UploadError::TooLarge(limit)) = error.source().and_then(|source| source.downcast_ref()) {

@@ -76,8 +76,10 @@ pub(super) async fn forward(
     {
         outgoing.headers_mut().insert(header::HOST, host);
     }
+    account.uploads(outgoing.body().progress());
     let answered = forward.attempts(outgoing, upgrade.is_some(), account).await?;
     let Answered { mut response, exchange, pool, refused } = answered;
+    account.backend_answered(response.status());
     gate::change_response(forward.rule, response.headers_mut());
 
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -128,6 +130,7 @@ impl Forward<'_> {
                 Err(error) => return Err(failure.unwrap_or(error)),
             };
             account.permit = Some(permit);
+            account.tries(&session.agent, &target);
             let connected = match self.connect(&session, &target, own_link).await {
                 Ok(connected) => connected,
                 Err(error) if error.may_go_elsewhere() => {

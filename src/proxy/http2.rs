@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::{
     Shared,
-    connection::{MAX_HEAD_BYTES, Serving, Tracked},
+    connection::{Serving, Tracked},
     download::BodyError,
     phase::Phase,
     service::{self, Visitor},
@@ -57,6 +57,7 @@ pub(super) fn serve(
     phase: &Arc<Phase>,
 ) -> impl Serving + use<> {
     let (shared, visitor, phase) = (shared.clone(), visitor.clone(), phase.clone());
+    let max_head_bytes = shared.config.max_header_bytes;
     let service = service_fn(move |mut request: Request<Incoming>| {
         let progress = phase.begin();
         let (shared, visitor) = (shared.clone(), visitor.clone());
@@ -66,13 +67,14 @@ pub(super) fn serve(
                 upgrade::from_connect(&mut request, progress.join());
             }
             let response = service::handle(&shared, &visitor, request).await;
+            progress.phase().set_stall_timeout(shared.stall_timeout(response.body()));
             Ok::<_, Infallible>(response.map(|body| Tracked::framed(body, progress)))
         }
     });
     http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(max_head_bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)

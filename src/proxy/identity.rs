@@ -77,7 +77,6 @@ pub(super) fn identify(
 }
 
 /// The request's place in a trace (W3C Trace Context, 3.2), if that is known.
-#[allow(dead_code)]
 pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
     headers.get(TRACEPARENT)?.to_str().ok()?.get(3..35)
 }

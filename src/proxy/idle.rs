@@ -22,6 +22,11 @@ impl Idle {
         Self { timeout, quiet_since: None, timer: None }
     }
 
+    /// How long the stream may stand still.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// The stream moved.
     pub(super) fn moved(&mut self) {
         self.quiet_since = None;

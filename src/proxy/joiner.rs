@@ -45,10 +45,21 @@ pub(super) enum JoinError {
     Idle,
 }
 
+/// What a join came to.
+pub(super) struct JoinOutcome {
+    /// Bytes from the visitor.
+    pub(super) received: u64,
+    /// Bytes to the visitor.
+    pub(super) sent: u64,
+    /// Why it ended, where not both sides had finished.
+    pub(super) error: Option<JoinError>,
+}
+
 /// Bytes from the visitor to the link.
 struct Upload {
     /// Read from the visitor and not yet taken by the link.
     pending: Bytes,
+    bytes: u64,
     state: State,
 }
 
@@ -57,6 +68,7 @@ struct Download {
     chunks: VecDeque<Bytes>,
     /// Something was written that the visitor's stream may still hold.
     unflushed: bool,
+    bytes: u64,
     state: State,
 }
 
@@ -77,18 +89,18 @@ pub(super) async fn join<V>(
     link: Counted<Link>,
     to_visitor: Bytes,
     idle: Duration,
-) -> Result<(), JoinError>
+) -> JoinOutcome
 where
     V: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut link, meter) = link.into_parts();
-    let mut upload = Upload { pending: to_link, state: State::Open };
-    let mut download = Download { chunks: VecDeque::new(), unflushed: false, state: State::Open };
+    let mut upload = Upload { pending: to_link, bytes: 0, state: State::Open };
+    let mut download = Download { chunks: VecDeque::new(), unflushed: false, bytes: 0, state: State::Open };
     if !to_visitor.is_empty() {
         download.chunks.push_back(to_visitor);
     }
     let mut idle = Idle::new(idle);
-    let result = poll_fn(|cx| {
+    let result: Result<(), JoinError> = poll_fn(|cx| {
         let mut moved = false;
         let up = upload.poll(cx, visitor, &mut link, &meter, &mut moved)?;
         let down = download.poll(cx, visitor, &mut link, &meter, &mut moved)?;
@@ -104,7 +116,20 @@ where
     if result.is_err() {
         link.reset(ResetCode::Cancelled);
     }
-    result
+    JoinOutcome { received: upload.bytes, sent: download.bytes, error: result.err() }
+}
+
+// === impl JoinError ===
+
+impl JoinError {
+    /// The access log's name for it.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Visitor(_) => "visitor_closed",
+            Self::Link(_) => "backend_closed",
+            Self::Idle => "upgrade_idle",
+        }
+    }
 }
 
 // === impl Upload ===
@@ -122,6 +147,7 @@ impl Upload {
             while !self.pending.is_empty() {
                 let taken = ready!(link.poll_write_chunk(cx, &mut self.pending)).map_err(JoinError::Link)?;
                 meter.add_received(taken);
+                self.bytes += taken as u64;
                 *moved = true;
             }
             match self.state {
@@ -158,6 +184,7 @@ impl Upload {
                 Poll::Pending => 0,
             };
             meter.add_received(taken);
+            self.bytes += taken as u64;
             if taken < read.len() {
                 self.pending = Bytes::copy_from_slice(&read[taken..]);
             }
@@ -229,6 +256,7 @@ impl Download {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         self.unflushed = true;
+        self.bytes += written as u64;
         while let Some(chunk) = self.chunks.front_mut() {
             if written < chunk.len() {
                 chunk.advance(written);

@@ -42,6 +42,15 @@ pub(super) struct Outcome {
     protocol: &'static str,
 }
 
+/// A version's name, in metrics and logs.
+pub(super) fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    }
+}
+
 // === impl Metrics ===
 
 impl Metrics {
@@ -149,12 +158,7 @@ impl Outcome {
             Method::PATCH => "PATCH",
             _ => "_OTHER",
         };
-        let protocol = match version {
-            Version::HTTP_10 => "HTTP/1.0",
-            Version::HTTP_2 => "HTTP/2",
-            _ => "HTTP/1.1",
-        };
-        Self { code, method, protocol }
+        Self { code, method, protocol: protocol(version) }
     }
 
     fn labels<'a>(&self, host: &'a [String; 2], code: &'a str) -> [&'a str; 5] {

@@ -10,10 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// How long a visitor may take for a request's head, from its first byte; for a TLS handshake; for a PROXY header.
-pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may stay without a request.
-pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(75);
+use super::Config;
 
 /// How long a visitor that has ended its side may take nothing before it counts as gone. One that only has no more to say
 /// looks like one that has left until something is written to it.
@@ -23,6 +20,10 @@ const HALF_CLOSED: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Phase {
     start: Instant,
+    header_timeout: Duration,
+    idle_timeout: Duration,
+    /// How long the visitor may take nothing, in milliseconds; as the rule of the last request has it.
+    stall_timeout: AtomicU64,
     /// Several requests may be in progress at once, as over HTTP/2.
     multiplexed: bool,
     /// Milliseconds from `start` above the two bits of the [`Stage`].
@@ -34,6 +35,10 @@ pub(super) struct Phase {
     half_closed: AtomicU64,
     /// The visitor must not take an orderly end of the connection for that of the response.
     cut: AtomicBool,
+    /// The visitor was too slow with a request's head, and hears of it.
+    too_slow: AtomicBool,
+    /// The visitor took nothing for too long.
+    given_up: AtomicBool,
     /// Requests in progress, and joins over HTTP/2.
     active: AtomicUsize,
     /// Joins over HTTP/2.
@@ -71,18 +76,28 @@ pub(super) struct InProgress {
 #[derive(Debug)]
 pub(super) struct Joined(Arc<Phase>);
 
+/// Milliseconds, few enough to be added to any moment.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(u64::MAX >> 24)
+}
+
 // === impl Phase ===
 
 impl Phase {
     /// Of a connection with one request at a time.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         Self {
             start: Instant::now(),
+            header_timeout: config.header_timeout,
+            idle_timeout: config.idle_timeout,
+            stall_timeout: AtomicU64::new(millis(config.stall_timeout)),
             multiplexed: false,
             state: AtomicU64::new(0),
             stalled: AtomicU64::new(FLOWS),
             half_closed: AtomicU64::new(OPEN),
             cut: AtomicBool::new(false),
+            too_slow: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             active: AtomicUsize::new(0),
             joins: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -91,8 +106,8 @@ impl Phase {
     }
 
     /// Of a connection with several requests at a time.
-    pub(super) fn multiplexed() -> Self {
-        Self { multiplexed: true, ..Self::new() }
+    pub(super) fn multiplexed(config: &Config) -> Self {
+        Self { multiplexed: true, ..Self::new(config) }
     }
 
     pub(super) fn is_multiplexed(&self) -> bool {
@@ -100,7 +115,7 @@ impl Phase {
     }
 
     fn millis(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(0)
+        millis(self.start.elapsed())
     }
 
     pub(super) fn set(&self, stage: Stage) {
@@ -139,6 +154,13 @@ impl Phase {
         true
     }
 
+    /// Something was written to the visitor. One that has left answers that with a reset, which the next write meets.
+    pub(super) fn took(&self) {
+        if self.is_half_closed() {
+            self.half_closed.store(self.millis(), Ordering::Relaxed);
+        }
+    }
+
     fn is_half_closed(&self) -> bool {
         self.half_closed.load(Ordering::Relaxed) != OPEN
     }
@@ -152,12 +174,32 @@ impl Phase {
         self.cut.load(Ordering::Relaxed)
     }
 
+    /// The visitor was too slow with a request's head.
+    pub(super) fn set_too_slow(&self) {
+        self.too_slow.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_too_slow(&self) -> bool {
+        self.too_slow.load(Ordering::Relaxed)
+    }
+
+    /// The visitor took nothing for too long; its responses end.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// How long the visitor may take nothing from now on.
+    pub(super) fn set_stall_timeout(&self, timeout: Duration) {
+        self.stall_timeout.store(millis(timeout), Ordering::Relaxed);
+    }
+
     /// The visitor took something of what is written, or nothing.
     pub(super) fn wrote(&self, some: bool) {
         let stalled = self.is_stalled();
-        if some && self.is_half_closed() {
-            self.half_closed.store(self.millis(), Ordering::Relaxed);
-        }
         if some && stalled {
             self.stalled.store(FLOWS, Ordering::Relaxed);
             if self.stage() == Stage::Idle {
@@ -193,8 +235,9 @@ impl Phase {
     }
 
     /// Until when the visitor has time; `None` while it is the edge's turn.
-    pub(super) fn deadline(&self, stall_timeout: Duration) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         let at = |millis: u64| self.start + Duration::from_millis(millis);
+        let stall_timeout = Duration::from_millis(self.stall_timeout.load(Ordering::Relaxed));
         if self.is_stalled() {
             return Some(at(self.stalled.load(Ordering::Relaxed)) + stall_timeout);
         }
@@ -202,8 +245,8 @@ impl Phase {
         match self.stage() {
             // Its last request is answered.
             Stage::Idle if self.is_half_closed() => Some(since),
-            Stage::Idle => Some(since + KEEP_ALIVE),
-            Stage::Head => Some(since + HEAD_TIMEOUT),
+            Stage::Idle => Some(since + self.idle_timeout),
+            Stage::Head => Some(since + self.header_timeout),
             Stage::Busy if self.waiting.load(Ordering::Relaxed) > 0 => {
                 Some(at(self.moved.load(Ordering::Relaxed)) + stall_timeout)
             }

@@ -1,6 +1,6 @@
 //! A request's way through the proxy, on one page: accept → route → gate → choose → link → forward or join → account.
 
-use std::{net::SocketAddr, time::Instant};
+use std::net::SocketAddr;
 
 use http::{
     HeaderValue, Method, Request, Response, Uri, Version, header,
@@ -46,7 +46,8 @@ pub(super) async fn handle(shared: &Shared, visitor: &Visitor, request: Request<
     let (wanted, version) = (Wanted::of(&request), request.version());
     let mut known = Known::default();
     // The account stays out here: where the future is dropped, it counts a visitor who left.
-    let mut account = Account::open(shared.unrouted.clone(), request.method(), request.version(), Instant::now());
+    let log = shared.config.access_log.as_ref();
+    let mut account = Account::open(shared.unrouted.clone(), log, &request, &request_id, visitor);
     let answered = pass(shared, visitor, request, &request_id, &mut known, &mut account).await;
     let mut response = answered.unwrap_or_else(|error| {
         shared.makers.metrics.errors.with_label_values(&[error.reason()]).inc();
@@ -57,7 +58,9 @@ pub(super) async fn handle(shared: &Shared, visitor: &Visitor, request: Request<
             tracing::debug!(request_id = ?request_id, reason, %error, "a request failed");
         }
         account.answered(error.status());
+        account.failed(reason);
         let mut response = answer::error(&error, &request_id, &wanted);
+        account.sends(response.body().size());
         if version <= Version::HTTP_11 && error.ends_connection() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -84,15 +87,16 @@ async fn pass(
     }
     framing::check_request(&request)?;
     let upgrade = upgrade::take(&mut request);
-    let host = accept_host(&mut request)?;
+    let authority = accept_host(&mut request)?;
     let Config { trusted_proxies, forwarded, .. } = &shared.config;
     let scheme = if visitor.tls.is_some() { &Scheme::HTTPS } else { &Scheme::HTTP };
     let Identity { address, secure } =
         identity::identify(request.headers_mut(), visitor.peer, scheme, trusted_proxies, *forwarded);
+    account.identified(address.ip(), request.headers());
 
     // Route.
     let live = shared.live.load_full();
-    let host = normalize_host(&host);
+    let host = normalize_host(&authority);
     let entry_point = if let Some(tls) = &visitor.tls {
         if tls::is_misdirected(live.table.certificates(), tls, &host) {
             return Err(ProxyError::Misdirected);
@@ -115,7 +119,7 @@ async fn pass(
         Lookup::UnknownHost => return Err(ProxyError::UnknownHost),
     };
     let state = live.host(rule).ok_or(ProxyError::UnknownHost)?;
-    account.belongs_to(state.metrics.clone());
+    account.belongs_to(state);
     known.hsts = gate::hsts(rule, secure);
 
     // Gate: policies that refuse, answer or change the request.
@@ -125,7 +129,7 @@ async fn pass(
         passwords: &shared.passwords,
         replicas: shared.replicas(),
         visitor: address.ip(),
-        host: &host,
+        host: &authority,
         secure,
         https_port: shared.config.public_https_port,
     };
@@ -139,7 +143,7 @@ async fn pass(
     let backend = match &rule.backend {
         Backend::Tunnel(backend) => backend,
         Backend::Redirect(redirect) => {
-            let asked = Asked { host: &host, secure, uri: request.uri() };
+            let asked = Asked { host: &authority, secure, uri: request.uri() };
             account.answered(redirect.status);
             return Ok(gate::redirect(redirect, &asked, &rule.matches.path));
         }

@@ -4,6 +4,7 @@ use std::{
     fmt, io,
     net::SocketAddr,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use prometheus::IntCounterVec;
@@ -19,7 +20,7 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
-use super::{Proxy, Shared, phase::HEAD_TIMEOUT, socket::Socket};
+use super::{Proxy, Shared, socket::Socket};
 use crate::{
     bridge::Bridge,
     routing::{Certificates, normalize_host},
@@ -48,6 +49,8 @@ pub struct Tls {
     /// The hostname in the form of [`normalize_host`].
     bridge: Option<(String, Bridge)>,
     handshakes: IntCounterVec,
+    /// For a handshake.
+    timeout: Duration,
 }
 
 /// What is known of a visitor's TLS.
@@ -109,12 +112,13 @@ impl Tls {
         config.max_early_data_size = 0;
         let bridge = options.bridge.map(|(name, bridge)| (normalize_host(&name).into_owned(), bridge));
         let handshakes = proxy.shared.makers.metrics.tls_handshakes.clone();
-        Ok(Self { config: Arc::new(config), certificates: resolver, bridge, handshakes })
+        let timeout = proxy.shared.config.header_timeout;
+        Ok(Self { config: Arc::new(config), certificates: resolver, bridge, handshakes, timeout })
     }
 
     /// Shakes hands with a visitor, or hands an agent over to the bridge. Whatever did not become a visitor is counted.
     pub(super) async fn accept(&self, socket: Socket, peer: SocketAddr) -> Option<Arrival> {
-        let deadline = Instant::now() + HEAD_TIMEOUT;
+        let deadline = Instant::now() + self.timeout;
         let (outcome, arrival) = match timeout_at(deadline, self.shake_hands(socket, peer, deadline)).await {
             Ok(Ok(Some(arrival))) => (Outcome::Visitor, Some(arrival)),
             Ok(Ok(None)) => (Outcome::Agent, None),

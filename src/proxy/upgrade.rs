@@ -13,7 +13,15 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
 
-use super::{account::Account, body::Body, error::ProxyError, headers, joiner, phase::Joined, visitor::VisitorStream};
+use super::{
+    account::Account,
+    body::Body,
+    error::ProxyError,
+    headers,
+    joiner::{self, JoinOutcome},
+    phase::Joined,
+    visitor::VisitorStream,
+};
 use crate::{flow::Counted, tunnel::Link};
 
 /// The protocol that can be asked for over HTTP/2.
@@ -133,17 +141,21 @@ pub(super) fn accept(
     account.answered(response.status());
     let join = account.take().into_join();
     tokio::spawn(async move {
-        let _join = join;
+        let mut join = join;
         // The visitor may leave before the answer is written; the link is reset with this task.
         let Ok(upgraded) = visitor.await else { return };
-        let result = match stream {
+        let joined = match stream {
             None => join_connection(upgraded, link, to_visitor, idle).await,
             Some(Stream { joined, .. }) => {
                 let _joined = joined;
-                joiner::join(&mut TokioIo::new(upgraded), Bytes::new(), link, to_visitor, idle).await
+                Some(joiner::join(&mut TokioIo::new(upgraded), Bytes::new(), link, to_visitor, idle).await)
             }
         };
-        if let Err(error) = result {
+        let Some(joined) = joined else { return };
+        if let Some(join) = &mut join {
+            join.ended(&joined);
+        }
+        if let Some(error) = joined.error {
             tracing::debug!(%error, "a join ended early");
         }
     });
@@ -156,14 +168,14 @@ async fn join_connection(
     link: Counted<Link>,
     to_visitor: Bytes,
     idle: Duration,
-) -> Result<(), joiner::JoinError> {
-    let Ok(parts) = upgraded.downcast::<TokioIo<VisitorStream>>() else { return Ok(()) };
+) -> Option<JoinOutcome> {
+    let parts = upgraded.downcast::<TokioIo<VisitorStream>>().ok()?;
     let mut visitor = parts.io.into_inner();
-    let result = joiner::join(&mut visitor, parts.read_buf, link, to_visitor, idle).await;
-    if result.is_err() {
+    let joined = joiner::join(&mut visitor, parts.read_buf, link, to_visitor, idle).await;
+    if joined.error.is_some() {
         visitor.abort();
     }
-    result
+    Some(joined)
 }
 
 #[cfg(test)]

@@ -162,6 +162,11 @@ impl Progress {
         self.last.store(elapsed, Ordering::Relaxed);
     }
 
+    /// How many bytes of the body have come so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// Counts bytes of the body. Returns how many it has so far.
     fn add(&self, bytes: usize) -> u64 {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64

@@ -1,7 +1,7 @@
 //! The visitor's end of a connection: TCP, or TLS over it.
 
 use std::{
-    io,
+    io::{self, Write},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -48,8 +48,32 @@ impl VisitorStream {
     }
 }
 
+/// What a visitor hears who was too slow with a request's head. hyper's server has no word for it, and where it waits for
+/// a head it has nothing else to write.
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\
+    Proxy-Status: culvert; error=http_request_error; details=\"the request's head took too long\"\r\n\r\n";
+
+impl VisitorStream {
+    /// Writes as much as the socket takes at once: nobody waits for it.
+    fn say(&mut self, bytes: &[u8]) {
+        // Where it takes nothing, the visitor hears nothing.
+        let _ = match &mut self.transport {
+            Transport::Plain(socket) => socket.write(bytes),
+            Transport::Tls(tls) => {
+                let (socket, tls) = tls.get_mut();
+                let said = tls.writer().write_all(bytes);
+                tls.send_close_notify();
+                said.and_then(|()| tls.write_tls(socket))
+            }
+        };
+    }
+}
+
 impl Drop for VisitorStream {
     fn drop(&mut self) {
+        if self.phase.is_too_slow() {
+            self.say(TOO_SLOW);
+        }
         if self.phase.is_cut() {
             self.reset_at_end();
         }
@@ -82,6 +106,9 @@ impl AsyncWrite for VisitorStream {
             Transport::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, buf),
         };
         this.phase.wrote(written.is_ready());
+        if written.is_ready() {
+            this.phase.took();
+        }
         written
     }
 
@@ -96,12 +123,15 @@ impl AsyncWrite for VisitorStream {
             Transport::Tls(tls) => Pin::new(&mut **tls).poll_write_vectored(cx, bufs),
         };
         this.phase.wrote(written.is_ready());
+        if written.is_ready() {
+            this.phase.took();
+        }
         written
     }
 
     fn is_write_vectored(&self) -> bool {
         match &self.transport {
-            Transport::Plain(socket) => socket.is_write_vectored(),
+            Transport::Plain(socket) => AsyncWrite::is_write_vectored(socket),
             Transport::Tls(tls) => tls.is_write_vectored(),
         }
     }

@@ -6,6 +6,8 @@
 #[path = "../support/tunnel.rs"]
 mod support;
 
+mod access_log;
+mod error_table;
 mod errors;
 mod flow;
 mod forwarding;

@@ -29,6 +29,7 @@ pub struct Backend {
     /// Tells the target the visitor's address before the first byte of a connection (PROXY protocol). The connection is used
     /// for this visitor alone. Unset, it is told in header fields only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ProxyProtocol")] // an optional enum would lose this text
     pub proxy_protocol: Option<ProxyProtocol>,
     /// The `Host` header that the target gets, a name with or without a port. Unset or empty, it gets the visitor's.
     #[serde(default, skip_serializing_if = "String::is_empty")]

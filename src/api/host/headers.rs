@@ -1,6 +1,6 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
-use kube::KubeSchema;
+use kube::{KubeSchema, core::cel::Rule};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -25,20 +25,36 @@ pub struct HeaderRules {
     /// Fields that get this one value, whatever they had, by name, up to 32. Unset, none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, HeaderText>", extend("maxProperties" = 32))]
+    #[x_kube(validation = changeable())]
     pub set: BTreeMap<String, String>,
     /// Fields that get this value beside those that they have, by name, up to 32. Unset, none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, HeaderText>", extend("maxProperties" = 32))]
+    #[x_kube(validation = changeable())]
     pub add: BTreeMap<String, String>,
     /// Names of fields that are taken out, up to 32. Unset, none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 128)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
+    #[x_kube(validation = changeable())]
     pub remove: Vec<String>,
 }
 
-/// The schema of a header field's value. Its form is judged by the compiler: the fields of one map can be wrong one by one.
+/// The schema of a header field's value.
 struct HeaderText;
+
+/// The rule for the names of fields in a map or a list.
+fn changeable() -> Rule {
+    Rule::new(concat!(
+        "self.all(name, name.matches('^[A-Za-z0-9!#$%&*+.^_`|~-]+$') && !name.matches('(?i)^(connection|content-length|expect|",
+        "host|http2-settings|keep-alive|proxy|proxy-authenticate|proxy-authorization|proxy-connection|te|trailer|",
+        "transfer-encoding|upgrade)$'))"
+    ))
+    .message(concat!(
+        "must be names of header fields that do not belong to the connection or the framing of a message; for Host, set ",
+        "backend.hostHeader"
+    ))
+}
 
 // === impl HeaderText ===
 

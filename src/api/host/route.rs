@@ -171,6 +171,7 @@ pub struct Rewrite {
 pub struct Redirect {
     /// The scheme. Unset, that of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Scheme")] // an optional enum would lose this text
     pub scheme: Option<Scheme>,
     /// The name. Unset, that of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]

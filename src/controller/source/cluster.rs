@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client, core::DeserializeGuard, runtime::watcher};
+use kube::{Api, Client, api::PartialObjectMeta, core::DeserializeGuard, runtime::watcher};
 
 use super::{Change, Source, watch};
 use crate::{
@@ -10,7 +10,8 @@ use crate::{
     controller::metrics::Metrics,
 };
 
-/// The objects of a cluster. Secrets are watched by type, one watch each: no other Secret ever enters this process.
+/// The objects of a cluster. Secrets are watched by type, one watch each, and of those that hold certificates only the
+/// metadata: no other Secret ever enters this process.
 pub(in crate::controller) fn cluster(client: &Client, metrics: &Arc<Metrics>) -> Source {
     let all = watcher::Config::default();
     let hosts = Api::<DeserializeGuard<TunnelHost>>::all(client.clone());
@@ -24,5 +25,12 @@ pub(in crate::controller) fn cluster(client: &Client, metrics: &Arc<Metrics>) ->
         let secrets = watch(secrets, config, "Secret", metrics.clone());
         changes.push(secrets.map(move |event| Change::Secret(list, event)).boxed());
     }
-    Source { changes: stream::select_all(changes).boxed(), secret_lists: SecretType::WATCHED.len() }
+    let config = watcher::Config::default().fields(&format!("type={}", SecretType::Tls.as_str()));
+    let certificates = Api::<PartialObjectMeta<Secret>>::all(client.clone());
+    changes.push(watch(certificates, config, "Secret", metrics.clone()).map(Change::TlsSecret).boxed());
+    Source {
+        changes: stream::select_all(changes).boxed(),
+        secret_lists: SecretType::WATCHED.len(),
+        tls_secrets: Some(client.clone()),
+    }
 }

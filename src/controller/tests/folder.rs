@@ -13,6 +13,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    api::{ConditionType, Reason},
     compile::Compiled,
     controller::{Controller, Outputs},
     routing::{Backend, EntryPoint, Lookup, ObjectName, RequestInfo},
@@ -189,4 +190,34 @@ fn a_folder_that_is_not_there_is_named() {
     let error =
         Controller::folder(&PathBuf::from("/nonexistent/folder"), "edge-1", &registry).err().expect("no folder");
     assert!(error.to_string().starts_with("the folder /nonexistent/folder cannot be watched: "), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_in_the_folder_is_shown_and_outlives_a_bad_one() {
+    let secret = || {
+        let issued = rcgen::generate_simple_self_signed(["a.com".to_owned()]).expect("a certificate");
+        let indented = |pem: String| format!("    {}\n", pem.trim_end().replace('\n', "\n    "));
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: a-tls}}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: \
+             |\n{}  tls.key: |\n{}",
+            indented(issued.cert.pem()),
+            indented(issued.signing_key.serialize_pem())
+        )
+    };
+    let shown = |compiled: &Compiled| compiled.table.certificates().find("a.com").cloned();
+    let mut folder = Folder::new();
+    folder.write("a.yaml", &host("a", "a.com", "a:1").replace("spec:", "spec:\n  tls: {secretRef: {name: a-tls}}"));
+    folder.write("tls.yaml", &secret());
+    folder.start();
+    let first = shown(&*folder.until(|_| true).await).expect("a certificate");
+    folder.write("tls.yaml", &secret());
+    let second = folder.until(|compiled| shown(compiled).is_some_and(|now| now != first)).await;
+    let second = shown(&second).expect("a certificate");
+    folder.write("tls.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: a-tls}\ntype: kubernetes.io/tls\n");
+    let wrong = |compiled: &Compiled| {
+        let message = compiled.verdicts.iter().filter_map(|verdict| verdict.condition(ConditionType::ResolvedRefs));
+        message.into_iter().any(|judgement| judgement.reason == Reason::InvalidCertificate)
+    };
+    let broken = folder.until(wrong).await;
+    assert_eq!(shown(&broken), Some(second));
 }
