@@ -1,6 +1,8 @@
 //! What an HTTP/1 message says about its own limits and its host. hyper reads a few messages that RFC 9112 calls ambiguous;
 //! whoever reads them otherwise would see other messages in the same bytes, so they are refused here, on both sides.
 
+use std::net::Ipv6Addr;
+
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, header};
 
 use super::error::ProxyError;
@@ -47,24 +49,20 @@ fn check_host<B>(request: &Request<B>) -> Result<(), ProxyError> {
 
 /// `uri-host [ ":" port ]`, without the characters that no name in use has.
 fn is_host(host: &[u8]) -> bool {
-    let (name, port) = match host {
-        [b'[', rest @ ..] => {
-            let Some(end) = rest.iter().position(|b| *b == b']') else { return false };
-            let (address, port) = (&rest[..end], &rest[end + 1..]);
-            let is_address = std::str::from_utf8(address).is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok());
-            if !is_address {
-                return false;
-            }
-            (address, port)
+    let (name, port) = if let [b'[', rest @ ..] = host {
+        let Some(end) = rest.iter().position(|b| *b == b']') else { return false };
+        let (address, port) = (&rest[..end], &rest[end + 1..]);
+        let is_address = std::str::from_utf8(address).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok());
+        if !is_address {
+            return false;
         }
-        _ => {
-            let end = host.iter().position(|b| *b == b':').unwrap_or(host.len());
-            let (name, port) = host.split_at(end);
-            if !name.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(b)) {
-                return false;
-            }
-            (name, port)
+        (address, port)
+    } else {
+        let (name, port) = host.split_at(host.iter().position(|b| *b == b':').unwrap_or(host.len()));
+        if !name.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(b)) {
+            return false;
         }
+        (name, port)
     };
     let port_is_good = match port {
         [] => true,

@@ -154,6 +154,13 @@ impl Phase {
         true
     }
 
+    /// Something was written to the visitor. One that has left answers that with a reset, which the next write meets.
+    pub(super) fn took(&self) {
+        if self.is_half_closed() {
+            self.half_closed.store(self.millis(), Ordering::Relaxed);
+        }
+    }
+
     fn is_half_closed(&self) -> bool {
         self.half_closed.load(Ordering::Relaxed) != OPEN
     }
@@ -193,9 +200,6 @@ impl Phase {
     /// The visitor took something of what is written, or nothing.
     pub(super) fn wrote(&self, some: bool) {
         let stalled = self.is_stalled();
-        if some && self.is_half_closed() {
-            self.half_closed.store(self.millis(), Ordering::Relaxed);
-        }
         if some && stalled {
             self.stalled.store(FLOWS, Ordering::Relaxed);
             if self.stage() == Stage::Idle {

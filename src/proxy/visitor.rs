@@ -111,6 +111,9 @@ impl AsyncWrite for VisitorStream {
             Transport::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, buf),
         };
         this.phase.wrote(written.is_ready());
+        if written.is_ready() {
+            this.phase.took();
+        }
         written
     }
 
@@ -125,6 +128,9 @@ impl AsyncWrite for VisitorStream {
             Transport::Tls(tls) => Pin::new(&mut **tls).poll_write_vectored(cx, bufs),
         };
         this.phase.wrote(written.is_ready());
+        if written.is_ready() {
+            this.phase.took();
+        }
         written
     }
 

@@ -495,7 +495,8 @@ async fn the_visitor_leaves_before_the_response() {
     let scene = Scene::of(&target).await;
     let mut visitor = scene.stage.visit().await;
     visitor.send(request("GET", "/", "").as_bytes()).await;
-    read_head(&mut accept(&listener).await).await;
+    let mut held = accept(&listener).await;
+    read_head(&mut held).await;
     drop(visitor);
     scene.logs(0, 499, Some("visitor_left")).await;
 }

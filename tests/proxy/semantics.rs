@@ -13,6 +13,7 @@ use tokio::{
 
 use crate::{
     recorder::Recorder,
+    secure::{Made, Secure, client},
     stage::{HOST, Stage, backend, mirror, read_head, rule},
     support::{PATIENCE, accept},
 };
@@ -77,8 +78,8 @@ async fn the_backends_own_continue_reaches_the_visitor() {
     let mut visitor = stage.visit().await;
     visitor.send(expecting(5).as_bytes()).await;
     let mut held = accept(&listener).await;
-    let head = read_head(&mut held).await.to_ascii_lowercase();
-    assert!(head.contains("expect: 100-continue\r\n"), "{head}");
+    let request = read_head(&mut held).await.to_ascii_lowercase();
+    assert!(request.contains("expect: 100-continue\r\n"), "{request}");
     // The backend has said nothing yet, and so has the edge.
     let early = visitor.0.try_read(&mut [0; 64]);
     assert!(early.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "{early:?}");
@@ -421,12 +422,13 @@ async fn an_ambiguous_answer_is_502() {
     let mut wrong = Vec::new();
     let huge = format!("HTTP/1.1 200 OK\r\nX-A: {}\r\nContent-Length: 2\r\n\r\nok", "a".repeat(70_000));
     let many = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\nok", "X-A: 1\r\n".repeat(101));
-    for answer in AMBIGUOUS.iter().copied().chain([&*huge, &*many]) {
+    let ambiguous = AMBIGUOUS.iter().map(|answer| (*answer, "error=http_protocol_error"));
+    let too_large = [&*huge, &*many].map(|answer| (answer, "error=http_response_header_section_size"));
+    for (answer, error) in ambiguous.chain(too_large) {
         stage.serve(&[&answering(answer, true).await]);
         let got = stage.send(&get()).await;
         let cause = got.header("proxy-status").unwrap_or_default().to_owned();
-        let expected = if answer.len() > 700 { "http_response_header_section_size" } else { "http_protocol_error" };
-        if got.status != 502 || !cause.contains(&format!("error={expected};")) {
+        if got.status != 502 || !cause.contains(error) {
             wrong.push(format!("{:?}: {} {cause}", &answer[..answer.len().min(99)], got.status));
         }
     }
@@ -577,10 +579,34 @@ async fn a_visitor_that_ended_its_side_gets_its_answer() {
         // The edge has long read the end.
         let (answer, rest) = (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 10\r\n\r\nhello", b"world");
         held.write_all(answer).await.expect("begun");
-        let head = timeout(PATIENCE, read_head(&mut visitor.0)).await.expect("a head in time");
-        assert!(head.contains(" 200 OK\r\n"), "{head}");
+        let begun = timeout(PATIENCE, read_head(&mut visitor.0)).await.expect("a head in time");
+        assert!(begun.contains(" 200 OK\r\n"), "{begun}");
         held.write_all(rest).await.expect("answered");
         assert_eq!(String::from_utf8_lossy(&visitor.rest().await), "helloworld", "{request}");
+    }
+}
+
+#[tokio::test]
+async fn over_tls_a_visitor_that_ended_its_side_gets_its_answer_and_one_that_left_is_noticed() {
+    let (listener, target) = crate::support::backend().await;
+    let secure = Secure::start().await;
+    let made = Made::new(&[HOST]);
+    secure.serve(vec![rule(&[&target], Vec::new())], &[(HOST, &made.secret("shop"))]);
+    for leaves in [false, true] {
+        let mut visitor = secure.connect(client(&[&made], &["http/1.1"]), HOST).await.expect("a handshake");
+        visitor.write_all(get().as_bytes()).await.expect("sent");
+        visitor.shutdown().await.expect("ended");
+        let mut held = accept(&listener).await;
+        read_head(&mut held).await;
+        if leaves {
+            drop(visitor);
+            ends(&mut held).await;
+        } else {
+            held.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.expect("answered");
+            let mut answer = String::new();
+            timeout(PATIENCE, visitor.read_to_string(&mut answer)).await.expect("in time").expect("an answer");
+            assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+        }
     }
 }
 
