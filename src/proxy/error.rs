@@ -57,12 +57,12 @@ pub(super) enum ProxyError {
     BackendClosed,
     #[error("the backend's response is not valid HTTP: {0}")]
     InvalidResponse(Cow<'static, str>),
+    #[error("the head of the backend's response is too large")]
+    ResponseHeadTooLarge,
     #[error("the backend's certificate is not accepted: {0}")]
     BackendCertificate(String),
     #[error("there is no TLS with the backend: {0}")]
     BackendTls(String),
-    #[error("the head of the backend's response is too large")]
-    ResponseHeadTooLarge,
     #[error("this method is not forwarded")]
     Method,
     #[error("nothing came of the request's body for {}", Seconds(*.0))]

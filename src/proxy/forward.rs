@@ -37,10 +37,10 @@ pub(super) struct Forward<'a> {
     pub(super) backend: &'a TunnelBackend,
     pub(super) state: &'a Arc<HostState>,
     pub(super) visitor: SocketAddr,
-    /// The edge's end of the visitor's connection.
-    pub(super) local: SocketAddr,
     /// Most bytes that the request's body may have.
     pub(super) body_limit: Option<u64>,
+    /// The edge's end of the visitor's connection.
+    pub(super) local: SocketAddr,
     pub(super) request_id: &'a HeaderValue,
 }
 
@@ -69,9 +69,9 @@ pub(super) async fn forward(
     upgrade: Option<Upgrade>,
     account: &mut Account,
 ) -> Result<Response<Body>, ProxyError> {
+    let visitors_version = request.version();
     // HTTP/2 has no upgrades.
     let upgrade = upgrade.filter(|_| !matches!(forward.backend.protocol, Protocol::H2c));
-    let visitors_version = request.version();
     let mut outgoing = outgoing(request, forward.body_limit);
     if let Some(upgrade) = &upgrade {
         upgrade.ask(outgoing.headers_mut());

@@ -12,6 +12,10 @@ use tokio::time::Instant;
 
 use super::Config;
 
+/// How long a visitor that has ended its side may take nothing before it counts as gone. One that only has no more to say
+/// looks like one that has left until something is written to it.
+const HALF_CLOSED: Duration = Duration::from_secs(5);
+
 /// What the connection waits for, and since when.
 #[derive(Debug)]
 pub(super) struct Phase {
@@ -27,6 +31,8 @@ pub(super) struct Phase {
     /// Since when the visitor has taken nothing of what is to be written, in milliseconds from `start`; [`FLOWS`] where
     /// nothing waits for it.
     stalled: AtomicU64,
+    /// When a visitor that has ended its side last took something, in milliseconds from `start`; [`OPEN`] before it does.
+    half_closed: AtomicU64,
     /// The visitor must not take an orderly end of the connection for that of the response.
     cut: AtomicBool,
     /// The visitor was too slow with a request's head, and hears of it.
@@ -45,6 +51,8 @@ pub(super) struct Phase {
 
 /// Nothing is kept waiting by the visitor.
 const FLOWS: u64 = u64::MAX;
+/// The visitor has not ended its side.
+const OPEN: u64 = u64::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -86,6 +94,7 @@ impl Phase {
             multiplexed: false,
             state: AtomicU64::new(0),
             stalled: AtomicU64::new(FLOWS),
+            half_closed: AtomicU64::new(OPEN),
             cut: AtomicBool::new(false),
             too_slow: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
@@ -134,6 +143,21 @@ impl Phase {
         }
     }
 
+    /// The visitor ended its side. Returns whether a request of it is in progress, whose answer it may wait for.
+    pub(super) fn ended(&self) -> bool {
+        if self.multiplexed || self.stage() != Stage::Busy {
+            return false;
+        }
+        if !self.is_half_closed() {
+            self.half_closed.store(self.millis(), Ordering::Relaxed);
+        }
+        true
+    }
+
+    fn is_half_closed(&self) -> bool {
+        self.half_closed.load(Ordering::Relaxed) != OPEN
+    }
+
     /// The response breaks off where only the end of the connection tells its end.
     pub(super) fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);
@@ -169,6 +193,9 @@ impl Phase {
     /// The visitor took something of what is written, or nothing.
     pub(super) fn wrote(&self, some: bool) {
         let stalled = self.is_stalled();
+        if some && self.is_half_closed() {
+            self.half_closed.store(self.millis(), Ordering::Relaxed);
+        }
         if some && stalled {
             self.stalled.store(FLOWS, Ordering::Relaxed);
             if self.stage() == Stage::Idle {
@@ -212,11 +239,14 @@ impl Phase {
         }
         let since = at(self.state.load(Ordering::Relaxed) >> 2);
         match self.stage() {
+            // Its last request is answered.
+            Stage::Idle if self.is_half_closed() => Some(since),
             Stage::Idle => Some(since + self.idle_timeout),
             Stage::Head => Some(since + self.header_timeout),
             Stage::Busy if self.waiting.load(Ordering::Relaxed) > 0 => {
                 Some(at(self.moved.load(Ordering::Relaxed)) + stall_timeout)
             }
+            Stage::Busy if self.is_half_closed() => Some(at(self.half_closed.load(Ordering::Relaxed)) + HALF_CLOSED),
             Stage::Busy => None,
         }
     }

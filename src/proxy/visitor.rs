@@ -89,6 +89,10 @@ impl AsyncRead for VisitorStream {
         }
         if !buf.filled().is_empty() {
             this.phase.read();
+        } else if buf.remaining() > 0 && this.phase.ended() {
+            // hyper would take it for the end of everything. It is watched for how long it may mean that it waits, and
+            // the end is still there to be read when the answer is over.
+            return Poll::Pending;
         }
         Poll::Ready(Ok(()))
     }

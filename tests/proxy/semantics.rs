@@ -475,11 +475,8 @@ async fn pipelined_requests_are_answered_in_order() {
     let stage = Stage::start().await;
     stage.serve(&[&mirror().await]);
     let mut visitor = stage.visit().await;
-    let mut requests = String::new();
-    for number in 0..50 {
-        requests.push_str(&format!("GET /{number} HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
-    }
-    visitor.send(requests.as_bytes()).await;
+    let request = |number| format!("GET /{number} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    visitor.send((0..50).map(request).collect::<String>().as_bytes()).await;
     for number in 0..50 {
         let answer = visitor.answer().await;
         assert!(answer.body.starts_with(&format!("GET /{number} HTTP/1.1\r\n")), "{}", answer.body);
@@ -554,7 +551,51 @@ async fn an_early_answer_ends_an_upload_that_nobody_reads() {
     assert_eq!((answer.status, &*answer.body), (413, "no"));
 }
 
-// === those who leave ===
+// === those who leave, and those who have only no more to say ===
+
+#[tokio::test]
+async fn a_visitor_that_ended_its_side_gets_its_answer() {
+    let (listener, target) = crate::support::backend().await;
+    let stage = Stage::start().await;
+    stage.serve(&[&target]);
+    for (request, body) in [
+        (format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n"), ""),
+        (format!("GET / HTTP/1.0\r\nHost: {HOST}\r\n\r\n"), ""),
+        (format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 5\r\n\r\nhello"), "hello"),
+        (
+            format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+            "5\r\nhello\r\n0\r\n\r\n",
+        ),
+    ] {
+        let mut visitor = stage.visit().await;
+        visitor.send(request.as_bytes()).await;
+        visitor.0.shutdown().await.expect("ended");
+        let mut held = accept(&listener).await;
+        read_head(&mut held).await;
+        assert_eq!(read_exactly(&mut held, body.len()).await, body);
+        // The edge has long read the end.
+        let (answer, rest) = (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 10\r\n\r\nhello", b"world");
+        held.write_all(answer).await.expect("begun");
+        let head = timeout(PATIENCE, read_head(&mut visitor.0)).await.expect("a head in time");
+        assert!(head.contains(" 200 OK\r\n"), "{head}");
+        held.write_all(rest).await.expect("answered");
+        assert_eq!(String::from_utf8_lossy(&visitor.rest().await), "helloworld", "{request}");
+    }
+}
+
+#[tokio::test]
+async fn requests_before_the_end_of_a_visitors_side_are_all_answered() {
+    let stage = Stage::start().await;
+    stage.serve(&[&mirror().await]);
+    let mut visitor = stage.visit().await;
+    let request = |number| format!("GET /{number} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    visitor.send((0..20).map(request).collect::<String>().as_bytes()).await;
+    visitor.0.shutdown().await.expect("ended");
+    let answers = String::from_utf8_lossy(&visitor.rest().await).into_owned();
+    for number in 0..20 {
+        assert!(answers.contains(&format!("GET /{number} HTTP/1.1\r\n")), "{number} in {answers}");
+    }
+}
 
 #[tokio::test]
 async fn a_visitor_who_leaves_in_its_upload_frees_the_backend() {
