@@ -88,14 +88,7 @@ impl VisitorArgs {
 
     /// The proxy's configuration, as yet without a log.
     pub(super) fn into_config(self) -> Result<proxy::Config, Failure> {
-        let balancers =
-            if self.proxy_protocol_from.is_empty() { &self.trusted_proxies } else { &self.proxy_protocol_from };
-        if self.proxy_protocol && balancers.is_empty() {
-            return Err("--proxy-protocol would close every connection: say whose header is believed, with \
-                        --proxy-protocol-from or --trusted-proxies"
-                .into());
-        }
-        let proxy_protocol = self.proxy_protocol.then(|| TrustedProxies::new(balancers.clone()));
+        let proxy_protocol = self.proxy_protocol()?;
         Ok(proxy::Config {
             proxy_protocol,
             trusted_proxies: TrustedProxies::new(self.trusted_proxies),
@@ -108,6 +101,21 @@ impl VisitorArgs {
             max_connections: self.max_connections.map(NonZeroUsize::get),
             ..proxy::Config::default()
         })
+    }
+
+    /// Whose PROXY headers are taken, where connections have them.
+    fn proxy_protocol(&self) -> Result<Option<TrustedProxies>, Failure> {
+        if !self.proxy_protocol {
+            return Ok(None);
+        }
+        let own = !self.proxy_protocol_from.is_empty();
+        let networks = if own { &self.proxy_protocol_from } else { &self.trusted_proxies };
+        if networks.is_empty() {
+            return Err("--proxy-protocol would close every connection: say whose header is believed, with \
+                        --proxy-protocol-from or --trusted-proxies"
+                .into());
+        }
+        Ok(Some(TrustedProxies::new(networks.clone())))
     }
 }
 
@@ -135,9 +143,24 @@ mod tests {
 
     #[test]
     fn without_flags_it_is_the_proxys_own_default() {
-        let line =
-            Line::try_parse_from(["serve"]).expect("a command line").visitors.into_config().expect("a configuration");
+        let line = Line::try_parse_from(["serve"]).expect("a command line").visitors.into_config().expect("valid");
         assert_eq!(format!("{line:?}"), format!("{:?}", proxy::Config::default()));
+    }
+
+    #[test]
+    fn a_proxy_header_needs_somebody_to_believe() {
+        let config = |flags: &[&str]| {
+            Line::try_parse_from(["serve"].iter().chain(flags)).expect("a command line").visitors.into_config()
+        };
+        let error = config(&["--proxy-protocol"]).expect_err("nobody is believed").to_string();
+        assert!(error.contains("--proxy-protocol-from"), "{error}");
+        let trusts = |flags: &[&str], peer: &str| {
+            let trusted = config(flags).expect("valid").proxy_protocol.expect("on");
+            trusted.contains(peer.parse().expect("an address"))
+        };
+        assert!(trusts(&["--proxy-protocol", "--trusted-proxies", "10.0.0.0/8"], "10.1.1.1"));
+        let both = ["--proxy-protocol", "--trusted-proxies", "10.0.0.0/8", "--proxy-protocol-from", "192.0.2.0/24"];
+        assert!(trusts(&both, "192.0.2.1") && !trusts(&both, "10.1.1.1"));
     }
 
     #[test]

@@ -84,8 +84,10 @@ impl Accepted {
         let Ok(mut local) = tcp.local_addr() else { return };
         let mut socket = Socket::new(tcp);
         if let Some(trusted) = &shared.config.proxy_protocol {
-            let limit = shared.config.header_timeout;
-            match shutdown.run_until_cancelled(proxy_protocol::read(&mut socket, peer, trusted, limit)).await {
+            match shutdown
+                .run_until_cancelled(proxy_protocol::read(&mut socket, peer, trusted, shared.config.header_timeout))
+                .await
+            {
                 Some(Ok(Some(ends))) => (peer, local) = ends,
                 Some(Ok(None)) => {}
                 Some(Err(rejected)) => {

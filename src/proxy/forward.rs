@@ -37,10 +37,10 @@ pub(super) struct Forward<'a> {
     pub(super) backend: &'a TunnelBackend,
     pub(super) state: &'a Arc<HostState>,
     pub(super) visitor: SocketAddr,
-    /// Most bytes that the request's body may have.
-    pub(super) body_limit: Option<u64>,
     /// The edge's end of the visitor's connection.
     pub(super) local: SocketAddr,
+    /// Most bytes that the request's body may have.
+    pub(super) body_limit: Option<u64>,
     pub(super) request_id: &'a HeaderValue,
 }
 
@@ -69,9 +69,9 @@ pub(super) async fn forward(
     upgrade: Option<Upgrade>,
     account: &mut Account,
 ) -> Result<Response<Body>, ProxyError> {
-    let visitors_version = request.version();
     // HTTP/2 has no upgrades.
     let upgrade = upgrade.filter(|_| !matches!(forward.backend.protocol, Protocol::H2c));
+    let visitors_version = request.version();
     let mut outgoing = outgoing(request, forward.body_limit);
     if let Some(upgrade) = &upgrade {
         upgrade.ask(outgoing.headers_mut());
@@ -85,14 +85,15 @@ pub(super) async fn forward(
     let answered = forward.attempts(outgoing, upgrade.is_some(), account).await?;
     let Answered { mut response, exchange, pool, refused } = answered;
     account.backend_answered(response.status());
-    gate::change_response(forward.rule, response.headers_mut());
 
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(upgrade) = upgrade else {
             return Err(ProxyError::InvalidResponse("it switches protocols unasked".into()));
         };
         let stream = exchange.into_stream().await.ok_or(ProxyError::BackendClosed)?;
-        return upgrade::accept(forward.rule.timeouts.upgrade_idle, response, stream, upgrade, account);
+        let mut response = upgrade::accept(forward.rule.timeouts.upgrade_idle, response, stream, upgrade, account)?;
+        gate::change_response(forward.rule, response.headers_mut());
+        return Ok(response);
     }
     if upgrade.is_some_and(|upgrade| !upgrade.may_be_answered(response.status())) {
         return Err(ProxyError::InvalidResponse("it does not switch to the protocol that was asked for".into()));
@@ -100,6 +101,7 @@ pub(super) async fn forward(
     headers::strip_hop_by_hop(response.headers_mut());
     let version = response.version();
     headers::add_via(response.headers_mut(), version);
+    gate::change_response(forward.rule, response.headers_mut());
     if refused && visitors_version <= Version::HTTP_11 {
         // Or the visitor could not know whether its next bytes are the body or a request (RFC 9110, 10.1.1).
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -45,7 +45,8 @@ struct Known {
 /// Answers one request; what the edge cannot forward, it answers itself.
 pub(super) async fn handle(shared: &Shared, visitor: &Visitor, request: Request<Incoming>) -> Response<Body> {
     let request_id = request_id(shared, visitor, &request);
-    let (wanted, version, is_grpc) = (Wanted::of(&request), request.version(), grpc::is_call(&request));
+    let (wanted, version) = (Wanted::of(&request), request.version());
+    let is_grpc = grpc::is_call(&request);
     let mut known = Known::default();
     // The account stays out here: where the future is dropped, it counts a visitor who left.
     let log = shared.config.access_log.as_ref();

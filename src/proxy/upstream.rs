@@ -30,6 +30,7 @@ pub(super) enum Upstream {
 
 /// A connection while a response runs over it. Dropped before the response's end, it ends the backend's work: by a reset of
 /// the link or, over HTTP/2, of the stream.
+#[expect(clippy::large_enum_variant, reason = "the large one is the common one, and a box is an allocation a request")]
 pub(super) enum Exchange {
     Http1(http1::Exchange),
     /// The stream's place, free when the response is over; the response's body resets the stream.
@@ -102,10 +103,12 @@ impl Exchange {
         }
     }
 
-    /// The rest of the request will not come, so that an HTTP/1.1 connection ends with the response.
+    /// The rest of the request will not come, so that a connection of HTTP/1.1 ends with the response.
     pub(super) fn abandon_upload(&mut self) {
-        if let Self::Http1(exchange) = self {
-            exchange.abandon_upload();
+        match self {
+            Self::Http1(exchange) => exchange.abandon_upload(),
+            // Its stream is reset with the body.
+            Self::Http2(_) => {}
         }
     }
 

@@ -19,8 +19,9 @@ use tokio::{
 
 use crate::{
     access_log::Written,
+    secure::{Made, Secure, client},
     stage::{Answer, HOST, Options, Stage, backend, mirror, read_head, request, rule},
-    support::accept,
+    support::{PATIENCE, accept},
 };
 
 /// A stage with an access log.
@@ -180,6 +181,42 @@ async fn the_heads_rest_does_not_come() {
 }
 
 #[tokio::test]
+async fn over_tls_the_same_is_told() {
+    let mut options = Options::default();
+    options.config = proxy::Config { header_timeout: Duration::from_millis(500), ..options.config };
+    let (options, written, _writer) = Written::log(AccessLogFormat::Json, options);
+    let secure = Secure::start_with(options, None).await;
+    let made = Made::new(&[HOST]);
+    let hsts = Filter::Hsts("max-age=1".parse().expect("a value"));
+    secure.serve(vec![rule(&["127.0.0.1:1"], vec![Filter::RequireTls, hsts])], &[(HOST, &made.secret("shop"))]);
+
+    let mut visitor = secure.connect(client(&[&made], &[]), HOST).await.expect("a handshake");
+    visitor.write_all(b"GET / HTTP/1.1\r\nHost: sho").await.expect("sent");
+    let mut answer = String::new();
+    timeout(PATIENCE, visitor.read_to_string(&mut answer)).await.expect("in time").expect("an end in order");
+    assert!(
+        answer.starts_with("HTTP/1.1 408 ") && answer.contains("Proxy-Status: culvert; error=http_request_error; "),
+        "{answer}"
+    );
+
+    for (host, status, reason) in [(HOST, 502, "backend_refused"), ("elsewhere.example.com", 421, "misdirected")] {
+        let mut visitor = secure.connect(client(&[&made], &[]), HOST).await.expect("a handshake");
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        visitor.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        timeout(PATIENCE, visitor.read_to_string(&mut answer)).await.expect("in time").expect("an end in order");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert_eq!(
+            answer.to_ascii_lowercase().contains("\r\nstrict-transport-security: max-age=1\r\n"),
+            host == HOST,
+            "{answer}"
+        );
+        let line = written.json(usize::from(host != HOST)).await;
+        assert_eq!((line["reason"].as_str(), line["tls"].as_str()), (Some(reason), Some("TLSv1.3")), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn the_head_is_too_large() {
     let mut options = Options::default();
     options.config = proxy::Config { max_headers: 3, max_header_bytes: 10_000, ..options.config };
@@ -192,6 +229,20 @@ async fn the_head_is_too_large() {
     let all = visitor.rest().await;
     assert!(all.is_empty() || all.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&all));
     scene.stage.edge.metric_becomes("culvert_errors_total{reason=\"head_too_large\"}", 2).await;
+}
+
+#[tokio::test]
+async fn a_connection_without_a_request_ends_in_silence() {
+    let mut options = Options::default();
+    options.config = proxy::Config { idle_timeout: Duration::from_millis(300), ..options.config };
+    let scene = Scene::with(options).await;
+    scene.stage.serve(&[&mirror().await]);
+    let mut unused = scene.stage.visit().await;
+    let mut used = scene.stage.visit().await;
+    used.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await;
+    assert_eq!(used.answer().await.status, 200);
+    assert!(unused.rest().await.is_empty() && used.rest().await.is_empty());
+    assert_eq!(scene.stage.edge.metric("culvert_errors_total{reason=\"head_timeout\"}"), 0);
 }
 
 #[tokio::test]
@@ -468,7 +519,7 @@ async fn the_visitor_takes_nothing_for_as_long_as_its_rule_allows() {
     let target = backend(|mut stream| async move {
         read_head(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n").await;
-        while stream.write_all(&[7; 1 << 16]).await.is_ok() {}
+        while stream.write_all(&[7; 1 << 14]).await.is_ok() {}
     })
     .await;
     let scene = Scene::new().await;
