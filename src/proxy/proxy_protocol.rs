@@ -32,8 +32,7 @@ pub(super) enum Rejected {
     Closed,
 }
 
-/// Reads the header that a connection must begin with, sent by one of `trusted`
-/// within `limit`. Returns both ends of the visitor's connection
+/// Reads the header that a connection must begin with, sent by one of `trusted`. Returns both ends of the visitor's connection
 /// as the header has them; `None` where it has none, as when a balancer checks whether the edge is there.
 pub(super) async fn read(
     socket: &mut Socket,
