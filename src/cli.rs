@@ -52,7 +52,7 @@ struct LogArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     #[cfg(feature = "edge")]
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     #[cfg(feature = "agent")]
     Agent(agent::Args),
     #[cfg(feature = "edge")]
@@ -79,7 +79,7 @@ pub fn run() -> ExitCode {
     limits::raise_open_files();
     let result = match cli.command {
         #[cfg(feature = "edge")]
-        Command::Serve(args) => block_on(serve::run(args)),
+        Command::Serve(args) => block_on(serve::run(*args)),
         #[cfg(feature = "agent")]
         Command::Agent(args) => block_on(agent::run(args)),
         #[cfg(feature = "edge")]

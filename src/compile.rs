@@ -9,6 +9,7 @@ mod agents;
 mod certificates;
 mod claims;
 mod hosts;
+mod patterns;
 mod schema;
 mod secrets;
 mod verdict;
@@ -17,7 +18,13 @@ use std::{collections::HashMap, sync::Arc};
 
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
 
-use self::{certificates::CertificateBook, claims::Claims, hosts::Results, secrets::Secrets};
+use self::{
+    certificates::CertificateBook,
+    claims::Claims,
+    hosts::Results,
+    patterns::{Known, Patterns},
+    secrets::Secrets,
+};
 pub use self::{
     schema::{Finding, Schema},
     verdict::{Judgement, ObjectKind, Verdict},
@@ -53,6 +60,7 @@ pub struct Compiled {
     rules: HashMap<RuleId, Arc<Rule>>,
     /// Every certificate that a TunnelHost refers to, as it was when it was right last.
     certificates: HashMap<ObjectName, Arc<Certificate>>,
+    patterns: Known,
 }
 
 /// Compiles the objects. Rules and certificates that are the same as in `previous` are taken over from it by their `Arc`,
@@ -73,12 +81,13 @@ pub fn compile(objects: &Objects, previous: Option<&Compiled>) -> Compiled {
         claims: Claims::default(),
         rules: HashMap::with_capacity(objects.tunnel_hosts.len()),
         certificates: CertificateBook::new(&secrets, previous.map(|previous| &previous.certificates)),
+        patterns: Patterns::new(previous.map(|previous| &previous.patterns)),
     };
     let context = hosts::Context { secrets: &secrets, agents: &known, previous: previous.map(|p| &p.rules) };
     for host in by_age(&objects.tunnel_hosts, |host| &host.metadata) {
         verdicts.push(hosts::compile(host, &context, &mut results));
     }
-    let Results { claims, rules, certificates } = results;
+    let Results { claims, rules, certificates, patterns } = results;
 
     let agents: Agents = known.into_values().collect();
     let agents = match previous {
@@ -89,7 +98,7 @@ pub fn compile(objects: &Objects, previous: Option<&Compiled>) -> Compiled {
     let listeners = [EntryPoint::Http, EntryPoint::Https].map(|entry_point| (entry_point, listener.clone()));
     let (shown, certificates) = certificates.into_parts();
     let table = Arc::new(RoutingTable::new(listeners, shown));
-    Compiled { table, agents, verdicts, rules, certificates }
+    Compiled { table, agents, verdicts, rules, certificates, patterns: patterns.into_known() }
 }
 
 // === impl Compiled ===

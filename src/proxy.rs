@@ -4,6 +4,7 @@
 
 mod account;
 mod answer;
+mod backend_tls;
 mod body;
 mod choose;
 mod config;
@@ -15,6 +16,7 @@ mod failure;
 mod forward;
 mod framing;
 mod gate;
+mod grpc;
 mod headers;
 mod http2;
 mod identity;
@@ -25,6 +27,8 @@ mod live;
 mod metrics;
 mod phase;
 mod pool;
+mod proxy_protocol;
+mod relay;
 mod service;
 mod socket;
 mod tls;
@@ -50,16 +54,17 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::{
-    config::Config,
-    identity::TrustedProxies,
-    tls::{Tls, TlsOptions},
-};
 use self::{
+    backend_tls::BackendConfigs,
     connection::Accepted,
     gate::Passwords,
     live::{Live, Makers},
     metrics::{HostMetrics, Metrics},
+};
+pub use self::{
+    config::Config,
+    identity::TrustedProxies,
+    tls::{Tls, TlsOptions},
 };
 use crate::{
     bridge::Registry,
@@ -86,6 +91,7 @@ struct Shared {
     /// For requests that no TunnelHost gets.
     unrouted: Arc<HostMetrics>,
     passwords: Passwords,
+    backend_configs: BackendConfigs,
     config: Config,
     /// How many replicas share the limits.
     replicas: AtomicU32,
@@ -111,6 +117,7 @@ impl Proxy {
             makers,
             unrouted,
             passwords: Passwords::new(),
+            backend_configs: BackendConfigs::default(),
             config,
             replicas: AtomicU32::new(1),
         };
@@ -121,6 +128,7 @@ impl Proxy {
     pub fn update(&self, table: Arc<RoutingTable>, agents: &Agents) {
         let next = self.shared.live.load().next(table, agents, &self.shared.makers);
         self.shared.live.store(Arc::new(next));
+        self.shared.backend_configs.forget_unused();
     }
 
     /// How many replicas share the limits of TunnelHosts and agents, this one included.

@@ -134,7 +134,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         bridge_hostname,
         advertise: args.advertise,
         access_log: args.visitors.access_log(),
-        visitors: args.visitors.into_config(),
+        visitors: args.visitors.into_config()?,
         drain_delay,
     })
     .await?;

@@ -4,6 +4,7 @@ use std::{num::NonZeroUsize, time::Duration};
 
 use ipnet::IpNet;
 
+use super::Failure;
 use crate::{
     proxy::{self, TrustedProxies},
     telemetry::access_log::AccessLogFormat,
@@ -17,6 +18,19 @@ pub(super) struct VisitorArgs {
     /// Networks of the proxies in front of the edge, whose X-Forwarded-* and X-Request-Id are believed.
     #[arg(long, value_name = "CIDR", env = "CULVERT_TRUSTED_PROXIES", value_delimiter = ',')]
     trusted_proxies: Vec<IpNet>,
+    /// Visitors come through a balancer that begins each connection with a header of the PROXY protocol, version 1 or 2, on
+    /// --http and --https. A connection without one is closed, and so is one that does not come from --proxy-protocol-from.
+    #[arg(long, env = "CULVERT_PROXY_PROTOCOL")]
+    proxy_protocol: bool,
+    /// Networks of the balancers that send PROXY headers. Without it they are those of --trusted-proxies.
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "CULVERT_PROXY_PROTOCOL_FROM",
+        value_delimiter = ',',
+        requires = "proxy_protocol"
+    )]
+    proxy_protocol_from: Vec<IpNet>,
     /// Tell backends of the visitor by Forwarded (RFC 7239) too, beside X-Forwarded-*.
     #[arg(long, env = "CULVERT_FORWARDED")]
     forwarded: bool,
@@ -73,8 +87,17 @@ impl VisitorArgs {
     }
 
     /// The proxy's configuration, as yet without a log.
-    pub(super) fn into_config(self) -> proxy::Config {
-        proxy::Config {
+    pub(super) fn into_config(self) -> Result<proxy::Config, Failure> {
+        let balancers =
+            if self.proxy_protocol_from.is_empty() { &self.trusted_proxies } else { &self.proxy_protocol_from };
+        if self.proxy_protocol && balancers.is_empty() {
+            return Err("--proxy-protocol would close every connection: say whose header is believed, with \
+                        --proxy-protocol-from or --trusted-proxies"
+                .into());
+        }
+        let proxy_protocol = self.proxy_protocol.then(|| TrustedProxies::new(balancers.clone()));
+        Ok(proxy::Config {
+            proxy_protocol,
             trusted_proxies: TrustedProxies::new(self.trusted_proxies),
             forwarded: self.forwarded,
             public_https_port: self.public_https_port,
@@ -84,7 +107,7 @@ impl VisitorArgs {
             max_headers: self.max_headers.get(),
             max_connections: self.max_connections.map(NonZeroUsize::get),
             ..proxy::Config::default()
-        }
+        })
     }
 }
 
@@ -112,7 +135,8 @@ mod tests {
 
     #[test]
     fn without_flags_it_is_the_proxys_own_default() {
-        let line = Line::try_parse_from(["serve"]).expect("a command line").visitors.into_config();
+        let line =
+            Line::try_parse_from(["serve"]).expect("a command line").visitors.into_config().expect("a configuration");
         assert_eq!(format!("{line:?}"), format!("{:?}", proxy::Config::default()));
     }
 

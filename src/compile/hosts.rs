@@ -14,6 +14,7 @@ use super::{
     certificates::CertificateBook,
     claims::Claims,
     object_name,
+    patterns::Patterns,
     secrets::Secrets,
     verdict::{ObjectKind, Problems, Verdict},
 };
@@ -34,6 +35,7 @@ pub(super) struct Results<'a> {
     pub(super) claims: Claims,
     pub(super) rules: HashMap<RuleId, Arc<Rule>>,
     pub(super) certificates: CertificateBook<'a>,
+    pub(super) patterns: Patterns<'a>,
 }
 
 /// One TunnelHost on its way: its name, and what is wrong with it so far.
@@ -55,7 +57,7 @@ pub(super) fn compile(object: &TunnelHost, context: &Context<'_>, results: &mut 
     let policies = host.policies(&Level::of_host(&object.spec));
     let mut programmed = 0;
     for (index, route) in object.spec.routes.iter().enumerate() {
-        let Some(rule) = host.rule(index, route, &transport, &policies) else { continue };
+        let Some(rule) = host.rule(index, route, (&transport, &policies), &mut results.patterns) else { continue };
         let rule = match context.previous.and_then(|previous| previous.get(&rule.id)) {
             Some(same) if **same == rule => same.clone(),
             _ => Arc::new(rule),
@@ -172,9 +174,16 @@ impl Host<'_> {
     }
 
     /// The rule of a route; `None` where what it is for cannot be told at all.
-    fn rule(&mut self, index: usize, route: &api::Route, transport: &[Filter], host: &Policies) -> Option<Rule> {
+    fn rule(
+        &mut self,
+        index: usize,
+        route: &api::Route,
+        (transport, host): (&[Filter], &Policies),
+        patterns: &mut Patterns<'_>,
+    ) -> Option<Rule> {
         let field = format!("spec.routes[{index}]");
-        let matches = self.matches(&field, route)?;
+        let id = RuleId { object: self.name.clone(), route: index };
+        let matches = self.matches(&field, route, patterns)?;
         // The route's own problems are told even where it is closed anyway.
         let own = self.policies(&Level::of_route(index, route));
         let policies = own.over(host);
@@ -190,7 +199,6 @@ impl Host<'_> {
             filters = transport.to_vec();
             backend = Backend::Invalid(why);
         }
-        let id = RuleId { object: self.name.clone(), route: index };
         Some(Rule { id, matches, filters, timeouts: policies.timeouts(), backend })
     }
 

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use self::record::Record;
 use super::{
     gate::Place,
-    joiner::JoinOutcome,
+    joiner::{JoinError, JoinOutcome},
     live::HostState,
     metrics::{HostMetrics, Outcome},
     service::Visitor,
@@ -196,7 +196,7 @@ impl JoinAccount {
     pub(super) fn ended(&mut self, joined: &JoinOutcome) {
         if let Some(record) = &mut self.record {
             (record.received, record.sent) = (joined.received, joined.sent);
-            record.reason = joined.error.as_ref().map(|error| error.reason());
+            record.reason = joined.error.as_ref().map(JoinError::reason);
         }
     }
 }

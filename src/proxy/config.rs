@@ -8,6 +8,9 @@ use crate::telemetry::access_log::AccessLog;
 pub struct Config {
     /// The proxies whose word about the visitor is taken; default none.
     pub trusted_proxies: TrustedProxies,
+    /// From whom connections come with a header of the PROXY protocol, version 1 or 2, on all listeners. All of them must
+    /// have one then, and come from these; others are closed. Default none: nobody sends one.
+    pub proxy_protocol: Option<TrustedProxies>,
     /// Tells backends of the visitor by `Forwarded` (RFC 7239) too; default not.
     pub forwarded: bool,
     /// Where visitors find the edge with TLS, for those who are sent there; default 443.
@@ -35,6 +38,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             trusted_proxies: TrustedProxies::default(),
+            proxy_protocol: None,
             forwarded: false,
             public_https_port: 443,
             access_log: None,

@@ -28,6 +28,7 @@ use super::{
     download::BodyError,
     http2,
     phase::{InProgress, Phase, Stage},
+    proxy_protocol,
     service::{self, Visitor},
     socket::Socket,
     tls::{Arrival, Tls},
@@ -79,9 +80,25 @@ enum End {
 impl Accepted {
     /// Serves a connection until it ends. On shutdown, the request in progress is the last one.
     pub(super) async fn serve(self) {
-        let Self { shared, tcp, peer, tls, shutdown, token } = self;
-        let socket = Socket::new(tcp);
-        let mut visitor = Visitor { peer, tls: None };
+        let Self { shared, tcp, mut peer, tls, shutdown, token } = self;
+        let Ok(mut local) = tcp.local_addr() else { return };
+        let mut socket = Socket::new(tcp);
+        if let Some(trusted) = &shared.config.proxy_protocol {
+            let limit = shared.config.header_timeout;
+            match shutdown.run_until_cancelled(proxy_protocol::read(&mut socket, peer, trusted, limit)).await {
+                Some(Ok(Some(ends))) => (peer, local) = ends,
+                Some(Ok(None)) => {}
+                Some(Err(rejected)) => {
+                    if let Some(reason) = rejected.reason() {
+                        shared.makers.metrics.errors.with_label_values(&[reason]).inc();
+                        tracing::debug!(%peer, reason, "a connection has no PROXY header that counts");
+                    }
+                    return;
+                }
+                None => return,
+            }
+        }
+        let mut visitor = Visitor { peer, local, tls: None };
         let phase;
         let stream = if let Some(tls) = tls {
             match shutdown.run_until_cancelled(tls.accept(socket, peer)).await {
@@ -93,7 +110,6 @@ impl Accepted {
                 Some(None) | None => return,
             }
         } else {
-            let mut socket = socket;
             match shutdown.run_until_cancelled(begin(&mut socket, &shared.config)).await {
                 Some(Ok(true)) => phase = Phase::multiplexed(&shared.config),
                 Some(Ok(false)) => phase = Phase::new(&shared.config),

@@ -59,6 +59,10 @@ pub(super) enum ProxyError {
     InvalidResponse(Cow<'static, str>),
     #[error("the head of the backend's response is too large")]
     ResponseHeadTooLarge,
+    #[error("the backend's certificate is not accepted: {0}")]
+    BackendCertificate(String),
+    #[error("there is no TLS with the backend: {0}")]
+    BackendTls(String),
     #[error("this method is not forwarded")]
     Method,
     #[error("nothing came of the request's body for {}", Seconds(*.0))]
@@ -97,6 +101,8 @@ impl ProxyError {
             | Self::BackendUnreachable(_)
             | Self::SessionLost
             | Self::BackendClosed
+            | Self::BackendCertificate(_)
+            | Self::BackendTls(_)
             | Self::InvalidResponse(_)
             | Self::ResponseHeadTooLarge => StatusCode::BAD_GATEWAY,
         }
@@ -127,6 +133,8 @@ impl ProxyError {
             Self::ConnectTimeout(_) => "connection_timeout",
             Self::ResponseTimeout(_) => "http_response_timeout",
             Self::SessionLost | Self::BackendClosed => "connection_terminated",
+            Self::BackendCertificate(_) => "tls_certificate_error",
+            Self::BackendTls(_) => "tls_protocol_error",
             Self::InvalidResponse(_) => "http_protocol_error",
             Self::ResponseHeadTooLarge => "http_response_header_section_size",
         })
@@ -159,6 +167,8 @@ impl ProxyError {
             Self::ResponseTimeout(_) => "response_timeout",
             Self::SessionLost => "session_lost",
             Self::BackendClosed => "backend_closed",
+            Self::BackendCertificate(_) => "backend_certificate",
+            Self::BackendTls(_) => "backend_tls",
             Self::InvalidResponse(_) => "invalid_response",
             Self::ResponseHeadTooLarge => "response_head_too_large",
             Self::Method => "method",
@@ -196,6 +206,8 @@ impl ProxyError {
                 | Self::BackendRefused(_)
                 | Self::BackendUnreachable(_)
                 | Self::AgentOverloaded(_)
+                | Self::BackendCertificate(_)
+                | Self::BackendTls(_)
                 | Self::SessionLost
         )
     }

@@ -17,14 +17,15 @@ use super::{
     failure, framing, gate, headers,
     live::{HostState, Live},
     pool::Pool,
+    proxy_protocol,
     upgrade::{self, Upgrade},
     upload::RequestBody,
-    upstream::{Exchange, Upstream},
+    upstream::{BackendStream, Exchange, SendError, Upstream},
 };
 use crate::{
     bridge::AgentSession,
     flow::Counted,
-    routing::{Rule, Target, TunnelBackend},
+    routing::{Protocol, Rule, Target, TunnelBackend},
     tunnel::Open,
 };
 
@@ -38,6 +39,8 @@ pub(super) struct Forward<'a> {
     pub(super) visitor: SocketAddr,
     /// Most bytes that the request's body may have.
     pub(super) body_limit: Option<u64>,
+    /// The edge's end of the visitor's connection.
+    pub(super) local: SocketAddr,
     pub(super) request_id: &'a HeaderValue,
 }
 
@@ -67,6 +70,8 @@ pub(super) async fn forward(
     account: &mut Account,
 ) -> Result<Response<Body>, ProxyError> {
     let visitors_version = request.version();
+    // HTTP/2 has no upgrades.
+    let upgrade = upgrade.filter(|_| !matches!(forward.backend.protocol, Protocol::H2c));
     let mut outgoing = outgoing(request, forward.body_limit);
     if let Some(upgrade) = &upgrade {
         upgrade.ask(outgoing.headers_mut());
@@ -80,14 +85,15 @@ pub(super) async fn forward(
     let answered = forward.attempts(outgoing, upgrade.is_some(), account).await?;
     let Answered { mut response, exchange, pool, refused } = answered;
     account.backend_answered(response.status());
-    gate::change_response(forward.rule, response.headers_mut());
 
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(upgrade) = upgrade else {
             return Err(ProxyError::InvalidResponse("it switches protocols unasked".into()));
         };
-        let link = exchange.into_link().await.ok_or(ProxyError::BackendClosed)?;
-        return upgrade::accept(forward.rule.timeouts.upgrade_idle, response, link, upgrade, account);
+        let stream = exchange.into_stream().await.ok_or(ProxyError::BackendClosed)?;
+        let mut response = upgrade::accept(forward.rule.timeouts.upgrade_idle, response, stream, upgrade, account)?;
+        gate::change_response(forward.rule, response.headers_mut());
+        return Ok(response);
     }
     if upgrade.is_some_and(|upgrade| !upgrade.may_be_answered(response.status())) {
         return Err(ProxyError::InvalidResponse("it does not switch to the protocol that was asked for".into()));
@@ -95,6 +101,7 @@ pub(super) async fn forward(
     headers::strip_hop_by_hop(response.headers_mut());
     let version = response.version();
     headers::add_via(response.headers_mut(), version);
+    gate::change_response(forward.rule, response.headers_mut());
     if refused && visitors_version <= Version::HTTP_11 {
         // Or the visitor could not know whether its next bytes are the body or a request (RFC 9110, 10.1.1).
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -149,18 +156,59 @@ impl Forward<'_> {
         Err(failure.unwrap_or(ProxyError::NoSession))
     }
 
-    /// An idle connection of this TunnelHost to the target, or one over a new link.
+    /// A connection of this TunnelHost to the target that takes a request, or one over a new link.
     async fn connect(&self, session: &AgentSession, target: &Target, own_link: bool) -> Result<Connected, ProxyError> {
-        let pool = self.state.pool(session.id, target);
-        if !own_link && let Some(upstream) = pool.take() {
-            return Ok(Connected { upstream, reused: true, pool });
+        if self.backend.proxy_protocol.is_some() {
+            // What was said of one visitor holds for no other.
+            let pool = Arc::new(Pool::closed());
+            let upstream = self.dial(session, target, &pool, own_link).await?;
+            return Ok(Connected { upstream, reused: false, pool });
         }
+        let pool = self.state.pool(session.id, target, &self.backend.protocol);
+        if own_link {
+            let upstream = self.dial(session, target, &pool, true).await?;
+            return Ok(Connected { upstream, reused: false, pool });
+        }
+        if let Some(upstream) = pool.take() {
+            return Ok(Connected { reused: upstream.is_reused(), upstream, pool });
+        }
+        if matches!(self.backend.protocol, Protocol::Http) {
+            let upstream = self.dial(session, target, &pool, false).await?;
+            return Ok(Connected { upstream, reused: false, pool });
+        }
+        // One connection is for many: who comes while it is made waits for it.
+        let limit = self.rule.timeouts.connect;
+        let dialling = timeout(limit, pool.dialling()).await.map_err(|_| ProxyError::ConnectTimeout(limit))?;
+        if dialling.is_some()
+            && let Some(upstream) = pool.take()
+        {
+            drop(dialling);
+            return Ok(Connected { reused: upstream.is_reused(), upstream, pool });
+        }
+        let upstream = self.dial(session, target, &pool, false).await?;
+        pool.speaks_http2(matches!(upstream, Upstream::Http2(_)));
+        if let Upstream::Http2(lease) = &upstream {
+            pool.share(lease.shared());
+        }
+        drop(dialling);
+        Ok(Connected { upstream, reused: false, pool })
+    }
+
+    /// A connection over a new link.
+    async fn dial(
+        &self,
+        session: &AgentSession,
+        target: &Target,
+        pool: &Pool,
+        own_link: bool,
+    ) -> Result<Upstream, ProxyError> {
         // A link that will be reused belongs to no one visitor or request.
-        let own = |value| if own_link { value } else { None };
+        let of_visitor = own_link || self.backend.proxy_protocol.is_some();
+        let own = |value| if of_visitor { value } else { None };
         let open = Open {
             target: target.as_str().to_owned(),
             tunnel_host: self.state.name.to_string(),
-            visitor: own_link.then_some(self.visitor),
+            visitor: of_visitor.then_some(self.visitor),
             request_id: own(self.request_id.to_str().ok().map(str::to_owned)),
             traceparent: None,
         };
@@ -174,9 +222,21 @@ impl Forward<'_> {
         self.shared.makers.metrics.link_open.observe(started.elapsed().as_secs_f64());
         // The TunnelHost may be deleted in this moment.
         let meter = self.state.meter(&session.agent, &self.shared.makers.flow).ok_or(ProxyError::UnknownHost)?;
-        let link = Counted::new(link, meter);
-        let upstream = Upstream::handshake(link).await.map_err(|error| failure::of_exchange(&error))?;
-        Ok(Connected { upstream, reused: false, pool })
+        let mut link = Counted::new(link, meter);
+        if let Some(version) = self.backend.proxy_protocol {
+            let told = proxy_protocol::write(&mut link, version, self.visitor, self.local);
+            timeout(limit, told)
+                .await
+                .map_err(|_| ProxyError::ConnectTimeout(limit))?
+                .map_err(|_| ProxyError::BackendClosed)?;
+        }
+        let (stream, speaks_http2) = match &self.backend.protocol {
+            Protocol::Http => (BackendStream::Plain(link), false),
+            Protocol::H2c => (BackendStream::Plain(link), true),
+            Protocol::Https(tls) => self.shared.backend_configs.connect(tls, target, own_link, link, limit).await?,
+        };
+        let upstream = if speaks_http2 { Upstream::http2(stream, pool).await } else { Upstream::http1(stream).await };
+        upstream.map_err(|error| failure::of_exchange(&error))
     }
 
     /// Sends a request and waits for its response's head. The error gives the request back where it may be sent
@@ -203,10 +263,10 @@ impl Forward<'_> {
                     }
                     return Ok(Answered { response, exchange, pool, refused });
                 }
-                Ok(Err(mut error)) => {
-                    let unsent = error.take_message();
-                    let repeatable = repeatable.filter(|_| failure::is_close(error.error()));
-                    return Err((failure::of_exchange(error.error()), unsent.or(repeatable)));
+                Ok(Err(error)) => {
+                    let SendError { error, unsent } = *error;
+                    let repeatable = repeatable.filter(|_| failure::is_close(&error));
+                    return Err((failure::of_exchange(&error), unsent.or(repeatable)));
                 }
                 // The clock of the response starts when the upload ends.
                 Err(_) => match progress.as_ref().map(|progress| progress.last() + limit) {

@@ -24,9 +24,10 @@ use super::{
 /// Requests in progress on one connection.
 const MAX_STREAMS: u32 = 200;
 /// How much of one upload the edge takes before its backend has, and of all uploads of a connection together: what one
-/// visitor can make the edge hold.
+/// visitor can make the edge hold. h2 ends a connection with more waiting small frames than half of the latter has room for,
+/// at 256 bytes each, so that it must be well above the former: a gRPC client may send its whole window in small messages.
 const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// How much of one response waits in the edge for the visitor's window.
 const SEND_BUFFER: usize = 64 * 1024;
 /// Requests that the visitor took back before the edge had looked at them, and streams that the edge had to reset because of

@@ -74,6 +74,8 @@ impl Limits {
     /// Forgets the visitors that have all of their share again.
     pub(super) fn sweep(&self) {
         let rates: Vec<_> = self.rates.read().values().cloned().collect();
-        rates.iter().for_each(|rate| rate.sweep());
+        for rate in rates {
+            rate.sweep();
+        }
     }
 }

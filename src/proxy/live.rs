@@ -9,11 +9,11 @@ use tokio::time::Instant;
 use super::{
     limits::{Limits, Wanted},
     metrics::{HostMetrics, Metrics},
-    pool::Pool,
+    pool::{Pool, Speaks},
 };
 use crate::{
     flow::{AgentConnections, Connections, Flow, Meter},
-    routing::{AgentEntry, Agents, ObjectName, RoutingTable, Rule, Target},
+    routing::{AgentEntry, Agents, ObjectName, Protocol, RoutingTable, Rule, Target},
 };
 
 /// A routing table together with the live state of its objects; swapped whole.
@@ -31,7 +31,7 @@ pub(super) struct HostState {
     turns: Mutex<Vec<usize>>,
     /// By agent. `None` once the TunnelHost is gone, so that a late request does not bring its series back.
     meters: Mutex<Option<HashMap<ObjectName, Arc<Meter>>>>,
-    pools: Mutex<HashMap<(u64, Target), Arc<Pool>>>,
+    pools: Mutex<HashMap<(u64, Target, Speaks), Arc<Pool>>>,
     pub(super) limits: Limits,
 }
 
@@ -112,7 +112,7 @@ impl Live {
     /// Drops the idle connections through sessions that take no more links, so that nobody waits for them.
     pub(super) fn drop_pools(&self, ended: impl Fn(u64) -> bool) {
         for host in self.hosts.values() {
-            host.pools.lock().retain(|(session, _), pool| {
+            host.pools.lock().retain(|(session, ..), pool| {
                 let ended = ended(*session);
                 if ended {
                     pool.close();
@@ -171,8 +171,9 @@ impl HostState {
         }
     }
 
-    /// The idle connections to a target through a session.
-    pub(super) fn pool(&self, session: u64, target: &Target) -> Arc<Pool> {
-        self.pools.lock().entry((session, target.clone())).or_insert_with(|| Arc::new(Pool::new())).clone()
+    /// The connections to a target through a session, in this protocol.
+    pub(super) fn pool(&self, session: u64, target: &Target, protocol: &Protocol) -> Arc<Pool> {
+        let key = (session, target.clone(), Speaks::of(protocol));
+        self.pools.lock().entry(key).or_insert_with(|| Arc::new(Pool::new())).clone()
     }
 }

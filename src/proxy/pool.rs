@@ -1,59 +1,178 @@
-use std::time::Duration;
+use std::{
+    hash::{Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::MutexGuard, time::Instant};
 
-use super::upstream::Upstream;
+use super::upstream::{Idle, Lease, MAX_STREAMS, Shared, Upstream};
+use crate::routing::{BackendTls, Protocol};
 
 /// Longer than this, an idle connection is not worth its memory. Most servers close theirs earlier.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Most idle connections that are kept for one target through one session.
 const MAX_IDLE: usize = 256;
 
-/// The idle connections of one TunnelHost to one target through one session. Since they are never shared between
+/// The connections of one TunnelHost to one target through one session. Since they are never shared between
 /// TunnelHosts, the flow of a link belongs to one of them.
 pub(super) struct Pool {
     /// `None` once the pool is closed: what comes back then is dropped.
-    idle: Mutex<Option<Vec<Upstream>>>,
+    connections: Mutex<Option<Connections>>,
+    /// Whoever makes a connection that others may share holds it, so that they wait for that one.
+    dialling: tokio::sync::Mutex<()>,
+    /// The backend does not speak HTTP/2, as its TLS has told.
+    only_http1: AtomicBool,
+    /// How many requests the backend takes at a time on one connection.
+    pub(super) stream_limit: Arc<AtomicUsize>,
+}
+
+#[derive(Default)]
+struct Connections {
+    /// HTTP/1.1, not in use.
+    idle: Vec<Idle>,
+    /// HTTP/2, in use or not.
+    shared: Vec<Arc<Shared>>,
+}
+
+/// What the connections of a pool speak, and whose certificate was asked for.
+#[derive(Clone, Debug)]
+pub(super) enum Speaks {
+    Http,
+    /// The very same, not an equal one: the comparison is one of every request.
+    Https(Arc<BackendTls>),
+    H2c,
+}
+
+// === impl Speaks ===
+
+impl Speaks {
+    pub(super) fn of(protocol: &Protocol) -> Self {
+        match protocol {
+            Protocol::Http => Self::Http,
+            Protocol::Https(tls) => Self::Https(tls.clone()),
+            Protocol::H2c => Self::H2c,
+        }
+    }
+
+    fn key(&self) -> usize {
+        match self {
+            Self::Http => 0,
+            Self::H2c => 1,
+            // No address that the allocator gives is one of those.
+            Self::Https(tls) => Arc::as_ptr(tls).addr(),
+        }
+    }
+}
+
+impl PartialEq for Speaks {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Speaks {}
+
+impl Hash for Speaks {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
 }
 
 // === impl Pool ===
 
 impl Pool {
     pub(super) fn new() -> Self {
-        Self { idle: Mutex::new(Some(Vec::new())) }
+        Self::with(Some(Connections::default()))
     }
 
-    /// A live connection, the one used last first, so that those too many can grow old.
+    /// One that keeps nothing.
+    pub(super) fn closed() -> Self {
+        Self::with(None)
+    }
+
+    fn with(connections: Option<Connections>) -> Self {
+        Self {
+            connections: Mutex::new(connections),
+            dialling: tokio::sync::Mutex::default(),
+            only_http1: AtomicBool::new(false),
+            stream_limit: Arc::new(AtomicUsize::new(MAX_STREAMS)),
+        }
+    }
+
+    /// A live connection. Of those for one request at a time the one used last comes first, so that those too many can
+    /// grow old.
     pub(super) fn take(&self) -> Option<Upstream> {
         loop {
-            let mut upstream = self.idle.lock().as_mut()?.pop()?;
-            if upstream.is_alive() {
-                return Some(upstream);
+            let mut idle = {
+                let mut connections = self.connections.lock();
+                let connections = connections.as_mut()?;
+                if let Some(lease) = connections.lease() {
+                    return Some(Upstream::Http2(lease));
+                }
+                connections.idle.pop()?
+            };
+            if idle.is_alive() {
+                return Some(Upstream::Http1(idle));
             }
         }
     }
 
     /// Keeps a connection for the next request.
-    pub(super) fn put(&self, upstream: Upstream) {
-        if let Some(idle) = &mut *self.idle.lock()
-            && idle.len() < MAX_IDLE
+    pub(super) fn put(&self, connection: Idle) {
+        if let Some(connections) = &mut *self.connections.lock()
+            && connections.idle.len() < MAX_IDLE
         {
-            idle.push(upstream);
+            connections.idle.push(connection);
         }
     }
 
-    /// Drops all connections, and those that come back later.
+    /// Lets others share a connection.
+    pub(super) fn share(&self, connection: Arc<Shared>) {
+        if let Some(connections) = &mut *self.connections.lock() {
+            connections.shared.push(connection);
+        }
+    }
+
+    /// Waits until nobody else makes a connection that could be shared; `None` where none can be.
+    pub(super) async fn dialling(&self) -> Option<MutexGuard<'_, ()>> {
+        if self.only_http1.load(Ordering::Relaxed) { None } else { Some(self.dialling.lock().await) }
+    }
+
+    /// What the backend's TLS chose.
+    pub(super) fn speaks_http2(&self, speaks: bool) {
+        self.only_http1.store(!speaks, Ordering::Relaxed);
+    }
+
+    /// Drops all connections, and those that come back later; requests in progress keep theirs.
     pub(super) fn close(&self) {
-        let idle = self.idle.lock().take();
-        drop(idle);
+        let connections = self.connections.lock().take();
+        drop(connections);
     }
 
     /// Drops connections that are closed or old. Returns whether any are left.
     pub(super) fn sweep(&self, now: Instant) -> bool {
-        let mut idle = self.idle.lock();
-        let Some(idle) = &mut *idle else { return false };
-        idle.retain_mut(|upstream| now - upstream.idle_since < IDLE_TIMEOUT && upstream.is_alive());
-        !idle.is_empty()
+        let mut connections = self.connections.lock();
+        let Some(connections) = &mut *connections else { return false };
+        connections.idle.retain_mut(|idle| now - idle.since < IDLE_TIMEOUT && idle.is_alive());
+        connections.shared.retain(|shared| {
+            shared.is_open()
+                && shared.idle_since().is_none_or(|since| now.saturating_duration_since(since) < IDLE_TIMEOUT)
+        });
+        !connections.idle.is_empty() || !connections.shared.is_empty()
+    }
+}
+
+// === impl Connections ===
+
+impl Connections {
+    fn lease(&mut self) -> Option<Lease> {
+        // Those that the backend has said goodbye on go with their last request.
+        self.shared.retain(|shared| shared.is_open());
+        self.shared.iter().find_map(Shared::lease)
     }
 }

@@ -17,7 +17,7 @@ use super::{
     forward::{self, Forward},
     framing,
     gate::{self, Asked, Entrant, Passed},
-    headers,
+    grpc, headers,
     identity::{self, Identity, X_REQUEST_ID},
     tls::{self, TlsInfo},
     upgrade,
@@ -29,6 +29,8 @@ use crate::routing::{Backend, EntryPoint, Lookup, RequestInfo, normalize_host, n
 pub(super) struct Visitor {
     /// The other end of the connection: the visitor, or a proxy in front of the edge.
     pub(super) peer: SocketAddr,
+    /// The edge's end of it.
+    pub(super) local: SocketAddr,
     /// What is known of its TLS, where it came over that.
     pub(super) tls: Option<TlsInfo>,
 }
@@ -43,7 +45,7 @@ struct Known {
 /// Answers one request; what the edge cannot forward, it answers itself.
 pub(super) async fn handle(shared: &Shared, visitor: &Visitor, request: Request<Incoming>) -> Response<Body> {
     let request_id = request_id(shared, visitor, &request);
-    let (wanted, version) = (Wanted::of(&request), request.version());
+    let (wanted, version, is_grpc) = (Wanted::of(&request), request.version(), grpc::is_call(&request));
     let mut known = Known::default();
     // The account stays out here: where the future is dropped, it counts a visitor who left.
     let log = shared.config.access_log.as_ref();
@@ -60,6 +62,9 @@ pub(super) async fn handle(shared: &Shared, visitor: &Visitor, request: Request<
         account.answered(error.status());
         account.failed(reason);
         let mut response = answer::error(&error, &request_id, &wanted);
+        if is_grpc {
+            response = grpc::answer(&error, response);
+        }
         account.sends(response.body().size());
         if version <= Version::HTTP_11 && error.ends_connection() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -155,7 +160,17 @@ async fn pass(
     let version = request.version();
     headers::add_via(request.headers_mut(), version);
     request.headers_mut().insert(X_REQUEST_ID, request_id.clone());
-    let forward = Forward { shared, live: &live, rule, backend, state, visitor: address, body_limit, request_id };
+    let forward = Forward {
+        shared,
+        live: &live,
+        rule,
+        backend,
+        state,
+        visitor: address,
+        local: visitor.local,
+        body_limit,
+        request_id,
+    };
     forward::forward(forward, request, upgrade, account).await
 }
 

@@ -43,6 +43,10 @@ impl Socket {
     /// Nobody reads the first `count` bytes of what was read ahead again.
     pub(super) fn forget(&mut self, count: usize) {
         self.early.advance(count);
+        if self.early.is_empty() {
+            // The connection may live long after it.
+            self.early = BytesMut::new();
+        }
     }
 
     /// Makes the connection end with a reset instead of an orderly close.
@@ -71,11 +75,7 @@ impl AsyncRead for Socket {
         }
         let count = this.early.len().min(buf.remaining());
         buf.put_slice(&this.early[..count]);
-        this.early.advance(count);
-        if this.early.is_empty() {
-            // A connection may live long after it.
-            this.early = BytesMut::new();
-        }
+        this.forget(count);
         Poll::Ready(Ok(()))
     }
 }

@@ -12,6 +12,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     account::Account,
@@ -20,9 +21,10 @@ use super::{
     headers,
     joiner::{self, JoinOutcome},
     phase::Joined,
+    relay,
+    upstream::BackendStream,
     visitor::VisitorStream,
 };
-use crate::{flow::Counted, tunnel::Link};
 
 /// The protocol that can be asked for over HTTP/2.
 const WEBSOCKET: &str = "websocket";
@@ -126,7 +128,7 @@ impl Stream {
 pub(super) fn accept(
     idle: Duration,
     mut response: Response<Incoming>,
-    (link, to_visitor): (Counted<Link>, Bytes),
+    (backend, to_visitor): (BackendStream, Bytes),
     upgrade: Upgrade,
     account: &mut Account,
 ) -> Result<Response<Body>, ProxyError> {
@@ -139,21 +141,21 @@ pub(super) fn accept(
         Some(stream) => stream.translate(&mut response, &protocol)?,
     }
     account.answered(response.status());
-    let join = account.take().into_join();
+    let entry = account.take().into_join();
     tokio::spawn(async move {
-        let mut join = join;
+        let mut entry = entry;
         // The visitor may leave before the answer is written; the link is reset with this task.
         let Ok(upgraded) = visitor.await else { return };
         let joined = match stream {
-            None => join_connection(upgraded, link, to_visitor, idle).await,
+            None => join_connection(upgraded, backend, to_visitor, idle).await,
             Some(Stream { joined, .. }) => {
                 let _joined = joined;
-                Some(joiner::join(&mut TokioIo::new(upgraded), Bytes::new(), link, to_visitor, idle).await)
+                Some(join(&mut TokioIo::new(upgraded), Bytes::new(), backend, to_visitor, idle).await)
             }
         };
         let Some(joined) = joined else { return };
-        if let Some(join) = &mut join {
-            join.ended(&joined);
+        if let Some(entry) = &mut entry {
+            entry.ended(&joined);
         }
         if let Some(error) = joined.error {
             tracing::debug!(%error, "a join ended early");
@@ -165,17 +167,31 @@ pub(super) fn accept(
 /// Joins the whole of the visitor's connection.
 async fn join_connection(
     upgraded: Upgraded,
-    link: Counted<Link>,
+    backend: BackendStream,
     to_visitor: Bytes,
     idle: Duration,
 ) -> Option<JoinOutcome> {
     let parts = upgraded.downcast::<TokioIo<VisitorStream>>().ok()?;
     let mut visitor = parts.io.into_inner();
-    let joined = joiner::join(&mut visitor, parts.read_buf, link, to_visitor, idle).await;
+    let joined = join(&mut visitor, parts.read_buf, backend, to_visitor, idle).await;
     if joined.error.is_some() {
         visitor.abort();
     }
     Some(joined)
+}
+
+/// Joins a visitor's stream with a backend's; `to_backend` and `to_visitor` came early.
+async fn join<V: AsyncRead + AsyncWrite + Unpin>(
+    visitor: &mut V,
+    to_backend: Bytes,
+    backend: BackendStream,
+    to_visitor: Bytes,
+    idle: Duration,
+) -> JoinOutcome {
+    match backend {
+        BackendStream::Plain(link) => joiner::join(visitor, to_backend, link, to_visitor, idle).await,
+        BackendStream::Tls(mut tls) => relay::relay(visitor, &to_backend, &mut *tls, &to_visitor, idle).await,
+    }
 }
 
 #[cfg(test)]

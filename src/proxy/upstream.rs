@@ -1,76 +1,76 @@
-//! HTTP/1.1 connections to backends, each over one link.
+//! Connections to backends, each over one link: one for one request at a time, or one shared by many over HTTP/2.
 
-use std::{
-    future::{Future, poll_fn},
-    pin::pin,
-    sync::Arc,
-    task::{Context, Poll, Waker},
-};
+mod http1;
+mod http2;
+mod stream;
+
+use std::{sync::Arc, task::Context};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1},
+use hyper::{body::Incoming, client::conn::TrySendError};
+
+pub(super) use self::{
+    http1::Idle,
+    http2::{Lease, MAX_STREAMS, Shared},
+    stream::BackendStream,
 };
-use hyper_util::rt::TokioIo;
-use tokio::{sync::oneshot, time::Instant};
-
 use super::{pool::Pool, upload::RequestBody};
-use crate::{flow::Counted, tunnel::Link};
 
-type Sender = http1::SendRequest<RequestBody>;
-type Connection = http1::Connection<TokioIo<Counted<Link>>, RequestBody>;
-type SendError = TrySendError<Request<RequestBody>>;
-
-/// The largest response head in bytes, and the most fields in it.
+/// The largest response head in bytes, and the most fields in it over HTTP/1.1.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_HEADERS: usize = 100;
 
-/// An HTTP/1.1 connection that is not in use.
-pub(super) struct Upstream {
-    sender: Sender,
-    connection: Connection,
-    pub(super) idle_since: Instant,
-}
-
-/// An HTTP/1.1 connection while a response runs over it. Dropped before the response's end, it resets the link, which
-/// frees the backend.
-pub(super) struct Exchange {
-    sender: Sender,
-    driver: Driver,
-    reusable: bool,
-}
-
-/// Who polls the connection.
-///
-/// Where the request has no body, whoever waits for the response does it in place: no task is woken on the way of a
-/// request, which is most of what a small one costs. A request with a body needs a task, since an upload goes on
-/// while nobody reads the response.
+/// A connection that takes a request.
 #[expect(clippy::large_enum_variant, reason = "the large one is the common one, and a box is an allocation a request")]
-enum Driver {
-    InPlace { connection: Connection, done: bool },
-    Task { release: oneshot::Sender<(Sender, Arc<Pool>)> },
+pub(super) enum Upstream {
+    Http1(Idle),
+    Http2(Lease),
+}
+
+/// A connection while a response runs over it. Dropped before the response's end, it ends the backend's work: by a reset of
+/// the link or, over HTTP/2, of the stream.
+pub(super) enum Exchange {
+    Http1(http1::Exchange),
+    /// The stream's place, free when the response is over; the response's body resets the stream.
+    Http2(Lease),
+}
+
+/// Why there is no response.
+pub(super) struct SendError {
+    pub(super) error: hyper::Error,
+    /// The request, where the backend saw nothing of it.
+    pub(super) unsent: Option<Request<RequestBody>>,
+}
+
+// === impl SendError ===
+
+impl From<TrySendError<Request<RequestBody>>> for Box<SendError> {
+    fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
+        let unsent = error.take_message();
+        Self::new(SendError { error: error.into_error(), unsent })
+    }
 }
 
 // === impl Upstream ===
 
 impl Upstream {
-    /// Speaks HTTP/1.1 over a link.
-    pub(super) async fn handshake(link: Counted<Link>) -> hyper::Result<Self> {
-        let (sender, connection) = http1::Builder::new()
-            .max_header_size(MAX_HEAD_BYTES)
-            .max_headers(MAX_HEADERS)
-            .handshake(TokioIo::new(link))
-            .await?;
-        Ok(Self { sender, connection, idle_since: Instant::now() })
+    /// Speaks HTTP/1.1 over a new stream.
+    pub(super) async fn http1(stream: BackendStream) -> hyper::Result<Self> {
+        Idle::handshake(stream).await.map(Self::Http1)
     }
 
-    /// Whether the backend still waits for a request: it has neither closed nor said anything unasked. Whoever asks is not
-    /// woken by the connection later.
-    pub(super) fn is_alive(&mut self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        self.connection.poll_without_shutdown(&mut cx).is_pending() && self.sender.is_ready()
+    /// Speaks HTTP/2 over a new stream, as a connection of this pool.
+    pub(super) async fn http2(stream: BackendStream, pool: &Pool) -> hyper::Result<Self> {
+        Shared::handshake(stream, pool.stream_limit.clone()).await.map(Self::Http2)
+    }
+
+    /// Whether the connection carried a request before, so that the backend may just be closing it.
+    pub(super) fn is_reused(&self) -> bool {
+        match self {
+            Self::Http1(_) => true,
+            Self::Http2(lease) => lease.is_reused(),
+        }
     }
 
     /// Sends a request and waits for the head of its response. The error gives the request back where the backend
@@ -79,24 +79,16 @@ impl Upstream {
         self,
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Exchange), Box<SendError>> {
-        let Self { mut sender, mut connection, .. } = self;
-        if !request.body().is_empty() {
-            let (release, released) = oneshot::channel();
-            let response = sender.try_send_request(request);
-            tokio::spawn(drive(connection, released));
-            return Ok((response.await?, Exchange { sender, driver: Driver::Task { release }, reusable: true }));
-        }
-        let mut done = false;
-        let mut response = pin!(sender.try_send_request(request));
-        let response = poll_fn(|cx| {
-            if !done {
-                // An error is told to whoever waits for the response.
-                done = connection.poll_without_shutdown(cx).is_ready();
+        match self {
+            Self::Http1(connection) => {
+                let (response, exchange) = connection.send(request).await?;
+                Ok((response, Exchange::Http1(exchange)))
             }
-            response.as_mut().poll(cx)
-        })
-        .await?;
-        Ok((response, Exchange { sender, driver: Driver::InPlace { connection, done }, reusable: true }))
+            Self::Http2(lease) => {
+                let (response, lease) = lease.send(request).await?;
+                Ok((response, Exchange::Http2(lease)))
+            }
+        }
     }
 }
 
@@ -105,64 +97,32 @@ impl Upstream {
 impl Exchange {
     /// Moves bytes, where nobody else does; called before the response's body is polled.
     pub(super) fn poll_drive(&mut self, cx: &mut Context<'_>) {
-        if let Driver::InPlace { connection, done } = &mut self.driver
-            && !*done
-        {
-            *done = connection.poll_without_shutdown(cx).is_ready();
+        if let Self::Http1(exchange) = self {
+            exchange.poll_drive(cx);
         }
     }
 
-    /// The rest of the request will not come, so that the connection ends with the response.
+    /// The rest of the request will not come, so that an HTTP/1.1 connection ends with the response.
     pub(super) fn abandon_upload(&mut self) {
-        self.reusable = false;
+        if let Self::Http1(exchange) = self {
+            exchange.abandon_upload();
+        }
     }
 
     /// Takes the connection back after the whole response: into the pool, if the backend keeps it open.
     pub(super) fn finish(self, pool: &Arc<Pool>) {
-        if !self.reusable {
-            return;
-        }
-        match self.driver {
-            Driver::InPlace { connection, done: false } => {
-                let upstream = Upstream { sender: self.sender, connection, idle_since: Instant::now() };
-                pool.put(upstream);
-            }
-            Driver::InPlace { done: true, .. } => {}
-            // Where the task has ended, so has the connection.
-            Driver::Task { release } => drop(release.send((self.sender, pool.clone()))),
+        match self {
+            Self::Http1(exchange) => exchange.finish(pool),
+            Self::Http2(lease) => drop(lease),
         }
     }
 
-    /// Takes the link out after a response that switched protocols, with the bytes that came right behind it.
+    /// Takes the stream out after a response that switched protocols, with the bytes that came right behind it.
     /// `None` where the connection did not end in an upgrade.
-    pub(super) async fn into_link(self) -> Option<(Counted<Link>, Bytes)> {
-        let Driver::InPlace { mut connection, done } = self.driver else { return None };
-        if !done {
-            poll_fn(|cx| connection.poll_without_shutdown(cx)).await.ok()?;
+    pub(super) async fn into_stream(self) -> Option<(BackendStream, Bytes)> {
+        match self {
+            Self::Http1(exchange) => exchange.into_stream().await,
+            Self::Http2(_) => None,
         }
-        let parts = connection.into_parts();
-        Some((parts.io.into_inner(), parts.read_buf))
-    }
-}
-
-/// Polls a connection until it ends, or until it is given back idle.
-async fn drive(mut connection: Connection, released: oneshot::Receiver<(Sender, Arc<Pool>)>) {
-    let mut released = pin!(released);
-    let release = poll_fn(|cx| {
-        if let Poll::Ready(release) = released.as_mut().poll(cx) {
-            return Poll::Ready(release.ok());
-        }
-        connection.poll_without_shutdown(cx).map(|_| None)
-    })
-    .await;
-    let Some((mut sender, pool)) = release else { return };
-    // The response is complete, but the backend may have answered before it had all of the request.
-    let ready = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
-        Poll::Ready(_) => Poll::Ready(false),
-        Poll::Pending => sender.poll_ready(cx).map(|ready| ready.is_ok()),
-    })
-    .await;
-    if ready {
-        pool.put(Upstream { sender, connection, idle_since: Instant::now() });
     }
 }

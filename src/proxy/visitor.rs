@@ -63,7 +63,12 @@ impl VisitorStream {
                 let (socket, tls) = tls.get_mut();
                 let said = tls.writer().write_all(bytes);
                 tls.send_close_notify();
-                said.and_then(|()| tls.write_tls(socket))
+                said.and_then(|()| {
+                    while tls.wants_write() {
+                        tls.write_tls(socket)?;
+                    }
+                    Ok(0)
+                })
             }
         };
     }

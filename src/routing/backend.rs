@@ -46,7 +46,7 @@ pub enum Protocol {
 }
 
 /// How a backend's TLS is checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BackendTls {
     /// The name that is asked for (SNI) and that the certificate must have; `None` is the target's host.
     pub server_name: Option<Arc<str>>,
@@ -55,7 +55,7 @@ pub struct BackendTls {
 }
 
 /// Whose certificates are accepted of a backend.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Trust {
     /// Those of the authorities that browsers trust.
     WebRoots,

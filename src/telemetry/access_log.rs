@@ -196,8 +196,8 @@ mod tests {
         let metrics = Registry::new();
         let slow = Slow { go: held, written };
         let (log, writer) = AccessLog::start(AccessLogFormat::Clf, slow, &metrics).expect("a log");
-        let long = "x".repeat(1000);
-        let entry = Entry { path: &long, ..Entry::default() };
+        let path = "x".repeat(1000);
+        let entry = Entry { path: &path, ..Entry::default() };
         for _ in 0..10_000 {
             log.log(&entry);
         }

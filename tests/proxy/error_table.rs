@@ -19,8 +19,9 @@ use tokio::{
 
 use crate::{
     access_log::Written,
+    secure::{Made, Secure, client},
     stage::{Answer, HOST, Options, Stage, backend, mirror, read_head, request, rule},
-    support::accept,
+    support::{PATIENCE, accept},
 };
 
 /// A stage with an access log.
@@ -177,6 +178,42 @@ async fn the_heads_rest_does_not_come() {
     assert!(answer.header("proxy-status").expect("a cause").starts_with("culvert; error=http_request_error; "));
     scene.counts("head_timeout").await;
     assert!(visitor.rest().await.is_empty());
+}
+
+#[tokio::test]
+async fn over_tls_the_same_is_told() {
+    let mut options = Options::default();
+    options.config = proxy::Config { header_timeout: Duration::from_millis(500), ..options.config };
+    let (options, written, _writer) = Written::log(AccessLogFormat::Json, options);
+    let secure = Secure::start_with(options, None).await;
+    let made = Made::new(&[HOST]);
+    let hsts = Filter::Hsts("max-age=1".parse().expect("a value"));
+    secure.serve(vec![rule(&["127.0.0.1:1"], vec![Filter::RequireTls, hsts])], &[(HOST, &made.secret("shop"))]);
+
+    let mut visitor = secure.connect(client(&[&made], &[]), HOST).await.expect("a handshake");
+    visitor.write_all(b"GET / HTTP/1.1\r\nHost: sho").await.expect("sent");
+    let mut answer = String::new();
+    timeout(PATIENCE, visitor.read_to_string(&mut answer)).await.expect("in time").expect("an end in order");
+    assert!(
+        answer.starts_with("HTTP/1.1 408 ") && answer.contains("Proxy-Status: culvert; error=http_request_error; "),
+        "{answer}"
+    );
+
+    for (host, status, reason) in [(HOST, 502, "backend_refused"), ("elsewhere.example.com", 421, "misdirected")] {
+        let mut visitor = secure.connect(client(&[&made], &[]), HOST).await.expect("a handshake");
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        visitor.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        timeout(PATIENCE, visitor.read_to_string(&mut answer)).await.expect("in time").expect("an end in order");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert_eq!(
+            answer.to_ascii_lowercase().contains("\r\nstrict-transport-security: max-age=1\r\n"),
+            host == HOST,
+            "{answer}"
+        );
+        let line = written.json(usize::from(host != HOST)).await;
+        assert_eq!((line["reason"].as_str(), line["tls"].as_str()), (Some(reason), Some("TLSv1.3")), "{line}");
+    }
 }
 
 #[tokio::test]
@@ -469,7 +506,7 @@ async fn the_visitor_takes_nothing_for_as_long_as_its_rule_allows() {
     let target = backend(|mut stream| async move {
         read_head(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n").await;
-        while stream.write_all(&[7; 1 << 16]).await.is_ok() {}
+        while stream.write_all(&[7; 1 << 14]).await.is_ok() {}
     })
     .await;
     let scene = Scene::new().await;

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use culvert::routing::{Rule, Timeouts};
 use http::{Method, Request, StatusCode, Version};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::{body::Frame, ext::Protocol};
@@ -23,9 +24,12 @@ async fn visit(target: &str) -> (Secure, Http2Visitor) {
 }
 
 async fn visit_with(target: &str, options: Options) -> (Secure, Http2Visitor) {
+    // For a response, it is the rule that says how long it may stand still.
+    let timeouts = Timeouts { stream_idle: options.config.stall_timeout, ..Timeouts::default() };
     let secure = Secure::start_with(options, None).await;
     let made = Made::new(&[HOST]);
-    secure.serve(vec![rule(&[target], Vec::new())], &[(HOST, &made.secret("shop"))]);
+    let rule = Rule { timeouts, ..rule(&[target], Vec::new()) };
+    secure.serve(vec![rule], &[(HOST, &made.secret("shop"))]);
     let visitor = secure.http2(&made).await;
     (secure, visitor)
 }

@@ -7,6 +7,7 @@
 mod support;
 
 mod access_log;
+mod backends;
 mod error_table;
 mod errors;
 mod flow;
@@ -16,6 +17,7 @@ mod http2;
 mod identity;
 mod input;
 mod policies;
+mod proxy_protocol;
 mod recorder;
 mod secure;
 mod semantics;

@@ -150,10 +150,9 @@ impl Http2Visitor {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        // Windows as small as they are by default, so that they count.
+        // A window as small as it is by default, so that it counts.
         let mut builder = http2::Builder::new(TokioExecutor::new());
-        let builder = builder.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
-        let handshake = builder.handshake(TokioIo::new(stream));
+        let handshake = builder.initial_stream_window_size(65_535).handshake(TokioIo::new(stream));
         let (sender, connection) = timeout(PATIENCE, handshake).await.expect("in time").expect("a connection");
         Self { sender, connection: tokio::spawn(connection) }
     }

@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use http::{HeaderName, Method};
 
-use super::{Host, values};
+use super::{super::patterns::Patterns, Host, values};
 use crate::{
     api::{self, MatchType, PathType, Reason},
     routing::{HeaderMatch, Matches, PathMatch, Pattern, QueryMatch, TextMatch},
@@ -12,8 +12,8 @@ use crate::{
 
 impl Host<'_> {
     /// Which requests a route is for; `None` where that cannot be told.
-    pub(super) fn matches(&mut self, field: &str, route: &api::Route) -> Option<Matches> {
-        let path = self.path(&format!("{field}.path.value"), &route.path)?;
+    pub(super) fn matches(&mut self, field: &str, route: &api::Route, patterns: &mut Patterns<'_>) -> Option<Matches> {
+        let path = self.path(&format!("{field}.path.value"), &route.path, patterns)?;
         let Some(rest) = &route.r#match else { return Some(Matches::path(path)) };
         let field = format!("{field}.match");
         let mut unreadable = false;
@@ -30,14 +30,14 @@ impl Host<'_> {
             let field = format!("{field}.headers[{index}]");
             let name = HeaderName::try_from(&header.name).map_err(|_| format!("{:?} is no header field", header.name));
             let name = self.accept(&format!("{field}.name"), name);
-            match (name, self.text(&format!("{field}.value"), header.r#type, &header.value)) {
+            match (name, self.text(&format!("{field}.value"), header.r#type, &header.value, patterns)) {
                 (Some(name), Some(value)) => headers.push(HeaderMatch { name, value }),
                 _ => unreadable = true,
             }
         }
         let mut query = Vec::with_capacity(rest.query.len());
         for (index, parameter) in rest.query.iter().enumerate() {
-            match self.text(&format!("{field}.query[{index}].value"), parameter.r#type, &parameter.value) {
+            match self.text(&format!("{field}.query[{index}].value"), parameter.r#type, &parameter.value, patterns) {
                 Some(value) => query.push(QueryMatch { name: parameter.name.as_str().into(), value }),
                 None => unreadable = true,
             }
@@ -53,23 +53,23 @@ impl Host<'_> {
         Some(Matches { path, methods, headers, query })
     }
 
-    fn path(&mut self, field: &str, rule: &api::PathRule) -> Option<PathMatch> {
+    fn path(&mut self, field: &str, rule: &api::PathRule, patterns: &mut Patterns<'_>) -> Option<PathMatch> {
         match rule.r#type {
             PathType::Prefix => self.accept(field, values::path(&rule.value)).map(|path| PathMatch::prefix(&path)),
             PathType::Exact => self.accept(field, values::path(&rule.value)).map(|path| PathMatch::exact(&path)),
-            PathType::Regex => self.pattern(field, &rule.value).map(PathMatch::Regex),
+            PathType::Regex => self.pattern(field, &rule.value, patterns).map(PathMatch::Regex),
         }
     }
 
-    fn text(&mut self, field: &str, kind: MatchType, value: &str) -> Option<TextMatch> {
+    fn text(&mut self, field: &str, kind: MatchType, value: &str, patterns: &mut Patterns<'_>) -> Option<TextMatch> {
         match kind {
             MatchType::Exact => Some(TextMatch::Exact(value.into())),
-            MatchType::Regex => self.pattern(field, value).map(TextMatch::Regex),
+            MatchType::Regex => self.pattern(field, value, patterns).map(TextMatch::Regex),
         }
     }
 
-    fn pattern(&mut self, field: &str, text: &str) -> Option<Pattern> {
-        let pattern = text.parse::<Pattern>();
+    fn pattern(&mut self, field: &str, text: &str, patterns: &mut Patterns<'_>) -> Option<Pattern> {
+        let pattern = patterns.get(text);
         pattern
             .map_err(|error| {
                 let message = format!("{field}: {text:?} is no regular expression: {error}; correct it");

@@ -53,7 +53,7 @@ fn location(redirect: &Redirect, asked: &Asked<'_>, matched: &PathMatch) -> Stri
 
     let mut location = format!("{scheme}://{host}");
     if let Some(port) = port.filter(|port| *port != usual) {
-        location.push_str(&format!(":{port}"));
+        location.extend([":", &port.to_string()]);
     }
     match &redirect.path {
         None => location.push_str(asked.uri.path()),

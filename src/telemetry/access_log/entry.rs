@@ -184,7 +184,6 @@ fn some_seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Re
     seconds(&duration.unwrap_or_default(), serializer)
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes the field by reference")]
 fn redacted<S: Serializer>(path: &&str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&Redacted(path))
 }
