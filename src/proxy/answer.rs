@@ -2,16 +2,19 @@
 //! application's.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use serde_json::json;
 
-use super::{body::Body, error::ProxyError};
+use super::{body::Body, error::ProxyError, grpc};
 
 /// What of a request decides the form of an answer to it.
 pub(super) struct Wanted {
     accept: Option<HeaderValue>,
     /// The head alone, as it would be with the body.
     head_only: bool,
+    is_grpc: bool,
+    /// A connection carries one request after the other, so that it has to end where it is not sure where the next begins.
+    in_turn: bool,
 }
 
 /// Answers a request with an error, in the form that the visitor prefers.
@@ -33,7 +36,10 @@ pub(super) fn error(error: &ProxyError, request_id: &HeaderValue, wanted: &Wante
     headers.insert("proxy-status", proxy_status(error, &details));
     headers.insert("x-request-id", request_id.clone());
     add_remedy(headers, error);
-    response
+    if wanted.in_turn && error.ends_connection() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if wanted.is_grpc { grpc::answer(error, response) } else { response }
 }
 
 /// How much a type is wanted, in thousandths: by the entry of `Accept` that names it most closely (RFC 9110, 12.5.1).
@@ -118,7 +124,12 @@ fn escaped(text: &str) -> String {
 impl Wanted {
     pub(super) fn of<B>(request: &Request<B>) -> Self {
         let accept = request.headers().get(header::ACCEPT).cloned();
-        Self { accept, head_only: *request.method() == Method::HEAD }
+        Self {
+            accept,
+            head_only: *request.method() == Method::HEAD,
+            is_grpc: grpc::is_call(request),
+            in_turn: request.version() <= Version::HTTP_11,
+        }
     }
 
     /// A page for those who name it and prefer nothing else of ours, as browsers do; for programs, JSON.
@@ -170,8 +181,16 @@ fn thousandths(quality: &str) -> u16 {
 mod tests {
     use super::*;
 
+    fn wanted(accept: Option<&'static str>) -> Wanted {
+        let mut request = Request::new(());
+        if let Some(accept) = accept {
+            request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(accept));
+        }
+        Wanted::of(&request)
+    }
+
     fn answer(error: &ProxyError, accept: Option<&'static str>) -> Response<Body> {
-        let wanted = Wanted { accept: accept.map(HeaderValue::from_static), head_only: false };
+        let wanted = wanted(accept);
         super::error(error, &HeaderValue::from_static("id-1"), &wanted)
     }
 
@@ -205,7 +224,7 @@ mod tests {
             ("image/png", false),
             ("", false),
         ] {
-            let wanted = Wanted { accept: Some(HeaderValue::from_static(accept)), head_only: false };
+            let wanted = wanted(Some(accept));
             assert_eq!(wanted.is_page(), page, "{accept}");
         }
     }

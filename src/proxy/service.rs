@@ -17,7 +17,7 @@ use super::{
     forward::{self, Forward},
     framing,
     gate::{self, Asked, Entrant, Passed},
-    grpc, headers,
+    headers,
     identity::{self, Identity, X_REQUEST_ID},
     tls::{self, TlsInfo},
     upgrade,
@@ -45,16 +45,15 @@ struct Known {
 /// Answers one request; what the edge cannot forward, it answers itself.
 pub(super) async fn handle(shared: &Shared, visitor: &Visitor, request: Request<Incoming>) -> Response<Body> {
     let request_id = request_id(shared, visitor, &request);
-    let (wanted, version) = (Wanted::of(&request), request.version());
-    let is_grpc = grpc::is_call(&request);
+    let wanted = Wanted::of(&request);
     let mut known = Known::default();
     // The account stays out here: where the future is dropped, it counts a visitor who left.
     let log = shared.config.access_log.as_ref();
     let mut account = Account::open(shared.unrouted.clone(), log, &request, &request_id, visitor);
     let answered = pass(shared, visitor, request, &request_id, &mut known, &mut account).await;
     let mut response = answered.unwrap_or_else(|error| {
-        shared.makers.metrics.errors.with_label_values(&[error.reason()]).inc();
         let reason = error.reason();
+        shared.makers.metrics.errors.with_label_values(&[reason]).inc();
         if let ProxyError::Misconfigured(detail) = &error {
             tracing::warn!(request_id = ?request_id, reason, %detail, "a route is misconfigured");
         } else {
@@ -62,14 +61,8 @@ pub(super) async fn handle(shared: &Shared, visitor: &Visitor, request: Request<
         }
         account.answered(error.status());
         account.failed(reason);
-        let mut response = answer::error(&error, &request_id, &wanted);
-        if is_grpc {
-            response = grpc::answer(&error, response);
-        }
+        let response = answer::error(&error, &request_id, &wanted);
         account.sends(response.body().size());
-        if version <= Version::HTTP_11 && error.ends_connection() {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
         response
     });
     if let Some(hsts) = known.hsts {
