@@ -167,6 +167,7 @@ impl Proxy {
 
     async fn accept(&self, listener: TcpListener, tls: Option<Arc<Tls>>, shutdown: CancellationToken) {
         let connections = TaskTracker::new();
+        socket::configure(&listener);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -176,8 +177,6 @@ impl Proxy {
                         tracing::debug!(%peer, "there are too many visitors' connections already; this one is closed");
                     }
                     Ok((tcp, peer)) => {
-                        // Where the socket does not take it, it is only slower.
-                        let _ = tcp.set_nodelay(true);
                         let (shared, tls, shutdown) = (self.shared.clone(), tls.clone(), shutdown.clone());
                         let token = connections.token();
                         tokio::spawn(Accepted { shared, tcp, peer, tls, shutdown, token }.serve());

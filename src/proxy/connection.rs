@@ -132,7 +132,7 @@ impl Accepted {
             watch(&shared, &phase, connection, peer, shutdown, token).await;
         } else {
             let service = service_fn(|request: Request<Incoming>| {
-                let progress = phase.begin();
+                let progress = phase.begin(!request.body().is_end_stream());
                 let ends_with_connection = request.version() == Version::HTTP_10;
                 let (shared, visitor) = (shared.clone(), visitor.clone());
                 async move {
@@ -279,7 +279,7 @@ impl End {
     /// What it counts as, where it was not in order.
     fn reason(&self) -> Option<&'static str> {
         match self {
-            Self::Closed(Ok(())) | Self::Expired(Stage::Idle | Stage::Busy) => None,
+            Self::Closed(Ok(())) | Self::Expired(Stage::Idle | Stage::Busy | Stage::Closing) => None,
             Self::Closed(Err(error)) if error.is_parse_too_large() => Some("head_too_large"),
             Self::Closed(Err(error)) if error.is_parse() => Some("malformed_request"),
             Self::Closed(Err(error)) if error.is_incomplete_message() => Some("incomplete_request"),

@@ -60,7 +60,7 @@ pub(super) fn serve(
     let (shared, visitor, phase) = (shared.clone(), visitor.clone(), phase.clone());
     let max_head_bytes = shared.config.max_header_bytes;
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let progress = phase.begin();
+        let progress = phase.begin(false);
         let (shared, visitor) = (shared.clone(), visitor.clone());
         async move {
             join_cookies(&mut request);

@@ -16,6 +16,10 @@ use super::Config;
 /// looks like one that has left until something is written to it.
 const HALF_CLOSED: Duration = Duration::from_secs(5);
 
+/// How long what a visitor still sends is taken and dropped after the last answer. A socket that is closed with something
+/// unread resets the connection, and the visitor may never see the answer.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// What the connection waits for, and since when.
 #[derive(Debug)]
 pub(super) struct Phase {
@@ -39,6 +43,8 @@ pub(super) struct Phase {
     too_slow: AtomicBool,
     /// The visitor took nothing for too long.
     given_up: AtomicBool,
+    /// The last request has a body, of which something may come that nobody reads.
+    has_body: AtomicBool,
     /// Requests in progress, and joins over HTTP/2.
     active: AtomicUsize,
     /// Joins over HTTP/2.
@@ -62,6 +68,8 @@ pub(super) enum Stage {
     Head,
     /// For the edge and the backend.
     Busy,
+    /// For the visitor to hear that this is the end.
+    Closing,
 }
 
 /// A request in progress; the connection is idle when the last one is dropped.
@@ -98,6 +106,7 @@ impl Phase {
             cut: AtomicBool::new(false),
             too_slow: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
+            has_body: AtomicBool::new(false),
             active: AtomicUsize::new(0),
             joins: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -122,8 +131,9 @@ impl Phase {
         self.state.store(self.millis() << 2 | stage as u64, Ordering::Relaxed);
     }
 
-    /// A request begins.
-    pub(super) fn begin(self: &Arc<Self>) -> InProgress {
+    /// A request begins. `has_body` is for those that come in turn: of theirs, something may be left on the connection.
+    pub(super) fn begin(self: &Arc<Self>, has_body: bool) -> InProgress {
+        self.has_body.store(has_body, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
         self.set(Stage::Busy);
         InProgress { phase: self.clone(), handed: false }
@@ -174,6 +184,15 @@ impl Phase {
         self.cut.load(Ordering::Relaxed)
     }
 
+    /// Whether a connection that ends now has to be read to its end.
+    pub(super) fn lingers(&self) -> bool {
+        let lingers = self.has_body.load(Ordering::Relaxed);
+        if lingers && self.stage() != Stage::Closing {
+            self.set(Stage::Closing);
+        }
+        lingers
+    }
+
     /// The visitor was too slow with a request's head.
     pub(super) fn set_too_slow(&self) {
         self.too_slow.store(true, Ordering::Relaxed);
@@ -219,7 +238,8 @@ impl Phase {
         match self.state.load(Ordering::Relaxed) & 3 {
             0 => Stage::Idle,
             1 => Stage::Head,
-            _ => Stage::Busy,
+            2 => Stage::Busy,
+            _ => Stage::Closing,
         }
     }
 
@@ -252,6 +272,7 @@ impl Phase {
             }
             Stage::Busy if self.is_half_closed() => Some(at(self.half_closed.load(Ordering::Relaxed)) + HALF_CLOSED),
             Stage::Busy => None,
+            Stage::Closing => Some(since + LINGER),
         }
     }
 }

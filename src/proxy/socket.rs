@@ -7,19 +7,35 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
 };
 
 /// How much is read ahead at a time: most requests' heads, and most of TLS's first messages.
 const READ_AHEAD: usize = 2 * 1024;
+
+/// How much the kernel may hold of what a visitor does not take. It would else be megabytes a connection, and a thousand slow
+/// readers would use up what the kernel has for the connections of all.
+#[cfg(target_os = "linux")]
+const NOT_SENT: u32 = 128 * 1024;
 
 /// A visitor's TCP connection, and what was read of it ahead. It is read again by whoever comes next.
 #[derive(Debug)]
 pub(super) struct Socket {
     tcp: TcpStream,
     early: BytesMut,
+}
+
+/// Sets what all connections of a listener inherit, so that none has to be told: small writes leave at once
+/// (`TCP_NODELAY`), and what a visitor does not take stays with its backend (`TCP_NOTSENT_LOWAT`, on Linux).
+pub(super) fn configure(listener: &TcpListener) {
+    let socket = SockRef::from(listener);
+    // Where the socket does not take it, it is only slower.
+    let _ = socket.set_tcp_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_tcp_notsent_lowat(NOT_SENT);
 }
 
 // === impl Socket ===
@@ -103,5 +119,20 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_inherit_what_their_listener_was_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        configure(&listener);
+        let _visitor = TcpStream::connect(listener.local_addr().expect("its address")).await.expect("a connection");
+        let (tcp, _) = listener.accept().await.expect("a visitor");
+        assert!(tcp.nodelay().expect("an option"));
+        assert_eq!(SockRef::from(&tcp).tcp_notsent_lowat().expect("an option"), NOT_SENT);
     }
 }

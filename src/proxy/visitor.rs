@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    mem::MaybeUninit,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -38,6 +39,22 @@ impl VisitorStream {
     /// for the whole.
     pub(super) fn abort(self) {
         self.reset_at_end();
+    }
+
+    /// Reads to the end what the visitor still sends, for nobody.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let socket = match &mut self.transport {
+            Transport::Plain(socket) => socket,
+            Transport::Tls(tls) => tls.get_mut().0,
+        };
+        let mut space = [MaybeUninit::uninit(); 4096];
+        loop {
+            let mut rest = ReadBuf::uninit(&mut space);
+            ready!(Pin::new(&mut *socket).poll_read(cx, &mut rest))?;
+            if rest.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 
     fn reset_at_end(&self) {
@@ -155,9 +172,11 @@ impl AsyncWrite for VisitorStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().transport {
-            Transport::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Transport::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+        let this = self.get_mut();
+        match &mut this.transport {
+            Transport::Plain(socket) => ready!(Pin::new(socket).poll_shutdown(cx))?,
+            Transport::Tls(tls) => ready!(Pin::new(&mut **tls).poll_shutdown(cx))?,
         }
+        if this.phase.lingers() { this.poll_rest(cx) } else { Poll::Ready(Ok(())) }
     }
 }

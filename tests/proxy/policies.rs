@@ -180,6 +180,21 @@ async fn a_body_that_is_too_large_is_refused_at_once_or_when_it_becomes_so() {
 }
 
 #[tokio::test]
+async fn a_visitor_that_still_sends_gets_its_refusal_and_no_reset() {
+    let stage = Stage::start().await;
+    stage.serve_rules(vec![rule(&[&mirror().await], vec![Filter::BodySize(8)])], None);
+    let mut visitor = stage.visit().await;
+    let body = vec![b'x'; 8 << 20];
+    visitor
+        .send(request("POST", "/", &format!("Content-Length: {}\r\nConnection: close\r\n", body.len())).as_bytes())
+        .await;
+    // All of it, before the first look at the answer, as simple clients do.
+    visitor.send(&body).await;
+    is_denied(&visitor.answer().await, 413, "8 bytes");
+    assert_eq!(visitor.rest().await, b"");
+}
+
+#[tokio::test]
 async fn header_rules_remove_set_and_add_in_this_order() {
     let target = backend(|mut stream| async move {
         let head = read_head(&mut stream).await;
