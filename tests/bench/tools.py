@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "lib"))
+from certificate import certificate
 from culvert import Culvert, tunnel_host
 from nginx import nginx
 from processes import ROOT, Processes, free_port, until
@@ -54,8 +55,9 @@ def write_content():
 
 
 def nginx_hop(processes, name, web, ws):
-    """An nginx that brings visitors to two addresses; answers (process, address for HTTP, address for WebSockets)."""
-    web_port, ws_port = free_port(), free_port()
+    """An nginx that brings visitors to two addresses; answers (process, addresses for HTTP, WebSockets, HTTP over TLS)."""
+    web_port, ws_port, tls_port = free_port(), free_port(), free_port()
+    chain, key = certificate(WORK, WEB_HOST)
     forward = """
         proxy_http_version 1.1;
         proxy_set_header Host $host;
@@ -66,6 +68,9 @@ def nginx_hop(processes, name, web, ws):
     upstream ws {{ server {ws}; }}
     server {{
         listen 127.0.0.1:{web_port} backlog=4096;
+        listen 127.0.0.1:{tls_port} ssl http2 backlog=4096;
+        ssl_certificate {chain};
+        ssl_certificate_key {key};
         location / {{ proxy_pass http://web; {forward} proxy_set_header Connection ""; }}
     }}
     server {{
@@ -77,14 +82,15 @@ def nginx_hop(processes, name, web, ws):
             proxy_read_timeout 1h;
         }}
     }}"""
-    return nginx(processes, name, upstreams), f"127.0.0.1:{web_port}", f"127.0.0.1:{ws_port}"
+    addresses = (f"127.0.0.1:{port}" for port in (web_port, ws_port, tls_port))
+    return nginx(processes, name, upstreams), *addresses
 
 
 class Tool:
     """One column of the table."""
 
-    def __init__(self, name, processes, web, ws):
-        self.name, self.processes, self.web, self.ws = name, processes, web, ws
+    def __init__(self, name, processes, web, ws, web_tls=None):
+        self.name, self.processes, self.web, self.ws, self.web_tls = name, processes, web, ws, web_tls
         until(f"an answer through {name}", lambda: fetch(web, "/small") == REPLY_BYTES)
 
 
@@ -95,8 +101,8 @@ def fetch(address, path):
 
 
 def start_nginx(processes, programs, web, ws):
-    front, web, ws = nginx_hop(processes, "nginx-hop", web, ws)
-    return Tool("nginx hop", [front], web, ws)
+    front, *addresses = nginx_hop(processes, "nginx-hop", web, ws)
+    return Tool("nginx hop", [front], *addresses)
 
 
 def start_rathole(processes, programs, web, ws, noise):
@@ -126,11 +132,13 @@ def start_rathole(processes, programs, web, ws, noise):
         )
         quiet = {**os.environ, "RUST_LOG": "warn"}
         running.append(processes.start(f"{name}-{side}", programs["rathole"], f"--{side}", config, env=quiet))
-    front, web, ws = nginx_hop(processes, f"{name}-front", f"127.0.0.1:{web_port}", f"127.0.0.1:{ws_port}")
-    return Tool("rathole, noise" if noise else "rathole, plaintext", [*running, front], web, ws)
+    front, *addresses = nginx_hop(processes, f"{name}-front", f"127.0.0.1:{web_port}", f"127.0.0.1:{ws_port}")
+    return Tool("rathole, noise" if noise else "rathole, plaintext", [*running, front], *addresses)
 
 
 def start_culvert(processes, programs, web, ws):
     hosts = [tunnel_host("web", WEB_HOST, web), tunnel_host("ws", WS_HOST, ws)]
-    culvert = Culvert(processes, programs["culvert"], hosts)
-    return Tool("Culvert", [culvert.edge, culvert.agent], culvert.http, culvert.http)
+    chain, key = certificate(WORK, WEB_HOST)
+    flags = ["--default-cert", chain, "--default-key", key]
+    culvert = Culvert(processes, programs["culvert"], hosts, flags=flags)
+    return Tool("Culvert", [culvert.edge, culvert.agent], culvert.http, culvert.http, culvert.https)

@@ -53,7 +53,7 @@ def culvert(processes, program, target, **spec):
     chain, key = certificate(processes.folder, "localhost")
     tls = {"secretRef": {"name": "localhost-tls"}, "redirect": False}
     objects = [tls_secret("localhost-tls", chain, key), tunnel_host("suite", "localhost", target, tls=tls, **spec)]
-    return Culvert(processes, program, objects, ("http", "https", "bridge", "admin")), chain, key
+    return Culvert(processes, program, objects), chain, key
 
 
 def bare_hyper(processes, chain, key):

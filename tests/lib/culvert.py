@@ -19,9 +19,9 @@ def tunnel_host(name, hostname, target, backend=None, **spec):
 
 
 class Culvert:
-    """A running edge and its agent; `http`, `https`, `bridge` and `admin` are addresses."""
+    """A running edge and its agent; `http`, `https`, `bridge` and `admin` are its addresses."""
 
-    def __init__(self, processes, program, objects, listeners=("http", "bridge", "admin"), flags=()):
+    def __init__(self, processes, program, objects, flags=()):
         folder = processes.folder / "culvert"
         self.manifests = folder / "manifests"
         shutil.rmtree(folder, ignore_errors=True)
@@ -40,7 +40,7 @@ class Culvert:
         self.write("objects", *objects)
         (folder / "token").write_text(token)
 
-        addresses = {name: f"127.0.0.1:{free_port()}" for name in listeners}
+        addresses = {name: f"127.0.0.1:{free_port()}" for name in ("http", "https", "bridge", "admin")}
         listen = [word for name, address in addresses.items() for word in (f"--{name}", address)]
         state = ["--state", folder / "state"]
         command = [program, "serve", "--manifests", self.manifests, "--access-log=off", *state, *listen, *flags]
