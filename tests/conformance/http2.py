@@ -48,12 +48,12 @@ def backend(handler):
     return f"127.0.0.1:{server.server_port}"
 
 
-def culvert(processes, program, target, **spec):
+def culvert(processes, program, target, log="off", **spec):
     """Culvert with `target` as https://localhost; answers it and the certificate."""
     chain, key = certificate(processes.folder, "localhost")
     tls = {"secretRef": {"name": "localhost-tls"}, "redirect": False}
     objects = [tls_secret("localhost-tls", chain, key), tunnel_host("suite", "localhost", target, tls=tls, **spec)]
-    return Culvert(processes, program, objects), chain, key
+    return Culvert(processes, program, objects, log=log), chain, key
 
 
 def bare_hyper(processes, chain, key):

@@ -33,6 +33,14 @@ def crate(name, version, program=None):
     return path
 
 
+def cargo(program, folder):
+    """The program of a package that is among the sources here, but no part of Culvert."""
+    target = TOOLS / program
+    command = ["cargo", "build", "--quiet", "--locked", "--manifest-path", folder / "Cargo.toml", "--target-dir", target]
+    subprocess.run(command, check=True)
+    return target / "debug" / program
+
+
 def go(module, version, package):
     """The program of a Go package, in a module of its own that only names it."""
     path = TOOLS / "bin" / package.rsplit("/", 1)[1]

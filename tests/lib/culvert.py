@@ -21,7 +21,7 @@ def tunnel_host(name, hostname, target, backend=None, **spec):
 class Culvert:
     """A running edge and its agent; `http`, `https`, `bridge` and `admin` are its addresses."""
 
-    def __init__(self, processes, program, objects, flags=()):
+    def __init__(self, processes, program, objects, flags=(), log="off"):
         folder = processes.folder / "culvert"
         self.manifests = folder / "manifests"
         shutil.rmtree(folder, ignore_errors=True)
@@ -43,7 +43,7 @@ class Culvert:
         addresses = {name: f"127.0.0.1:{free_port()}" for name in ("http", "https", "bridge", "admin")}
         listen = [word for name, address in addresses.items() for word in (f"--{name}", address)]
         state = ["--state", folder / "state"]
-        command = [program, "serve", "--manifests", self.manifests, "--access-log=off", *state, *listen, *flags]
+        command = [program, "serve", "--manifests", self.manifests, f"--access-log={log}", *state, *listen, *flags]
         self.edge = processes.start("culvert-edge", *command)
         pattern = r"--edge-fingerprint (sha256:[0-9A-Za-z+/=_-]+)"
         pin = until("Culvert's edge", lambda: re.search(pattern, self.edge.log.read_text()))
