@@ -1,6 +1,5 @@
 use std::io;
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// A token that is cancelled when the process is asked to end: SIGTERM, as Kubernetes and systemd ask, or Ctrl-C.
@@ -30,8 +29,9 @@ pub(super) fn stop_token() -> io::Result<CancellationToken> {
 ///
 /// # Errors
 /// Where the system does not let us hear signals.
-pub(super) fn reload() -> io::Result<watch::Receiver<()>> {
-    let (asked, reload) = watch::channel(());
+#[cfg(feature = "edge")]
+pub(super) fn reload() -> io::Result<tokio::sync::watch::Receiver<()>> {
+    let (asked, reload) = tokio::sync::watch::channel(());
     #[cfg(unix)]
     {
         let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
