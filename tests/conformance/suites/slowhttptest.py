@@ -1,7 +1,9 @@
 """slowhttptest: visitors who send or read as slowly as they can, beside wrk's; those must hardly notice.
 
 Each attack opens 1,000 connections to the listener that wrk loads. The service must stay available to slowhttptest's own
-probe all along, no request of wrk may fail, and the 99th percentile of its latency may move by less than half.
+probe all along, no request of wrk may fail, and the 99th percentile of its latency may move by less than half. An nginx
+in the same place is attacked in the same way, to tell what of it is the machine's: attacker, visitors and backend share its
+processors.
 """
 
 import csv
@@ -33,19 +35,30 @@ def run(processes, program):
     (pages / "large").write_text("x" * (1 << 20))
     site = f"server {{ listen 127.0.0.1:{port} backlog=4096; root {pages}; error_page 405 =200 $uri; }}"
     nginx(processes, "backend", site)
+    hop = f"127.0.0.1:{free_port()}"
+    forward = 'proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection "";'
+    upstream = f"upstream backend {{ server 127.0.0.1:{port}; keepalive 64; }}"
+    nginx(processes, "hop", f"{upstream} server {{ listen {hop} backlog=4096; location / {{ {forward} }} }}")
     culvert = Culvert(processes, program, [tunnel_host("suite", "localhost", f"127.0.0.1:{port}")])
-    calm = statistics.median(load(culvert)["p99"] for _ in range(ROUNDS))
-    print(f"   alone: p99 {calm:.2f} ms")
+    attacked(processes.folder, "nginx", hop)
+    return attacked(processes.folder, "Culvert", culvert.http)
+
+
+def attacked(folder, who, address):
+    """Attacks a listener in each way, and says what went wrong."""
+    calm = statistics.median(load(address)["p99"] for _ in range(ROUNDS))
+    print(f"   {who}, alone: p99 {calm:.2f} ms")
     problems = []
     for name, flags in ATTACKS.items():
-        attack = threading.Thread(target=slow, args=(processes.folder, culvert, name, flags))
+        report = f"{who}, {name}"
+        attack = threading.Thread(target=slow, args=(folder, address, report, flags))
         attack.start()
-        seen = [load(culvert) for _ in range(ROUNDS)]
+        seen = [load(address) for _ in range(ROUNDS)]
         attack.join()
         p99 = statistics.median(each["p99"] for each in seen)
         failed = [each["failed"] for each in seen if each["failed"]]
-        closed = unavailable(processes.folder, name)
-        print(f"   {name}: p99 {p99:.2f} ms ({p99 / calm - 1:+.0%}); unavailable in {closed} of its seconds")
+        closed = unavailable(folder, report)
+        print(f"   {report}: p99 {p99:.2f} ms ({p99 / calm - 1:+.0%}); unavailable in {closed} of its seconds")
         problems += [f"{name}: wrk: {line}" for line in failed]
         if closed:
             problems.append(f"{name}: the probe got no answer in {closed} seconds")
@@ -54,17 +67,17 @@ def run(processes, program):
     return problems
 
 
-def load(culvert):
-    """wrk's visitors, about a tenth of what the edge can do, so that latency is not a queue of wrk's own."""
-    command = ["wrk", "-t1", "-c4", "-d5s", "--latency", "-H", "Host: localhost", f"http://{culvert.http}/small"]
+def load(address):
+    """A few visitors, far below what the edge can do, so that latency is not a queue of their own."""
+    command = ["wrk", "-t1", "-c4", "-d5s", "--latency", "-H", "Host: localhost", f"http://{address}/small"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", said)
     failed = re.search(r"^\s*(Non-2xx.*|Socket errors:.*)$", said, re.M)
     return {"p99": float(p99[1]) * {"us": 1e-3, "ms": 1, "s": 1e3}[p99[2]], "failed": failed and failed[1]}
 
 
-def slow(folder, culvert, name, flags):
-    url = f"http://localhost:{culvert.http.rsplit(':', 1)[1]}/large"
+def slow(folder, address, name, flags):
+    url = f"http://localhost:{address.rsplit(':', 1)[1]}/large"
     command = ["slowhttptest", *flags, "-c", str(CONNECTIONS), "-r", "200", "-l", str(SECONDS), "-p", "3", "-u", url]
     with open(folder / f"{name}.log", "wb") as log:
         report = ["-g", "-o", folder / name]
