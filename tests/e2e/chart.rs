@@ -5,12 +5,17 @@ use std::process::Command;
 use crate::harness::{Culvert, NAMESPACE, attempt, chart, helm};
 
 /// Each a set of values that renders other manifests than the defaults do.
-const SHAPES: [&[&str]; 4] = [
+const SHAPES: [&[&str]; 5] = [
     &[],
     &["--set=http.service.type=NodePort,http.service.nodePort=30080,bridge.service.type=ClusterIP,replicas=1"],
     &["--set=crds.keep=false,bridge.certificate.existingSecret=mine,trustedProxies={10.0.0.0/8,fd00::/8}"],
     &[
         "--set=bridge.certificate.hostnames={tunnel.example.com,203.0.113.7},http.service.loadBalancerClass=example.com/lb",
+    ],
+    &[
+        "--set=http.service.type=NodePort,https.port=8443,https.nodePort=30443,https.defaultCertificate=default-tls",
+        "--set=bridge.hostname=tunnel.example.com,log.access=clf",
+        "--set=proxyProtocol.enabled=true,proxyProtocol.from={10.0.0.0/8,fd00::/8}",
     ],
 ];
 
@@ -45,6 +50,9 @@ fn a_misspelt_value_is_refused() {
         ("http.service.kind=NodePort", "kind"),
         ("replicas=many", "replicas"),
         ("trustedProxies={everyone}", "trustedProxies"),
+        ("proxyProtocol.from={everyone}", "proxyProtocol"),
+        ("https.nodeport=30443", "nodeport"),
+        ("log.access=xml", "access"),
     ] {
         let refusal = render(value).unwrap_err();
         assert!(refusal.contains(name), "{value}: {refusal}");

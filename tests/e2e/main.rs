@@ -10,4 +10,5 @@ mod chart;
 mod faults;
 mod harness;
 mod install;
+mod tls;
 mod traffic;

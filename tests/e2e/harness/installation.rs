@@ -1,7 +1,9 @@
 //! The one installation that all tests share.
 
 use std::{
+    fs::File,
     net::{IpAddr, SocketAddr},
+    os::unix::fs::FileExt,
     path::PathBuf,
     process::Command,
     sync::OnceLock,
@@ -26,8 +28,9 @@ pub(crate) fn chart() -> String {
 
 /// Culvert, installed; while a test holds this, no other runs.
 pub(crate) struct Culvert {
-    /// The ClusterIP Service where visitors enter.
+    /// The ClusterIP Service where visitors enter, and the same over TLS.
     http: SocketAddr,
+    pub(crate) https: SocketAddr,
     /// Where agents outside the cluster dial in: the bridge's node port.
     pub(crate) bridge: String,
     /// The bridge's key, as NOTES.txt says to read it.
@@ -63,6 +66,7 @@ impl Culvert {
         let node_port = &service("culvert-bridge")["spec"]["ports"][0]["nodePort"];
         let culvert = Self {
             http: (address, 80).into(),
+            https: (address, 443).into(),
             bridge: format!("https://127.0.0.1:{node_port}"),
             fingerprint: fingerprint(),
             _serial: serial,
@@ -84,6 +88,14 @@ impl Culvert {
     /// A visitor at the ClusterIP Service, where kube-proxy picks the replica.
     pub(crate) fn visitor(&self, host: &str) -> Visitor {
         Visitor::new(self.http, host)
+    }
+
+    /// The address under a name of this machine where visitors over TLS enter from outside the cluster.
+    #[expect(clippy::unused_self, reason = "only an installation has ports")]
+    pub(crate) fn https_node_port(&self, name: &str) -> String {
+        let path = "jsonpath={.spec.ports[?(@.name==\"https\")].nodePort}";
+        let port = kubectl(["-n", NAMESPACE, "get", "service", "culvert-http", "-o", path]);
+        format!("https://{name}:{port}")
     }
 
     /// The pods that are ready now.
@@ -113,6 +125,11 @@ impl Replica {
         Visitor::new((self.address, 8080).into(), host)
     }
 
+    /// Where visitors over TLS enter at this very pod.
+    pub(crate) fn https(&self) -> SocketAddr {
+        (self.address, 8443).into()
+    }
+
     /// What this pod answers under `/metrics`.
     pub(crate) async fn metrics(&self) -> String {
         let admin = Visitor::new((self.address, 9090).into(), &self.name);
@@ -129,6 +146,11 @@ impl Replica {
         matching.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
+    /// Whether the edge in this pod has this text in its memory.
+    pub(crate) fn holds(&self, text: &str) -> bool {
+        holds(self.pid(), text)
+    }
+
     /// The process id, on this machine, of the edge in this pod: the process that was started with the pod's name.
     pub(crate) fn pid(&self) -> u32 {
         let name = format!("POD_NAME={}", self.name);
@@ -140,6 +162,26 @@ impl Replica {
         let mut pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
         pids.find(has_name).unwrap_or_else(|| panic!("no process runs as {}", self.name))
     }
+}
+
+/// Whether the memory of a process holds this text.
+fn holds(pid: u32, text: &str) -> bool {
+    const CHUNK: usize = 1 << 20;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut buffer = vec![0; CHUNK + text.len()];
+    let mut found = false;
+    // What is only read comes from the program's file.
+    for map in maps.lines().filter(|map| map.split(' ').nth(1).is_some_and(|rights| rights.starts_with("rw"))) {
+        let (start, end) = map.split(' ').next().unwrap().split_once('-').unwrap();
+        let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
+        for chunk in (start..end).step_by(CHUNK) {
+            // What was unmapped meanwhile cannot be read, and holds nothing.
+            let read = memory.read_at(&mut buffer, chunk).unwrap_or(0);
+            found |= String::from_utf8_lossy(&buffer[..read]).contains(text);
+        }
+    }
+    found
 }
 
 /// A fresh installation, as the README says; what an earlier run of the tests left goes first.
