@@ -15,7 +15,7 @@ pub(crate) use self::{
     agent::Agent,
     backend::Backend,
     certificate::Certificate,
-    installation::{Culvert, NAMESPACE, Replica, chart},
+    installation::{Culvert, NAMESPACE, OtherValues, Replica, chart},
     secure::{Http, SecureVisitor},
     shell::{apply, attempt, cluster, create, helm, kubectl, output, project},
     site::Site,

@@ -12,8 +12,8 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::harness::{
-    Answer, Certificate, Culvert, Http, NAMESPACE, Replica, SecureVisitor, Site, all_see, apply, chart, create,
-    eventually, helm, kubectl,
+    Answer, Certificate, Culvert, Http, NAMESPACE, OtherValues, Replica, SecureVisitor, Site, all_see, apply, create,
+    eventually, kubectl,
 };
 
 /// How soon a change shows, from the moment that kubectl has returned.
@@ -36,9 +36,6 @@ struct Sample {
     /// Whether the session may have been resumed: then the certificate is that of its first handshake.
     resuming: bool,
 }
-
-/// The chart's own values are back once this is gone, also where the test fails.
-struct OtherValues;
 
 // === impl Load ===
 
@@ -82,22 +79,6 @@ impl Load {
         self.stop.cancel();
         self.tasks.wait().await;
         std::mem::take(&mut self.samples.lock().unwrap())
-    }
-}
-
-// === impl OtherValues ===
-
-impl OtherValues {
-    fn set(values: &str) -> Self {
-        let other = Self;
-        upgrade(values);
-        other
-    }
-}
-
-impl Drop for OtherValues {
-    fn drop(&mut self) {
-        upgrade("log.filter=info");
     }
 }
 
@@ -385,9 +366,4 @@ async fn tells_the_end_of(replica: &Replica, site: &Site, certificate: &Certific
     );
     let metrics = replica.metrics().await;
     assert!(metrics.contains(&series), "{} has no {series}", replica.name);
-}
-
-/// Upgrades the release to the chart's own values but for these.
-fn upgrade(values: &str) {
-    helm(["upgrade", "culvert", &chart(), "--namespace", NAMESPACE, "--set", values, "--wait", "--timeout", "120s"]);
 }

@@ -47,6 +47,9 @@ pub(crate) struct Replica {
     pub(crate) restarts: u64,
 }
 
+/// Culvert with other values of the chart; its own are back once this is gone, also where the test fails.
+pub(crate) struct OtherValues;
+
 // === impl Culvert ===
 
 impl Culvert {
@@ -162,6 +165,28 @@ impl Replica {
         let mut pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
         pids.find(has_name).unwrap_or_else(|| panic!("no process runs as {}", self.name))
     }
+}
+
+// === impl OtherValues ===
+
+impl OtherValues {
+    /// Waits until the replicas run with the chart's values but for these.
+    pub(crate) fn set(values: &str) -> Self {
+        let other = Self;
+        upgrade(values);
+        other
+    }
+}
+
+impl Drop for OtherValues {
+    fn drop(&mut self) {
+        // Without any value, Helm would keep those of before.
+        upgrade("log.filter=info");
+    }
+}
+
+fn upgrade(values: &str) {
+    helm(["upgrade", "culvert", &chart(), "--namespace", NAMESPACE, "--set", values, "--wait", "--timeout", "120s"]);
 }
 
 /// Whether the memory of a process holds this text.

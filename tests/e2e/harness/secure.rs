@@ -16,7 +16,7 @@ use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, ServerName},
 };
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Answer, Certificate};
@@ -40,6 +40,8 @@ pub(crate) struct SecureVisitor {
     host: String,
     http: Http,
     config: Arc<ClientConfig>,
+    /// What a balancer in between says before the handshake.
+    announcement: String,
 }
 
 /// What a visitor gets.
@@ -87,7 +89,7 @@ impl SecureVisitor {
             .with_no_client_auth();
         config.alpn_protocols = vec![http.alpn().to_vec()];
         config.resumption = Resumption::disabled();
-        Self { at, name: host.into(), host: host.into(), http, config: Arc::new(config) }
+        Self { at, name: host.into(), host: host.into(), http, config: Arc::new(config), announcement: String::new() }
     }
 
     /// The same visitor, who resumes sessions where the edge lets it.
@@ -100,6 +102,11 @@ impl SecureVisitor {
     /// The same visitor, who asks for another host than the handshake did.
     pub(crate) fn with_host(&self, host: &str) -> Self {
         Self { host: host.into(), ..self.clone() }
+    }
+
+    /// The same visitor through a balancer, which says by the PROXY protocol that it comes from this address.
+    pub(crate) fn coming_from(&self, address: &str) -> Self {
+        Self { announcement: format!("PROXY TCP4 {address} 192.0.2.1 40000 443\r\n"), ..self.clone() }
     }
 
     /// Makes a connection and asks for a path.
@@ -118,7 +125,8 @@ impl SecureVisitor {
     }
 
     async fn handshake(&self) -> io::Result<TlsStream<TcpStream>> {
-        let tcp = TcpStream::connect(self.at).await?;
+        let mut tcp = TcpStream::connect(self.at).await?;
+        tcp.write_all(self.announcement.as_bytes()).await?;
         let name = ServerName::try_from(self.name.clone()).unwrap();
         TlsConnector::from(self.config.clone()).connect(name, tcp).await
     }
