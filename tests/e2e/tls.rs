@@ -103,10 +103,10 @@ async fn a_certificate_is_rotated_under_load_without_a_failed_handshake() {
     let fresh = replicas.iter().map(Replica::https).chain([culvert.https]).flat_map(visitors).collect();
     let load = Load::start(fresh, visitors(culvert.https).into());
     load.goes_on(200).await;
-    let rotated = change(&second.secret(&site.namespace, "shop-tls"));
+    let (begun, rotated) = change(&second.secret(&site.namespace, "shop-tls"));
     load.goes_on(400).await;
 
-    let broken = change(&third.with_key_of(&second).secret(&site.namespace, "shop-tls"));
+    let (_, broken) = change(&third.with_key_of(&second).secret(&site.namespace, "shop-tls"));
     let (reason, message) = site.condition("shop", "ResolvedRefs", "False").await;
     println!("{message}");
     assert_eq!(reason, "InvalidCertificate");
@@ -122,7 +122,7 @@ async fn a_certificate_is_rotated_under_load_without_a_failed_handshake() {
         tells_the_end_of(replica, &site, &second).await;
     }
 
-    let repaired = change(&third.secret(&site.namespace, "shop-tls"));
+    let (repairing, repaired) = change(&third.secret(&site.namespace, "shop-tls"));
     let (_, message) = site.condition("shop", "ResolvedRefs", "True").await;
     assert!(message.contains("valid until 2033-01-01T00:00:00Z"), "{message}");
     site.wait_ready("shop");
@@ -139,13 +139,17 @@ async fn a_certificate_is_rotated_under_load_without_a_failed_handshake() {
         let here = |sample: &&Sample| sample.at == replica.https();
         let here: Vec<&Sample> = samples.iter().filter(here).collect();
         for (what, at, before, after) in
-            [("rotated", rotated, &first, &second), ("repaired", repaired, &second, &third)]
+            [("rotated", (begun, rotated), &first, &second), ("repaired", (repairing, repaired), &second, &third)]
         {
-            let took = turnover(&here, at, before, after);
-            println!("{what} on {}: new certificate {took:?} after kubectl returned", replica.name);
+            let shown = turnover(&here, before, after);
+            let [since_begun, took] = [at.0, at.1].map(|at| shown.saturating_duration_since(at));
+            println!(
+                "{what}, shown on {}: {since_begun:?} after kubectl began, {took:?} after it returned",
+                replica.name
+            );
             assert!(took <= AT_ONCE, "{what} on {} after {took:?}", replica.name);
         }
-        let meanwhile = here.iter().filter(|sample| sample.start > broken && sample.end < repaired);
+        let meanwhile = here.iter().filter(|sample| sample.start > broken && sample.end < repairing);
         let meanwhile: Vec<_> = meanwhile.map(|sample| sample.shown.as_ref().unwrap()).collect();
         assert!(meanwhile.len() >= 20, "{} visits to {} while it was broken", meanwhile.len(), replica.name);
         assert!(meanwhile.iter().all(|shown| **shown == second.der), "not the last good one on {}", replica.name);
@@ -225,9 +229,13 @@ async fn a_secret_that_comes_after_its_host_is_shown_at_once() {
     // Who comes by plain HTTP is not served it instead.
     all_see(&culvert.visitors(name), 308, AT_ONCE).await;
 
-    let returned = change(&certificate.secret(&site.namespace, "shop-tls"));
+    let (begun, returned) = change(&certificate.secret(&site.namespace, "shop-tls"));
     futures::future::join_all(visitors.iter().map(|visitor| visits(visitor, &certificate, AT_ONCE))).await;
-    println!("shown on both replicas {:?} after kubectl returned", returned.elapsed());
+    println!(
+        "shown on both replicas {:?} after kubectl returned, {:?} after it began",
+        returned.elapsed(),
+        begun.elapsed()
+    );
     site.condition("shop", "ResolvedRefs", "True").await;
     site.wait_ready("shop");
 
@@ -340,14 +348,15 @@ async fn visits(visitor: &SecureVisitor, certificate: &Certificate, within: Dura
     answer
 }
 
-/// Applies an object and tells when that was done.
-fn change(yaml: &str) -> Instant {
+/// Applies an object and tells when that began and ended.
+fn change(yaml: &str) -> (Instant, Instant) {
+    let begun = Instant::now();
     apply(yaml).unwrap();
-    Instant::now()
+    (begun, Instant::now())
 }
 
-/// How long after `at` the first visit ended that was shown the new certificate; the old one must not come back.
-fn turnover(visits: &[&Sample], at: Instant, before: &Certificate, after: &Certificate) -> Duration {
+/// When the first visit ended that was shown the new certificate; the old one must not come back.
+fn turnover(visits: &[&Sample], before: &Certificate, after: &Certificate) -> Instant {
     let shows = |sample: &Sample, certificate: &Certificate| sample.shown.as_ref().unwrap() == &certificate.der;
     let old = visits.iter().filter(|sample| shows(sample, before)).count();
     assert!(old >= 20, "{old} visits before the change show little");
@@ -355,7 +364,7 @@ fn turnover(visits: &[&Sample], at: Instant, before: &Certificate, after: &Certi
     let first = new.min().expect("a visit that is shown the new certificate");
     let late = visits.iter().filter(|sample| sample.start > first && shows(sample, before)).count();
     assert_eq!(late, 0, "the old certificate was shown again");
-    first.saturating_duration_since(at)
+    first
 }
 
 /// Asserts that the metrics of a replica have the end of this certificate.
