@@ -14,7 +14,7 @@ const SHAPES: [&[&str]; 5] = [
     ],
     &[
         "--set=http.service.type=NodePort,https.port=8443,https.nodePort=30443,https.defaultCertificate=default-tls",
-        "--set=bridge.hostname=tunnel.example.com,log.access=clf",
+        "--set=https.publicPort=444,bridge.hostname=tunnel.example.com,log.access=clf",
         "--set=proxyProtocol.enabled=true,proxyProtocol.from={10.0.0.0/8,fd00::/8}",
     ],
 ];
@@ -58,4 +58,17 @@ fn a_misspelt_value_is_refused() {
         assert!(refusal.contains(name), "{value}: {refusal}");
     }
     assert!(helm(["template", "dry", &chart(), "--set", "replicas=3"]).contains("replicas: 3"));
+}
+
+#[test]
+fn plain_http_is_redirected_to_the_port_that_visitors_come_to() {
+    for (values, port) in [
+        ("replicas=2", 443),
+        ("https.port=8443", 8443),
+        ("https.port=8443,https.publicPort=443", 443),
+        ("https.publicPort=444", 444),
+    ] {
+        let manifests = helm(["template", "dry", &chart(), "--set", values]);
+        assert!(manifests.contains(&format!("- --public-https-port={port}\n")), "{values}: {manifests}");
+    }
 }

@@ -322,7 +322,8 @@ async fn the_charts_values_give_a_default_certificate_and_a_way_in_for_agents() 
     apply(&certificate.secret(NAMESPACE, "default-tls")).unwrap();
     apply(&site.host("shop", name, "tls: {}")).unwrap();
     // A name of this machine's own, so that an agent can look it up.
-    let values = OtherValues::set("https.defaultCertificate=default-tls,bridge.hostname=localhost");
+    let values =
+        OtherValues::set("https.defaultCertificate=default-tls,https.publicPort=8443,bridge.hostname=localhost");
     site.agent.dial(&culvert.https_node_port("localhost"));
     site.agent.meets(&culvert).await;
 
@@ -331,6 +332,8 @@ async fn the_charts_values_give_a_default_certificate_and_a_way_in_for_agents() 
             let visitor = SecureVisitor::new(replica.https(), name, http, &[&certificate]);
             assert_eq!(visits(&visitor, &certificate, AT_ONCE).await.body, "secure\n");
         }
+        let redirect = replica.visitor(name).get("/cart").await.unwrap();
+        assert_eq!(redirect.headers["location"], format!("https://{name}:8443/cart"));
         assert!(replica.counted("culvert_tls_handshakes_total", &["result=\"agent\""]).await > 0.0, "{}", replica.name);
     }
     drop(values);
