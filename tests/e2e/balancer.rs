@@ -14,8 +14,11 @@ async fn visitors_have_the_address_that_the_balancer_tells() {
     let more = "tls: {secretRef: {name: shop-tls}}\n  access: {allow: [203.0.113.7/32]}";
     apply(&site.host("shop", name, more)).unwrap();
     // All that comes from this node, by whichever of its addresses.
-    let values =
-        OtherValues::set("proxyProtocol.enabled=true,proxyProtocol.from={10.0.0.0/8,172.16.0.0/12,192.168.0.0/16}");
+    let values = OtherValues::set(
+        &culvert,
+        "proxyProtocol.enabled=true,proxyProtocol.from={10.0.0.0/8,172.16.0.0/12,192.168.0.0/16}",
+    )
+    .await;
     site.agent.meets(&culvert).await;
     site.wait_ready("shop");
 

@@ -15,7 +15,7 @@ const SHAPES: [&[&str]; 5] = [
     &[
         "--set=http.service.type=NodePort,https.port=8443,https.nodePort=30443,https.defaultCertificate=default-tls",
         "--set=https.publicPort=444,bridge.hostname=tunnel.example.com,log.access=clf",
-        "--set=proxyProtocol.enabled=true,proxyProtocol.from={10.0.0.0/8,fd00::/8}",
+        "--set=proxyProtocol.enabled=true,proxyProtocol.from={10.0.0.0/8,fd00::/8},extraArgs={--max-headers=20}",
     ],
 ];
 
@@ -53,6 +53,7 @@ fn a_misspelt_value_is_refused() {
         ("proxyProtocol.from={everyone}", "proxyProtocol"),
         ("https.nodeport=30443", "nodeport"),
         ("log.access=xml", "access"),
+        ("extraArgs={max-headers=20}", "extraArgs"),
     ] {
         let refusal = render(value).unwrap_err();
         assert!(refusal.contains(name), "{value}: {refusal}");

@@ -322,8 +322,11 @@ async fn the_charts_values_give_a_default_certificate_and_a_way_in_for_agents() 
     apply(&certificate.secret(NAMESPACE, "default-tls")).unwrap();
     apply(&site.host("shop", name, "tls: {}")).unwrap();
     // A name of this machine's own, so that an agent can look it up.
-    let values =
-        OtherValues::set("https.defaultCertificate=default-tls,https.publicPort=8443,bridge.hostname=localhost");
+    let values = OtherValues::set(
+        &culvert,
+        "https.defaultCertificate=default-tls,https.publicPort=8443,bridge.hostname=localhost",
+    )
+    .await;
     site.agent.dial(&culvert.https_node_port("localhost"));
     site.agent.meets(&culvert).await;
 

@@ -74,13 +74,17 @@ impl Culvert {
             fingerprint: fingerprint(),
             _serial: serial,
         };
-        // Ready pods are not yet pods that kube-proxy forwards to.
-        eventually("two ready replicas", Duration::from_mins(1), async || {
-            let replicas = culvert.replicas();
-            if replicas.len() == 2 { Ok(()) } else { Err(format!("{replicas:?}")) }
+        culvert.settles().await;
+        culvert
+    }
+
+    /// Waits until there are two ready pods and no others: those that end may still get visitors from kube-proxy.
+    async fn settles(&self) {
+        eventually("two ready replicas and no others", Duration::from_mins(1), async || {
+            let (all, ready) = (pods(), self.replicas());
+            if all.len() == 2 && ready.len() == 2 { Ok(()) } else { Err(format!("{} pods: {ready:?}", all.len())) }
         })
         .await;
-        culvert
     }
 
     /// A visitor at each replica.
@@ -104,8 +108,6 @@ impl Culvert {
     /// The pods that are ready now.
     #[expect(clippy::unused_self, reason = "only an installation has replicas")]
     pub(crate) fn replicas(&self) -> Vec<Replica> {
-        let pods = kubectl(["-n", NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/name=culvert", "-o", "json"]);
-        let pods: Value = serde_json::from_str(&pods).unwrap();
         let ready = |pod: &&Value| {
             let conditions = pod["status"]["conditions"].as_array();
             let ready = conditions.is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"));
@@ -116,7 +118,7 @@ impl Culvert {
             address: pod["status"]["podIP"].as_str().unwrap().parse().unwrap(),
             restarts: pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap(),
         };
-        pods["items"].as_array().unwrap().iter().filter(ready).map(replica).collect()
+        pods().iter().filter(ready).map(replica).collect()
     }
 }
 
@@ -171,9 +173,10 @@ impl Replica {
 
 impl OtherValues {
     /// Waits until the replicas run with the chart's values but for these.
-    pub(crate) fn set(values: &str) -> Self {
+    pub(crate) async fn set(culvert: &Culvert, values: &str) -> Self {
         let other = Self;
         upgrade(values);
+        culvert.settles().await;
         other
     }
 }
@@ -183,6 +186,13 @@ impl Drop for OtherValues {
         // Without any value, Helm would keep those of before.
         upgrade("log.filter=info");
     }
+}
+
+/// The edge's pods, also those that end.
+fn pods() -> Vec<Value> {
+    let list = kubectl(["-n", NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/name=culvert", "-o", "json"]);
+    let mut list: Value = serde_json::from_str(&list).unwrap();
+    serde_json::from_value(list["items"].take()).unwrap()
 }
 
 fn upgrade(values: &str) {
