@@ -5,12 +5,17 @@ use std::process::Command;
 use crate::harness::{Culvert, NAMESPACE, attempt, chart, helm};
 
 /// Each a set of values that renders other manifests than the defaults do.
-const SHAPES: [&[&str]; 4] = [
+const SHAPES: [&[&str]; 5] = [
     &[],
     &["--set=http.service.type=NodePort,http.service.nodePort=30080,bridge.service.type=ClusterIP,replicas=1"],
     &["--set=crds.keep=false,bridge.certificate.existingSecret=mine,trustedProxies={10.0.0.0/8,fd00::/8}"],
     &[
         "--set=bridge.certificate.hostnames={tunnel.example.com,203.0.113.7},http.service.loadBalancerClass=example.com/lb",
+    ],
+    &[
+        "--set=http.service.type=NodePort,https.port=8443,https.nodePort=30443,https.defaultCertificate=default-tls",
+        "--set=https.publicPort=444,bridge.hostname=tunnel.example.com,log.access=clf",
+        "--set=proxyProtocol.enabled=true,proxyProtocol.from={10.0.0.0/8,fd00::/8},extraArgs={--max-headers=20}",
     ],
 ];
 
@@ -45,9 +50,26 @@ fn a_misspelt_value_is_refused() {
         ("http.service.kind=NodePort", "kind"),
         ("replicas=many", "replicas"),
         ("trustedProxies={everyone}", "trustedProxies"),
+        ("proxyProtocol.from={everyone}", "proxyProtocol"),
+        ("https.nodeport=30443", "nodeport"),
+        ("log.access=xml", "access"),
+        ("extraArgs={max-headers=20}", "extraArgs"),
     ] {
         let refusal = render(value).unwrap_err();
         assert!(refusal.contains(name), "{value}: {refusal}");
     }
     assert!(helm(["template", "dry", &chart(), "--set", "replicas=3"]).contains("replicas: 3"));
+}
+
+#[test]
+fn plain_http_is_redirected_to_the_port_that_visitors_come_to() {
+    for (values, port) in [
+        ("replicas=2", 443),
+        ("https.port=8443", 8443),
+        ("https.port=8443,https.publicPort=443", 443),
+        ("https.publicPort=444", 444),
+    ] {
+        let manifests = helm(["template", "dry", &chart(), "--set", values]);
+        assert!(manifests.contains(&format!("- --public-https-port={port}\n")), "{values}: {manifests}");
+    }
 }

@@ -2,7 +2,9 @@
 
 mod agent;
 mod backend;
+mod certificate;
 mod installation;
+mod secure;
 mod shell;
 mod site;
 mod visitor;
@@ -12,10 +14,12 @@ use std::time::{Duration, Instant};
 pub(crate) use self::{
     agent::Agent,
     backend::Backend,
-    installation::{Culvert, NAMESPACE, Replica, chart},
-    shell::{apply, attempt, cluster, helm, kubectl, output, project},
+    certificate::Certificate,
+    installation::{Culvert, NAMESPACE, OtherValues, Replica, chart},
+    secure::{Http, SecureVisitor},
+    shell::{apply, attempt, cluster, create, helm, kubectl, output, project},
     site::Site,
-    visitor::{Visitor, all_see},
+    visitor::{Answer, Visitor, all_see},
 };
 
 /// Asks until the answer is what is waited for, and tells how long that took; `Err` is what was seen instead.

@@ -5,9 +5,11 @@
 //! the other; what a test changes it owns, by namespace and hostname, and a fault that it stages it also heals.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod balancer;
 mod changes;
 mod chart;
 mod faults;
 mod harness;
 mod install;
+mod tls;
 mod traffic;

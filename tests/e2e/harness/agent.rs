@@ -83,6 +83,12 @@ impl Agent {
         self.process = Some(process);
     }
 
+    /// Starts the process anew, so that it dials this address.
+    pub(crate) fn dial(&mut self, edge: &str) {
+        edge.clone_into(&mut self.edge);
+        self.restart();
+    }
+
     /// Ends the process at once, without a word to anybody but by its sockets' closing.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {

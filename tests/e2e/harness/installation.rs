@@ -1,7 +1,9 @@
 //! The one installation that all tests share.
 
 use std::{
+    fs::File,
     net::{IpAddr, SocketAddr},
+    os::unix::fs::FileExt,
     path::PathBuf,
     process::Command,
     sync::OnceLock,
@@ -26,8 +28,9 @@ pub(crate) fn chart() -> String {
 
 /// Culvert, installed; while a test holds this, no other runs.
 pub(crate) struct Culvert {
-    /// The ClusterIP Service where visitors enter.
+    /// The ClusterIP Service where visitors enter, and the same over TLS.
     http: SocketAddr,
+    pub(crate) https: SocketAddr,
     /// Where agents outside the cluster dial in: the bridge's node port.
     pub(crate) bridge: String,
     /// The bridge's key, as NOTES.txt says to read it.
@@ -43,6 +46,9 @@ pub(crate) struct Replica {
     /// How often its container was started anew.
     pub(crate) restarts: u64,
 }
+
+/// Culvert with other values of the chart; its own are back once this is gone, also where the test fails.
+pub(crate) struct OtherValues;
 
 // === impl Culvert ===
 
@@ -63,17 +69,22 @@ impl Culvert {
         let node_port = &service("culvert-bridge")["spec"]["ports"][0]["nodePort"];
         let culvert = Self {
             http: (address, 80).into(),
+            https: (address, 443).into(),
             bridge: format!("https://127.0.0.1:{node_port}"),
             fingerprint: fingerprint(),
             _serial: serial,
         };
-        // Ready pods are not yet pods that kube-proxy forwards to.
-        eventually("two ready replicas", Duration::from_mins(1), async || {
-            let replicas = culvert.replicas();
-            if replicas.len() == 2 { Ok(()) } else { Err(format!("{replicas:?}")) }
+        culvert.settles().await;
+        culvert
+    }
+
+    /// Waits until there are two ready pods and no others: those that end may still get visitors from kube-proxy.
+    async fn settles(&self) {
+        eventually("two ready replicas and no others", Duration::from_mins(1), async || {
+            let (all, ready) = (pods(), self.replicas());
+            if all.len() == 2 && ready.len() == 2 { Ok(()) } else { Err(format!("{} pods: {ready:?}", all.len())) }
         })
         .await;
-        culvert
     }
 
     /// A visitor at each replica.
@@ -86,11 +97,17 @@ impl Culvert {
         Visitor::new(self.http, host)
     }
 
+    /// The address under a name of this machine where visitors over TLS enter from outside the cluster.
+    #[expect(clippy::unused_self, reason = "only an installation has ports")]
+    pub(crate) fn https_node_port(&self, name: &str) -> String {
+        let path = "jsonpath={.spec.ports[?(@.name==\"https\")].nodePort}";
+        let port = kubectl(["-n", NAMESPACE, "get", "service", "culvert-http", "-o", path]);
+        format!("https://{name}:{port}")
+    }
+
     /// The pods that are ready now.
     #[expect(clippy::unused_self, reason = "only an installation has replicas")]
     pub(crate) fn replicas(&self) -> Vec<Replica> {
-        let pods = kubectl(["-n", NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/name=culvert", "-o", "json"]);
-        let pods: Value = serde_json::from_str(&pods).unwrap();
         let ready = |pod: &&Value| {
             let conditions = pod["status"]["conditions"].as_array();
             let ready = conditions.is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"));
@@ -101,7 +118,7 @@ impl Culvert {
             address: pod["status"]["podIP"].as_str().unwrap().parse().unwrap(),
             restarts: pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap(),
         };
-        pods["items"].as_array().unwrap().iter().filter(ready).map(replica).collect()
+        pods().iter().filter(ready).map(replica).collect()
     }
 }
 
@@ -111,6 +128,11 @@ impl Replica {
     /// A visitor who enters at this very pod.
     pub(crate) fn visitor(&self, host: &str) -> Visitor {
         Visitor::new((self.address, 8080).into(), host)
+    }
+
+    /// Where visitors over TLS enter at this very pod.
+    pub(crate) fn https(&self) -> SocketAddr {
+        (self.address, 8443).into()
     }
 
     /// What this pod answers under `/metrics`.
@@ -129,6 +151,11 @@ impl Replica {
         matching.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
+    /// Whether the edge in this pod has this text in its memory.
+    pub(crate) fn holds(&self, text: &str) -> bool {
+        holds(self.pid(), text)
+    }
+
     /// The process id, on this machine, of the edge in this pod: the process that was started with the pod's name.
     pub(crate) fn pid(&self) -> u32 {
         let name = format!("POD_NAME={}", self.name);
@@ -140,6 +167,56 @@ impl Replica {
         let mut pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
         pids.find(has_name).unwrap_or_else(|| panic!("no process runs as {}", self.name))
     }
+}
+
+// === impl OtherValues ===
+
+impl OtherValues {
+    /// Waits until the replicas run with the chart's values but for these.
+    pub(crate) async fn set(culvert: &Culvert, values: &str) -> Self {
+        let other = Self;
+        upgrade(values);
+        culvert.settles().await;
+        other
+    }
+}
+
+impl Drop for OtherValues {
+    fn drop(&mut self) {
+        // Without any value, Helm would keep those of before.
+        upgrade("log.filter=info");
+    }
+}
+
+/// The edge's pods, also those that end.
+fn pods() -> Vec<Value> {
+    let list = kubectl(["-n", NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/name=culvert", "-o", "json"]);
+    let mut list: Value = serde_json::from_str(&list).unwrap();
+    serde_json::from_value(list["items"].take()).unwrap()
+}
+
+fn upgrade(values: &str) {
+    helm(["upgrade", "culvert", &chart(), "--namespace", NAMESPACE, "--set", values, "--wait", "--timeout", "120s"]);
+}
+
+/// Whether the memory of a process holds this text.
+fn holds(pid: u32, text: &str) -> bool {
+    const CHUNK: usize = 1 << 20;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut buffer = vec![0; CHUNK + text.len()];
+    let mut found = false;
+    // What is only read comes from the program's file.
+    for map in maps.lines().filter(|map| map.split(' ').nth(1).is_some_and(|rights| rights.starts_with("rw"))) {
+        let (start, end) = map.split(' ').next().unwrap().split_once('-').unwrap();
+        let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
+        for chunk in (start..end).step_by(CHUNK) {
+            // What was unmapped meanwhile cannot be read, and holds nothing.
+            let read = memory.read_at(&mut buffer, chunk).unwrap_or(0);
+            found |= String::from_utf8_lossy(&buffer[..read]).contains(text);
+        }
+    }
+    found
 }
 
 /// A fresh installation, as the README says; what an earlier run of the tests left goes first.

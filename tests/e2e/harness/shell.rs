@@ -54,6 +54,11 @@ pub(crate) fn apply(yaml: &str) -> Result<String, String> {
     attempt(Command::new("kubectl").args(["apply", "-f", "-"]), yaml)
 }
 
+/// Creates objects; unlike `apply`, it leaves no copy of them in an annotation.
+pub(crate) fn create(yaml: &str) -> Result<String, String> {
+    attempt(Command::new("kubectl").args(["create", "-f", "-"]), yaml)
+}
+
 /// Runs a verb of the cluster's script, as in `["stop", "apiserver"]`.
 pub(crate) fn cluster<const N: usize>(args: [&str; N]) -> String {
     let script =
