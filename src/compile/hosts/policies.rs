@@ -120,8 +120,9 @@ impl Policies {
         };
         pass(&self.access, filters);
         filters.extend(self.requests.clone().map(Filter::RequestRate));
-        filters.extend(self.concurrent.map(Filter::ConcurrentRequests));
         pass(&self.auth, filters);
+        // Behind the passwords, or those who have none could take the places of those who do.
+        filters.extend(self.concurrent.map(Filter::ConcurrentRequests));
         filters.extend(self.body_size.filter(|size| *size > 0).map(Filter::BodySize));
         let changes =
             |rules: &Option<Arc<HeaderRules>>| rules.clone().filter(|rules| **rules != HeaderRules::default());

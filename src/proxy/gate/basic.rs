@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::{
-    sync::Semaphore,
+    sync::{AcquireError, Semaphore},
     time::{Instant, timeout},
 };
 
@@ -28,13 +28,13 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 /// what it accepted is remembered for a while.
 pub(in crate::proxy) struct Passwords {
     accepted: Mutex<HashMap<[u8; 32], Instant>>,
-    hashing: Semaphore,
+    hashing: Arc<Semaphore>,
 }
 
 /// One TunnelHost's turn at having passwords hashed. Its visitors wait here for each other, so that in the queue for the
 /// threads, which is first come, first served, no TunnelHost has more than a few: a flood of wrong passwords at one
 /// of them holds up nobody else's visitors.
-pub(in crate::proxy) struct Turn(Semaphore);
+pub(in crate::proxy) struct Turn(Arc<Semaphore>);
 
 /// How many threads may hash at a time. The other half stays with those who have a password already, or need none.
 fn threads() -> usize {
@@ -45,7 +45,7 @@ fn threads() -> usize {
 
 impl Turn {
     pub(in crate::proxy) fn new() -> Self {
-        Self(Semaphore::new(threads().div_ceil(2)))
+        Self(Arc::new(Semaphore::new(threads().div_ceil(2))))
     }
 }
 
@@ -53,7 +53,7 @@ impl Turn {
 
 impl Passwords {
     pub(in crate::proxy) fn new() -> Self {
-        Self { accepted: Mutex::default(), hashing: Semaphore::new(threads()) }
+        Self { accepted: Mutex::default(), hashing: Arc::new(Semaphore::new(threads())) }
     }
 
     /// Whether the presented credentials are a user's.
@@ -79,13 +79,18 @@ impl Passwords {
         if self.accepted.lock().get(&key).is_some_and(|until| Instant::now() < *until) {
             return Ok(true);
         }
-        let turns =
-            async { Ok::<_, tokio::sync::AcquireError>((turn.0.acquire().await?, self.hashing.acquire().await?)) };
-        let Ok(Ok(_permits)) = timeout(MAX_WAIT, turns).await else {
+        let (turn, hashing) = (turn.0.clone(), self.hashing.clone());
+        let turns = async { Ok::<_, AcquireError>((turn.acquire_owned().await?, hashing.acquire_owned().await?)) };
+        let Ok(Ok(permits)) = timeout(MAX_WAIT, turns).await else {
             return Err(ProxyError::TooManyLogins);
         };
         let hash = hash.clone();
-        let verified = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false)).await;
+        let verify = move || {
+            // Held by the thread: a visitor may leave, and the hash is computed all the same.
+            let _permits = permits;
+            bcrypt::verify(password, &hash).unwrap_or(false)
+        };
+        let verified = tokio::task::spawn_blocking(verify).await;
         let verified = verified.unwrap_or(false);
         if verified {
             let mut accepted = self.accepted.lock();
@@ -176,5 +181,19 @@ mod tests {
         assert_eq!(other.await, Ok(true));
         let finished = finished.load(std::sync::atomic::Ordering::Relaxed);
         assert!(finished <= 2 * threads(), "{finished} were before it");
+    }
+
+    #[tokio::test]
+    async fn a_visitor_who_leaves_does_not_free_the_thread() {
+        let (passwords, turn) = (Passwords::new(), Turn::new());
+        let auth = auth(Password::Bcrypt(bcrypt::hash("sesame", 10).expect("a hash").into()));
+        let value = format!("Basic {}", BASE64_STANDARD.encode("ada:wrong")).parse().expect("a header");
+        let before = passwords.hashing.available_permits();
+        {
+            let mut login = std::pin::pin!(passwords.authorized(&turn, &auth, Some(&value)));
+            assert!(futures::poll!(login.as_mut()).is_pending());
+        }
+        assert_eq!(passwords.hashing.available_permits(), before - 1, "its hash is still computed");
+        let _all = passwords.hashing.acquire_many(u32::try_from(before).expect("few")).await.expect("in the end");
     }
 }
