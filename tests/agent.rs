@@ -66,7 +66,7 @@ async fn each_direction_ends_by_itself() {
     let edge = Edge::start("r1").await;
     let _agent = edge.agent(&["127.0.0.1:*"]);
     let session = edge.session().await;
-    let (listener, target) = backend().await;
+    let (listener, target) = backend();
 
     // The visitor's side ends first; the answer comes after.
     let mut link = open(&session, &target);
@@ -94,7 +94,7 @@ async fn much_goes_both_ways_at_once() {
     let edge = Edge::start("r1").await;
     let _agent = edge.agent(&["127.0.0.1:*"]);
     let session = edge.session().await;
-    let link = open(&session, &echo().await);
+    let link = open(&session, &echo());
     let (mut read, mut write) = tokio::io::split(link);
     let sent = pattern(8 * 1024 * 1024 + 7);
     let expected = sent.clone();
@@ -112,7 +112,7 @@ async fn a_reset_goes_through_in_both_directions() {
     let edge = Edge::start("r1").await;
     let _agent = edge.agent(&["127.0.0.1:*"]);
     let session = edge.session().await;
-    let (listener, target) = backend().await;
+    let (listener, target) = backend();
 
     let mut link = open(&session, &target);
     let stream = accept(&listener).await;
@@ -153,7 +153,7 @@ async fn an_early_answer_arrives_although_the_request_goes_on() {
     let edge = Edge::start("r1").await;
     let _agent = edge.agent(&["127.0.0.1:*"]);
     let session = edge.session().await;
-    let (listener, target) = backend().await;
+    let (listener, target) = backend();
     let mut link = open(&session, &target);
     let mut stream = accept(&listener).await;
     stream.write_all(b"413").await.expect("sent");
@@ -170,8 +170,8 @@ async fn an_early_answer_arrives_although_the_request_goes_on() {
 #[tokio::test]
 async fn only_allowed_targets_are_connected_to() {
     let edge = Edge::start("r1").await;
-    let target = echo().await;
-    let (_other, other) = backend().await;
+    let target = echo();
+    let (_other, other) = backend();
     let _agent = edge.agent(&[&target]);
     let session = edge.session().await;
     echoed(&mut open(&session, &target), b"allowed").await;
@@ -188,7 +188,7 @@ async fn only_allowed_targets_are_connected_to() {
 async fn a_closed_port_is_refused() {
     let edge = Edge::start("r1").await;
     let _agent = edge.agent(&["127.0.0.1:*"]);
-    let (listener, target) = backend().await;
+    let (listener, target) = backend();
     drop(listener);
     let session = edge.session().await;
     let mut link = open(&session, &target);
@@ -205,7 +205,7 @@ async fn a_thousand_links_work_side_by_side() {
     let edge = Edge::start("r1").await;
     let _agent = edge.agent(&["127.0.0.1:*"]);
     let session = edge.session().await;
-    let target = echo().await;
+    let target = echo();
     let mut links = JoinSet::new();
     for n in 0..1000_usize {
         let mut link = open(&session, &target);
@@ -234,7 +234,7 @@ async fn an_agent_comes_back_when_its_edge_does() {
     let certificate = Certificate::new();
     let edge = Edge::start_as("r1", &["r1"], &certificate, ([127, 0, 0, 1], 0).into()).await;
     let address = edge.address;
-    let target = echo().await;
+    let target = echo();
     let agent = RunningAgent::start(&edge.url(), &certificate, &["127.0.0.1:*"]);
     let session = edge.session().await;
     let mut link = open(&session, &target);
@@ -321,7 +321,7 @@ async fn one_agent_meets_both_replicas_through_one_balancer() {
     let sessions = [one.session().await, two.session().await];
     assert_eq!(sessions[0].instance, sessions[1].instance);
     assert!(one.metric("culvert_agent_connects_total{result=\"already_met\"}") >= 1);
-    let target = echo().await;
+    let target = echo();
     for session in &sessions {
         echoed(&mut open(session, &target), b"either").await;
     }
@@ -346,7 +346,7 @@ async fn when_a_replica_stops_its_agent_goes_elsewhere_before_the_session_ends()
     let (address, _) = balancer(vec![one.address, two.address]).await;
     let _agent = RunningAgent::start(&format!("https://{address}"), &certificate, &["127.0.0.1:*"]);
     let leaving = one.session().await;
-    let target = echo().await;
+    let target = echo();
     let mut link = open(&leaving, &target);
     echoed(&mut link, b"before").await;
     one.begin_stop();
@@ -365,7 +365,7 @@ async fn silence_is_noticed_on_both_sides_within_ten_seconds() {
     let (address, swallows) = balancer(vec![edge.address]).await;
     let _agent = RunningAgent::start(&format!("https://{address}"), &certificate, &["127.0.0.1:*"]);
     let session = edge.session().await;
-    let (listener, target) = backend().await;
+    let (listener, target) = backend();
     let mut link = open(&session, &target);
     let mut stream = accept(&listener).await;
     link.opened().await.expect("opened");
@@ -386,7 +386,7 @@ async fn silence_is_noticed_on_both_sides_within_ten_seconds() {
     let healed = Instant::now();
     let session = edge.session().await;
     assert!(healed.elapsed() < Duration::from_secs(12), "{:?}", healed.elapsed());
-    echoed(&mut open(&session, &echo().await), b"healed").await;
+    echoed(&mut open(&session, &echo()), b"healed").await;
 }
 
 #[tokio::test]
@@ -394,7 +394,7 @@ async fn an_agent_that_stops_lets_links_finish_and_takes_no_more() {
     let edge = Edge::start("r1").await;
     let agent = edge.agent(&["127.0.0.1:*"]);
     let session = edge.session().await;
-    let target = echo().await;
+    let target = echo();
     let mut link = open(&session, &target);
     echoed(&mut link, b"before").await;
     agent.stop.cancel();

@@ -217,7 +217,7 @@ async fn what_is_no_agent_is_closed_and_disturbs_nobody() {
     let edge = Edge::start("r1").await;
     let agent = edge.agent(&["127.0.0.1:*"]);
     let session = edge.session().await;
-    let target = echo().await;
+    let target = echo();
 
     // Ten seconds is what they have; all of them wait side by side.
     let start = Instant::now();
@@ -276,7 +276,7 @@ async fn a_bridge_that_stops_lets_links_finish() {
     let edge = Edge::start("r1").await;
     let _agent = edge.agent(&["127.0.0.1:*"]);
     let session = edge.session().await;
-    let mut link = open(&session, &echo().await);
+    let mut link = open(&session, &echo());
     link.opened().await.expect("opened");
     edge.begin_stop();
     let refused = async {

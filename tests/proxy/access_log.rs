@@ -113,7 +113,7 @@ async fn a_line_says_where_a_request_came_from_and_went_and_what_came_of_it() {
 #[tokio::test]
 async fn a_retry_is_told_with_where_it_ended() {
     let (options, written, _writer) = Written::log(AccessLogFormat::Json, Options::default());
-    let (closed, refusing) = crate::support::backend().await;
+    let (closed, refusing) = crate::support::backend();
     drop(closed);
     let target = mirror().await;
     let stage = Stage::start_with(options).await;
@@ -130,7 +130,7 @@ async fn a_retry_is_told_with_where_it_ended() {
 #[tokio::test]
 async fn a_join_is_one_line_at_its_end() {
     let (options, written, _writer) = Written::log(AccessLogFormat::Json, Options::default());
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let stage = Stage::start_with(options).await;
     stage.serve(&[&target]);
     let mut visitor = stage.visit().await;

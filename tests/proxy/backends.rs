@@ -418,7 +418,7 @@ async fn an_error_of_a_grpc_server_without_a_body_passes() {
 async fn an_error_of_the_edge_is_a_grpc_status_for_a_grpc_call() {
     let secure = Secure::start().await;
     let made = Made::new(&[HOST]);
-    let (listener, refusing) = crate::support::backend().await;
+    let (listener, refusing) = crate::support::backend();
     drop(listener);
     secure.serve(vec![speaks(&refusing, Protocol::H2c)], &[(HOST, &made.secret("shop"))]);
     let mut visitor = secure.http2(&made).await;

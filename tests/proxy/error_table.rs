@@ -329,7 +329,7 @@ async fn the_agent_may_not_go_there() {
 
 #[tokio::test]
 async fn the_backend_refuses() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     drop(listener);
     let scene = Scene::of(&target).await;
     let answer = scene.stage.get("/").await;
@@ -363,7 +363,7 @@ async fn the_backend_takes_no_connection() {
 
 #[tokio::test]
 async fn the_session_is_lost_before_the_response() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let scene = Scene::of(&target).await;
     let mut visitor = scene.stage.visit().await;
     visitor.send(request("POST", "/", "Content-Length: 0\r\n").as_bytes()).await;
@@ -459,7 +459,7 @@ async fn the_backend_closes_within_its_body() {
 
 #[tokio::test]
 async fn the_agent_is_lost_within_a_body() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let scene = Scene::of(&target).await;
     let mut visitor = scene.stage.visit().await;
     visitor.send(request("GET", "/", "").as_bytes()).await;
@@ -491,7 +491,7 @@ async fn the_body_stops_coming() {
 
 #[tokio::test]
 async fn the_visitor_leaves_before_the_response() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let scene = Scene::of(&target).await;
     let mut visitor = scene.stage.visit().await;
     visitor.send(request("GET", "/", "").as_bytes()).await;
@@ -503,7 +503,7 @@ async fn the_visitor_leaves_before_the_response() {
 
 #[tokio::test]
 async fn the_visitor_leaves_during_the_response() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let scene = Scene::of(&target).await;
     let mut visitor = scene.stage.visit().await;
     visitor.send(request("GET", "/", "").as_bytes()).await;

@@ -64,7 +64,7 @@ async fn a_target_outside_the_allow_list_is_502_that_says_so() {
 
 #[tokio::test]
 async fn a_refusing_backend_is_502() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     drop(listener);
     let stage = Stage::start().await;
     stage.serve(&[&target]);
@@ -125,7 +125,7 @@ async fn a_response_cut_short_is_cut_short_for_the_visitor_too() {
 
 #[tokio::test]
 async fn a_session_lost_while_waiting_is_502() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let stage = Stage::start().await;
     stage.serve(&[&target]);
     let mut visitor = stage.visit().await;

@@ -111,7 +111,7 @@ async fn targets_take_turns() {
 
 #[tokio::test]
 async fn a_target_that_refuses_is_passed_over() {
-    let (listener, refusing) = crate::support::backend().await;
+    let (listener, refusing) = crate::support::backend();
     drop(listener);
     let stage = Stage::start().await;
     stage.serve(&[&refusing, &mirror().await]);
@@ -155,7 +155,7 @@ async fn a_protected_host_lets_in_who_knows_the_password() {
 
 #[tokio::test]
 async fn no_more_requests_than_the_agents_limit_are_in_progress() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let stage = Stage::start().await;
     stage.serve_rules(vec![rule(&[&target], Vec::new())], Some(1));
     let mut first = stage.visit().await;
@@ -177,7 +177,7 @@ async fn no_more_requests_than_the_agents_limit_are_in_progress() {
 
 #[tokio::test]
 async fn a_visitor_who_leaves_frees_the_backend() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let stage = Stage::start().await;
     stage.serve(&[&target]);
     let mut visitor = stage.visit().await;
@@ -246,7 +246,7 @@ async fn all_answered(stage: &Stage, parallel: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_target_costs_no_request_under_load() {
-    let (listener, refusing) = crate::support::backend().await;
+    let (listener, refusing) = crate::support::backend();
     drop(listener);
     let stage = Stage::start().await;
     stage.serve(&[&refusing, &mirror().await]);

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use culvert::routing::{Rule, Timeouts};
+use culvert::routing::{Backend, Protocol as Speaks, Rule, Timeouts};
 use http::{Method, Request, StatusCode, Version};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::{body::Frame, ext::Protocol};
@@ -136,6 +136,23 @@ async fn a_host_field_must_be_the_authority() {
         let request = Request::get(format!("https://{HOST}/")).header("host", host).body(empty()).expect("a request");
         assert_eq!(visitor.request(request).await.expect("an answer").status().as_u16(), status, "{host}");
     }
+    let request = Request::get(format!("https://{HOST}:123456/")).body(empty()).expect("a request");
+    assert_eq!(visitor.request(request).await.expect("an answer").status(), 400, "a port that is none");
+}
+
+#[tokio::test]
+async fn a_backend_of_http_2_is_not_asked_for_a_websocket() {
+    let secure = Secure::start().await;
+    let made = Made::new(&[HOST]);
+    let mut rule = rule(&["127.0.0.1:1"], Vec::new());
+    if let Backend::Tunnel(backend) = &mut rule.backend {
+        backend.protocol = Speaks::H2c;
+    }
+    secure.serve(vec![rule], &[(HOST, &made.secret("shop"))]);
+    let mut visitor = secure.http2(&made).await;
+    let response = visitor.request(websocket()).await.expect("an answer");
+    assert_eq!(response.status(), 502);
+    assert!(response.headers()["proxy-status"].to_str().expect("text").contains("not asked to switch protocols"));
 }
 
 #[tokio::test]

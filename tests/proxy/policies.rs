@@ -106,7 +106,7 @@ async fn a_route_with_a_limit_of_its_own_counts_by_itself() {
 
 #[tokio::test]
 async fn no_more_requests_and_joins_than_the_limit_are_in_progress() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let limit = Filter::ConcurrentRequests(ConcurrentRequests { scope: Scope::Host, most: 3 });
     let stage = Stage::start().await;
     // A share of two.
@@ -152,7 +152,7 @@ async fn no_more_requests_and_joins_than_the_limit_are_in_progress() {
 
 #[tokio::test]
 async fn a_body_that_is_too_large_is_refused_at_once_or_when_it_becomes_so() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let stage = Stage::start().await;
     stage.serve_rules(vec![rule(&[&target], vec![Filter::BodySize(8)])], None);
 
@@ -217,7 +217,8 @@ async fn header_rules_remove_set_and_add_in_this_order() {
     let filters = vec![Filter::RequestHeaders(Arc::new(to_backend)), Filter::ResponseHeaders(Arc::new(to_visitor))];
     let stage = Stage::start().await;
     stage.serve_rules(vec![rule(&[&target], filters)], None);
-    let answer = stage.send(&request("GET", "/", "Cookie: a=1\r\nX-Team: z\r\nX-Forwarded-User: root\r\n")).await;
+    let answer =
+        stage.send(&request("GET", "/", "Cookie: a=1\r\nX-Team: z\r\nX_Team: z\r\nX-Forwarded-User: root\r\n")).await;
     let seen = answer.body.to_ascii_lowercase();
     assert!(!seen.contains("cookie") && !seen.contains(": z\r\n") && !seen.contains("root"), "{seen}");
     assert!(
@@ -269,6 +270,15 @@ async fn a_prefix_is_rewritten_and_the_rest_arrives_as_it_was_sent() {
         let answer = stage.get(path).await;
         assert!(answer.body.starts_with(&format!("GET {arrives} HTTP/1.1\r\n")), "{}", answer.body);
     }
+}
+
+#[tokio::test]
+async fn what_cannot_be_rewritten_does_not_go_on_as_it_came() {
+    let stage = Stage::start().await;
+    let deep = Filter::ReplacePrefix(format!("/{}", "deep/".repeat(200)).into());
+    stage.serve_rules(vec![rule(&[&mirror().await], vec![deep])], None);
+    let answer = stage.get(&format!("/admin?{}", "x".repeat(65_000))).await;
+    assert_eq!(answer.status, 400, "{}", answer.body);
 }
 
 #[tokio::test]

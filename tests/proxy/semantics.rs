@@ -72,7 +72,7 @@ async fn ends(stream: &mut TcpStream) {
 
 #[tokio::test]
 async fn the_backends_own_continue_reaches_the_visitor() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let stage = Stage::start().await;
     stage.serve(&[&target]);
     let mut visitor = stage.visit().await;
@@ -96,7 +96,7 @@ async fn the_backends_own_continue_reaches_the_visitor() {
 
 #[tokio::test]
 async fn a_refusal_comes_before_the_body_which_is_never_read() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let stage = Stage::start().await;
     stage.serve(&[&target]);
     for status in ["417 Expectation Failed", "401 Unauthorized", "413 Content Too Large"] {
@@ -149,7 +149,7 @@ async fn a_visitor_need_not_wait() {
 
 #[tokio::test]
 async fn a_backend_may_answer_with_success_before_it_reads() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let stage = Stage::start().await;
     stage.serve(&[&target]);
     let mut visitor = stage.visit().await;
@@ -540,7 +540,7 @@ async fn an_address_is_a_host_that_nobody_has() {
 
 #[tokio::test]
 async fn an_early_answer_ends_an_upload_that_nobody_reads() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let stage = Stage::start().await;
     stage.serve(&[&target]);
     let mut visitor = stage.visit().await;
@@ -558,7 +558,7 @@ async fn an_early_answer_ends_an_upload_that_nobody_reads() {
 
 #[tokio::test]
 async fn a_visitor_that_ended_its_side_gets_its_answer() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let stage = Stage::start().await;
     stage.serve(&[&target]);
     for (request, body) in [
@@ -588,7 +588,7 @@ async fn a_visitor_that_ended_its_side_gets_its_answer() {
 
 #[tokio::test]
 async fn over_tls_a_visitor_that_ended_its_side_gets_its_answer_and_one_that_left_is_noticed() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let secure = Secure::start().await;
     let made = Made::new(&[HOST]);
     secure.serve(vec![rule(&[&target], Vec::new())], &[(HOST, &made.secret("shop"))]);
@@ -626,7 +626,7 @@ async fn requests_before_the_end_of_a_visitors_side_are_all_answered() {
 
 #[tokio::test]
 async fn a_visitor_who_leaves_in_its_upload_frees_the_backend() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let stage = Stage::start().await;
     stage.serve(&[&target]);
     for body in ["Content-Length: 10\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"] {
@@ -641,7 +641,7 @@ async fn a_visitor_who_leaves_in_its_upload_frees_the_backend() {
 
 #[tokio::test]
 async fn a_visitor_who_leaves_in_its_download_frees_the_backend() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let stage = Stage::start().await;
     stage.serve(&[&target]);
     for (head, chunk) in [
@@ -663,7 +663,7 @@ async fn a_visitor_who_leaves_in_its_download_frees_the_backend() {
 
 #[tokio::test]
 async fn a_backend_hears_nothing_of_a_visitor_who_left_while_it_waited() {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     let stage = Stage::start().await;
     stage.serve_rules(vec![rule(&[&target], Vec::new())], Some(1));
     let mut visitor = stage.visit().await;

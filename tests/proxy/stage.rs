@@ -231,7 +231,7 @@ where
     F: Fn(TcpStream) -> R + Send + 'static,
     R: Future<Output = ()> + Send + 'static,
 {
-    let (listener, target) = crate::support::backend().await;
+    let (listener, target) = crate::support::backend();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(serve(stream));

@@ -17,7 +17,7 @@ use culvert::{
 };
 use rustls::ClientConfig;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
     task::JoinHandle,
     time::timeout,
@@ -212,9 +212,12 @@ pub(crate) fn open(session: &AgentSession, target: &str) -> Link {
     session.open(&open).expect("a session that lives")
 }
 
-/// A listener on a free port, and its address as a target.
-pub(crate) async fn backend() -> (TcpListener, String) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+/// A listener on a free port, and its address as a target. A thousand connections at once fit its backlog: beyond it, Linux
+/// answers with SYN cookies, and resets some of them.
+pub(crate) fn backend() -> (TcpListener, String) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    let listener = socket.listen(4096).expect("a listener");
     let target = listener.local_addr().expect("its address").to_string();
     (listener, target)
 }
@@ -224,8 +227,8 @@ pub(crate) async fn accept(listener: &TcpListener) -> TcpStream {
 }
 
 /// A backend that sends back what it gets, and ends when its peer ends.
-pub(crate) async fn echo() -> String {
-    let (listener, target) = backend().await;
+pub(crate) fn echo() -> String {
+    let (listener, target) = backend();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
