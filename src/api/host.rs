@@ -98,7 +98,7 @@ pub struct TunnelHostSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<Retries>,
     /// Where requests go, 1 to 64 routes. The most specific one wins, wherever it stands: an exact path, then the longest
-    /// prefix, then the longest pattern; of the same path, one with methods, then that with the most header fields, then
+    /// pattern, then the longest prefix; of the same path, one with methods, then that with the most header fields, then
     /// that with the most query parameters. A request that no route matches is answered 404.
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]

@@ -69,8 +69,14 @@ pub(super) async fn forward(
     upgrade: Option<Upgrade>,
     account: &mut Account,
 ) -> Result<Response<Body>, ProxyError> {
-    // HTTP/2 has no upgrades.
-    let upgrade = upgrade.filter(|_| !matches!(forward.backend.protocol, Protocol::H2c));
+    // HTTP/2 has no upgrades, so backends of it are not asked for one. What remains of a CONNECT then is no request.
+    let speaks_http2 = matches!(forward.backend.protocol, Protocol::H2c);
+    if speaks_http2 && upgrade.as_ref().is_some_and(Upgrade::is_connect) {
+        return Err(ProxyError::InvalidResponse(
+            "it speaks HTTP/2, over which it is not asked to switch protocols".into(),
+        ));
+    }
+    let upgrade = upgrade.filter(|_| !speaks_http2);
     let visitors_version = request.version();
     let mut outgoing = outgoing(request, forward.body_limit);
     if let Some(upgrade) = &upgrade {

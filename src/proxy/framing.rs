@@ -3,7 +3,7 @@
 
 use std::net::Ipv6Addr;
 
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 
 use super::error::ProxyError;
 
@@ -11,10 +11,18 @@ use super::error::ProxyError;
 
 /// Refuses a request that another recipient could read as another one. To be asked before any field is taken out.
 ///
-/// HTTP/2 frames its messages itself, and `h2` checks them.
+/// HTTP/2 frames its messages itself, and `h2` checks them; of the target and the host the same is asked.
 pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), ProxyError> {
     if request.version() > Version::HTTP_11 {
-        return Ok(());
+        let (method, uri) = (request.method(), request.uri());
+        let hosts = request.headers().get_all(header::HOST).iter().map(HeaderValue::as_bytes);
+        let hosts = hosts.chain(uri.authority().map(|authority| authority.as_str().as_bytes()));
+        let has_target = uri.path().starts_with('/') || (uri.path() == "*" && *method == Method::OPTIONS);
+        return match (has_target, hosts.into_iter().all(is_host)) {
+            (true, true) => Ok(()),
+            (false, _) => Err(ProxyError::Malformed("its target has no form that its method may have")),
+            (true, false) => Err(ProxyError::BadHost),
+        };
     }
     check_target(request)?;
     check_host(request)?;

@@ -90,11 +90,15 @@ impl Entrant<'_> {
                     }
                     body_limit = Some(*most);
                 }
-                Filter::RequestHeaders(rules) => change(request.headers_mut(), rules),
+                Filter::RequestHeaders(rules) => {
+                    remove_twins(request.headers_mut(), rules);
+                    change(request.headers_mut(), rules);
+                }
                 Filter::ReplacePrefix(with) => {
-                    if let Some(uri) = rewrite::rewritten(request.uri(), &self.rule.matches.path, with) {
-                        *request.uri_mut() = uri;
-                    }
+                    // As it came it must not go on: the backend would see what it was not meant to.
+                    let uri = rewrite::rewritten(request.uri(), &self.rule.matches.path, with);
+                    *request.uri_mut() =
+                        uri.ok_or(ProxyError::Malformed("its target is too long once it is rewritten"))?;
                 }
                 // Passed, or of the answer.
                 Filter::RequireTls | Filter::Access(_) | Filter::ResponseHeaders(_) | Filter::Hsts(_) => {}
@@ -117,6 +121,15 @@ pub(super) fn change_response(rule: &Rule, headers: &mut HeaderMap) {
 pub(super) fn hsts(rule: &Rule, secure: bool) -> Option<HeaderValue> {
     let mut filters = rule.filters.iter().filter(|_| secure);
     filters.find_map(|filter| if let Filter::Hsts(value) = filter { Some(value.clone()) } else { None })
+}
+
+/// A backend that follows CGI cannot tell `X_Team` from `X-Team` (RFC 3875, 4.1.18), so that a visitor could put back under
+/// the one name what a rule takes away or sets under the other.
+fn remove_twins(headers: &mut HeaderMap, rules: &HeaderRules) {
+    let set = rules.set.iter().map(|(name, _)| name);
+    for name in rules.remove.iter().chain(set).filter(|name| name.as_str().contains('-')) {
+        headers.remove(name.as_str().replace('-', "_"));
+    }
 }
 
 fn change(headers: &mut HeaderMap, rules: &HeaderRules) {

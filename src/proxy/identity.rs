@@ -53,9 +53,9 @@ pub(super) fn identify(
         headers.insert(X_FORWARDED_FOR, peer_text.clone());
     }
     headers.insert(X_REAL_IP, if address == peer { peer_text } else { text(address.ip()) });
-    // What comes of several proxies is a list, its first entry the visitor's own.
+    // Of several, the last is the word of the proxy next to the edge; the others may be the visitor's own.
     let said = headers.get(X_FORWARDED_PROTO).and_then(|value| value.to_str().ok());
-    let said = said.and_then(|list| list.split(',').next()).map(str::trim);
+    let said = said.and_then(|list| list.rsplit(',').next()).map(str::trim);
     let secure = said.map_or(*scheme == Scheme::HTTPS, |scheme| scheme.eq_ignore_ascii_case("https"));
     if said.is_none() {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if secure { "https" } else { "http" }));
@@ -188,6 +188,12 @@ fn text(address: IpAddr) -> HeaderValue {
     HeaderValue::from_str(&address.to_canonical().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
+/// An entry of `X-Forwarded-For`: an address, with a port as some balancers write it, or without.
+fn node(entry: &str) -> Option<IpAddr> {
+    let address = entry.parse().ok().or_else(|| entry.parse::<SocketAddr>().ok().map(|socket| socket.ip()));
+    address.or_else(|| entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok())
+}
+
 // === impl TrustedProxies ===
 
 impl TrustedProxies {
@@ -213,11 +219,11 @@ impl TrustedProxies {
         let hops = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
         let hops: Vec<&str> = hops.flat_map(|value| value.split(',')).map(str::trim).collect();
         for hop in hops.into_iter().rev() {
-            match hop.parse::<IpAddr>() {
-                Ok(address) if self.contains(address) => {}
-                Ok(address) => return SocketAddr::new(address, 0),
+            match node(hop) {
+                Some(address) if self.contains(address) => {}
+                Some(address) => return SocketAddr::new(address, 0),
                 // What stands left of a malformed entry is nobody's word.
-                Err(_) => break,
+                None => break,
             }
         }
         peer
@@ -312,6 +318,9 @@ mod tests {
     fn the_visitor_is_the_last_address_that_is_no_trusted_proxy() {
         let visitor = |list| identified(&[("x-forwarded-for", list)], "198.51.100.0/24").1.address.ip().to_string();
         assert_eq!(visitor("10.9.9.9, 203.0.113.9, 198.51.100.1"), "203.0.113.9");
+        assert_eq!(visitor("203.0.113.9:51234"), "203.0.113.9");
+        assert_eq!(visitor("[2001:db8::1]:443, 198.51.100.1:9"), "2001:db8::1");
+        assert_eq!(visitor("[2001:db8::1]"), "2001:db8::1");
         assert_eq!(visitor("203.0.113.9, nonsense"), "198.51.100.7");
         let (_, untrusted) = identified(&[("x-forwarded-for", "1.2.3.4")], "192.0.2.0/24");
         assert_eq!(untrusted.address, PEER.parse().expect("an address"));

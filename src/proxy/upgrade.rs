@@ -104,6 +104,11 @@ impl Upgrade {
         headers::set_upgrade(headers, self.protocol.clone());
     }
 
+    /// Whether it came as a CONNECT over HTTP/2, for which the request alone is not a lesser thing to ask for.
+    pub(super) fn is_connect(&self) -> bool {
+        self.stream.is_some()
+    }
+
     /// Whether an answer that does not switch protocols can be passed on: over HTTP/2 a success would be the switch.
     pub(super) fn may_be_answered(&self, status: StatusCode) -> bool {
         self.stream.is_none() || !status.is_success()

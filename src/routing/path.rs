@@ -41,22 +41,24 @@ impl PathMatch {
         }
     }
 
-    /// The more specific match first: exact, then the longer prefix (Gateway API's order), then patterns, the longer first.
+    /// The more specific match first: exact, then patterns, the longer first, then the longer prefix. Gateway API leaves the
+    /// place of patterns open; behind the prefixes they would never be reached beside `/`.
     #[must_use]
     pub fn precedence(&self, other: &Self) -> Ordering {
         let rank = |path: &Self| match path {
             Self::Exact(_) => (2, 0),
-            Self::Prefix(value) => (1, value.len()),
-            Self::Regex(pattern) => (0, pattern.as_str().len()),
+            Self::Regex(pattern) => (1, pattern.as_str().len()),
+            Self::Prefix(value) => (0, value.len()),
         };
         rank(other).cmp(&rank(self))
     }
 }
 
-/// The path that is matched: percent-decoded and without empty segments, so that no spelling that a backend takes for a
-/// protected path gets past the rule that protects it. What is forwarded is the path as the visitor sent it.
+/// The path that is matched: percent-decoded, with `\` as the `/` for which some backends take it, and without empty
+/// segments, so that other spellings of a protected path do not get past the rule that protects it. What is forwarded is the
+/// path as the visitor sent it.
 ///
-/// `None` where it has a segment `.` or `..`, however encoded: clients resolve these before they ask (RFC 3986, 5.2.4), and
+/// `None` where it has a control character, or a segment `.` or `..`, however encoded: clients resolve these before they ask (RFC 3986, 5.2.4), and
 /// backends do not agree on what is left of them. `*`, the server as a whole (RFC 9112, 3.2.4), is matched as its root.
 /// Borrows where nothing has to change.
 #[must_use]
@@ -68,12 +70,14 @@ pub fn normalize_path(path: &str) -> Option<Cow<'_, str>> {
         return Some(Cow::Borrowed(path));
     }
     let decoded = percent_decoded(path);
-    let is_dots = |segment: &str| matches!(segment, "." | "..");
-    if decoded.split(['/', '\\']).any(is_dots) {
+    // Some backends take what stands behind a `;` for no part of the segment.
+    let is_dots = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
+    if decoded.split(['/', '\\']).any(is_dots) || decoded.contains(|c: char| c.is_ascii_control()) {
         return None;
     }
     let mut merged = String::with_capacity(decoded.len());
     for c in decoded.chars() {
+        let c = if c == '\\' { '/' } else { c };
         if c != '/' || !merged.ends_with('/') {
             merged.push(c);
         }
@@ -116,21 +120,29 @@ mod tests {
     }
 
     #[test]
-    fn exact_comes_before_the_longest_prefix_before_patterns() {
+    fn exact_comes_before_patterns_before_the_longest_prefix() {
         let regex = PathMatch::Regex("/a/b.*".parse().expect("a pattern"));
         let mut order = [regex.clone(), PathMatch::prefix("/"), PathMatch::prefix("/a/b"), PathMatch::exact("/a")];
         order.sort_by(PathMatch::precedence);
-        assert_eq!(order, [PathMatch::exact("/a"), PathMatch::prefix("/a/b"), PathMatch::prefix("/"), regex]);
+        assert_eq!(order, [PathMatch::exact("/a"), regex, PathMatch::prefix("/a/b"), PathMatch::prefix("/")]);
     }
 
     #[test]
     fn no_spelling_of_a_path_gets_past_its_rule() {
         let admin = PathMatch::prefix("/admin");
-        for path in ["/admin", "//admin", "/%61dmin/x", "/admin%2fx", "///admin//x", "/%61%64min"] {
+        for path in ["/admin", "//admin", "/%61dmin/x", "/admin%2fx", "/admin%5cx", "///admin//x", "/%61%64min"] {
             assert!(admin.matches(&normalize_path(path).expect(path)), "{path}");
         }
-        for path in ["/x/../admin", "/x/%2e%2e/admin", "/admin/..%2fx", "/./admin", "/x/.%2E/admin", "/x%5c..%5cadmin"]
-        {
+        for path in [
+            "/x/../admin",
+            "/x/%2e%2e/admin",
+            "/admin/..%2fx",
+            "/./admin",
+            "/x/.%2E/admin",
+            "/x%5c..%5cadmin",
+            "/x/..;/admin",
+            "/admin/x%0a",
+        ] {
             assert_eq!(normalize_path(path), None, "{path}");
         }
     }

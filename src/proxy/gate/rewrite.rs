@@ -56,6 +56,8 @@ fn location(redirect: &Redirect, asked: &Asked<'_>, matched: &PathMatch) -> Stri
         location.extend([":", &port.to_string()]);
     }
     match &redirect.path {
+        // The server as a whole has no place of its own.
+        None if asked.uri.path() == "*" => location.push('/'),
         None => location.push_str(asked.uri.path()),
         Some(RedirectPath::Full(path)) => location.push_str(path),
         Some(RedirectPath::ReplacePrefix(with)) => {

@@ -5,16 +5,23 @@ use std::{
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 use super::{BackendStream, MAX_HEAD_BYTES, MAX_HEADERS, SendError};
 use crate::proxy::{pool::Pool, upload::RequestBody};
+
+/// How long the rest of an upload may take after its answer.
+const REST: Duration = Duration::from_secs(5);
 
 type Sender = http1::SendRequest<RequestBody>;
 type Connection = http1::Connection<TokioIo<BackendStream>, RequestBody>;
@@ -148,13 +155,13 @@ async fn drive(mut connection: Connection, released: oneshot::Receiver<(Sender, 
     })
     .await;
     let Some((mut sender, pool)) = release else { return };
-    // The response is complete, but the backend may have answered before it had all of the request.
+    // The response is complete, but the backend may have answered before it had all of the request. Nobody counts the rest
+    // any more, so it has to come soon.
     let ready = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
         Poll::Ready(_) => Poll::Ready(false),
         Poll::Pending => sender.poll_ready(cx).map(|ready| ready.is_ok()),
-    })
-    .await;
-    if ready {
+    });
+    if timeout(REST, ready).await == Ok(true) {
         pool.put(Idle { sender, connection, since: Instant::now() });
     }
 }

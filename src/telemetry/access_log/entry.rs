@@ -211,9 +211,9 @@ impl Display for Redacted<'_> {
     }
 }
 
-/// By its whole name, or by the last part of one like `X-Amz-Signature`.
+/// By its whole name, or by the last part of one like `X-Amz-Signature` or `reset_password_token`.
 fn is_secret(name: &str) -> bool {
-    let last = name.rsplit_once('-').map_or(name, |(_, last)| last);
+    let last = name.rsplit_once(['-', '_', '.']).map_or(name, |(_, last)| last);
     SECRETS.iter().any(|secret| name.eq_ignore_ascii_case(secret) || last.eq_ignore_ascii_case(secret))
 }
 
