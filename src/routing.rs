@@ -29,7 +29,7 @@ pub use self::{
     hostname::{Hostname, HostnameError, normalize_host},
     matches::{HeaderMatch, Matches, QueryMatch, RequestInfo, TextMatch},
     object::ObjectName,
-    path::{PathMatch, normalize_path},
+    path::{PathMatch, normalize_path, normalized_end},
     pattern::{Pattern, PatternError},
     rule::{Rule, RuleId},
     table::{EntryPoint, HostRules, Listener, Lookup, RoutingTable},

@@ -58,8 +58,8 @@ impl PathMatch {
 /// segments, so that other spellings of a protected path do not get past the rule that protects it. What is forwarded is the
 /// path as the visitor sent it.
 ///
-/// `None` where it has a control character, or a segment `.` or `..`, however encoded: clients resolve these before they ask (RFC 3986, 5.2.4), and
-/// backends do not agree on what is left of them. `*`, the server as a whole (RFC 9112, 3.2.4), is matched as its root.
+/// `None` where it has a control character, or a segment `.` or `..`, however encoded: clients resolve these before they ask
+/// (RFC 3986, 5.2.4), and backends do not agree on what is left of them. `*`, the server as a whole (RFC 9112, 3.2.4), is matched as its root.
 /// Borrows where nothing has to change.
 #[must_use]
 pub fn normalize_path(path: &str) -> Option<Cow<'_, str>> {
@@ -85,22 +85,43 @@ pub fn normalize_path(path: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(merged))
 }
 
+/// Where in a path as it came the first `length` bytes of its normalized form end; its length where that is shorter.
+#[must_use]
+pub fn normalized_end(path: &str, length: usize) -> usize {
+    let (mut seen, mut end, mut after_slash) = (0, 0, false);
+    for (byte, its_end) in spelled(path) {
+        if seen == length {
+            break;
+        }
+        let slash = matches!(byte, b'/' | b'\\');
+        // Several slashes are one there.
+        if !(slash && after_slash) {
+            seen += 1;
+        }
+        (end, after_slash) = (its_end, slash);
+    }
+    end
+}
+
 /// Bytes that are no UTF-8 become the replacement character; it matches no path that a rule can have.
 pub(super) fn percent_decoded(path: &str) -> String {
-    let hex = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
-    let bytes = path.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        if let (b'%', Some(high), Some(low)) = (byte, hex(bytes.get(at + 1)), hex(bytes.get(at + 2))) {
-            decoded.push(u8::try_from(high << 4 | low).unwrap_or(b'?'));
-            at += 3;
-        } else {
-            decoded.push(byte);
-            at += 1;
-        }
-    }
+    let decoded: Vec<u8> = spelled(path).map(|(byte, _)| byte).collect();
     String::from_utf8_lossy(&decoded).into_owned()
+}
+
+/// The bytes that a text stands for where three characters may spell one (RFC 3986, 2.1), each with the end of its spelling.
+fn spelled(text: &str) -> impl Iterator<Item = (u8, usize)> {
+    let hex = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let (bytes, mut at) = (text.as_bytes(), 0);
+    std::iter::from_fn(move || {
+        let byte = *bytes.get(at)?;
+        let (byte, width) = match (byte, hex(bytes.get(at + 1)), hex(bytes.get(at + 2))) {
+            (b'%', Some(high), Some(low)) => (u8::try_from(high << 4 | low).unwrap_or(b'?'), 3),
+            _ => (byte, 1),
+        };
+        at += width;
+        Some((byte, at))
+    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use http::{
 
 use crate::{
     proxy::body::Body,
-    routing::{PathMatch, Redirect, RedirectPath},
+    routing::{PathMatch, Redirect, RedirectPath, normalized_end},
 };
 
 /// Where a request asked to go, as its visitor sees it.
@@ -91,30 +91,11 @@ pub(super) fn rewritten(uri: &Uri, matched: &PathMatch, with: &str) -> Option<Ur
 /// A pattern has no prefix that could be replaced.
 fn replace_prefix(path: &str, matched: &PathMatch, with: &str) -> String {
     let (PathMatch::Prefix(prefix) | PathMatch::Exact(prefix)) = matched else { return path.to_owned() };
-    let rest = &path[end_of(path, prefix.trim_end_matches('/').len())..];
+    let rest = &path[normalized_end(path, prefix.trim_end_matches('/').len())..];
     let with = with.trim_end_matches('/');
     // Where nothing else begins it, the path begins with its slash.
     let slash = if with.is_empty() && !rest.starts_with('/') { "/" } else { "" };
     format!("{with}{slash}{rest}")
-}
-
-/// Where in a path as it came the first `length` bytes of its normalized form end: several slashes there are one here,
-/// and three characters may stand for one byte.
-fn end_of(path: &str, length: usize) -> usize {
-    let bytes = path.as_bytes();
-    let (mut at, mut seen, mut after_slash) = (0, 0, false);
-    while seen < length && at < bytes.len() {
-        let is_hex = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_hexdigit);
-        let encoded = bytes[at] == b'%' && is_hex(at + 1) && is_hex(at + 2);
-        let width = if encoded { 3 } else { 1 };
-        let slash = bytes[at] == b'/' || encoded && bytes[at + 1..at + 3].eq_ignore_ascii_case(b"2f");
-        if !(slash && after_slash) {
-            seen += 1;
-        }
-        after_slash = slash;
-        at += width;
-    }
-    at
 }
 
 #[cfg(test)]
@@ -139,6 +120,7 @@ mod tests {
             ("//foo//bar", "/foo", "/x", "/x//bar"),
             ("/foo%2Fbar", "/foo", "/", "/%2Fbar"),
             ("/a/%2f/b/c", "/a/b", "/x", "/x/c"),
+            ("/a%5c%5Cb/c", "/a/b", "/x", "/x/c"),
             ("/caf%C3%A9/x", "/café", "/tea", "/tea/x"),
         ] {
             assert_eq!(replaced(path, prefix, with), expected, "{path}: {prefix} by {with}");
