@@ -35,7 +35,7 @@ thread_local! {
 }
 
 /// How a line is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessLogFormat {
     /// One JSON object with all that is known.
     Json,

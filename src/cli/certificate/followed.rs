@@ -73,9 +73,10 @@ impl FollowedCertificate {
         if seen == self.seen {
             return Ok(None);
         }
+        // A broken pair need not be read as often as it is looked at.
+        self.seen = seen;
         let certified = certified(&certificate, &key)
             .map_err(|error| format!("{} and {}: {error}", self.certificate.display(), self.key.display()))?;
-        self.seen = seen;
         Ok(Some(Arc::new(certified)))
     }
 }
