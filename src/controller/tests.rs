@@ -3,13 +3,17 @@ mod folder;
 mod status;
 mod tls_secrets;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower_test::mock::{Handle, SendResponse};
+
+use super::{ClusterConfig, Controller, Outputs, Sessions};
 
 /// An API server in the hands of a test.
 struct Api {
@@ -68,6 +72,42 @@ impl Call {
         let response = Response::builder().status(code).body(Body::from(status.to_string().into_bytes()));
         self.answer.send_response(response.expect("a response"));
     }
+}
+
+/// A controller that runs, what it tells, and its metrics. Its calls are in the hands of `take`; those that it gives back
+/// are answered with empty lists.
+fn run_controller(mut take: impl FnMut(Call) -> Option<Call> + Send + 'static) -> (Outputs, prometheus::Registry) {
+    let (client, mut api) = Api::new();
+    let registry = prometheus::Registry::new();
+    let config = ClusterConfig {
+        replica: "edge-1".to_owned(),
+        namespace: "culvert".to_owned(),
+        lease: "culvert".to_owned(),
+        bridge_service: "culvert-bridge".to_owned(),
+    };
+    let (_, sessions) = watch::channel(Arc::new(Sessions::new()));
+    let controller = Controller::cluster(client, config, sessions, &registry).expect("a controller");
+    let outputs = controller.outputs();
+    tokio::spawn(controller.run(CancellationToken::new()));
+    tokio::spawn(async move {
+        // Watches that bring nothing: they must not end, or they would be taken up again at once.
+        let mut silent = Vec::new();
+        while let Some(call) = api.next().await {
+            let Some(call) = take(call) else { continue };
+            if call.query.contains("watch=true") {
+                silent.push(call);
+            } else if call.path.contains("/leases") {
+                call.refuse(StatusCode::FORBIDDEN);
+            } else {
+                call.answer(&list(&[], "1"));
+            }
+        }
+    });
+    (outputs, registry)
+}
+
+fn list(items: &[Value], version: &str) -> Value {
+    json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items})
 }
 
 fn host(name: &str, hostname: &str, version: &str) -> Value {

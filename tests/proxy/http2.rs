@@ -304,15 +304,20 @@ async fn a_visitor_who_takes_a_request_back_frees_its_backend_and_keeps_the_conn
     assert_eq!(visitor.get("/fast").await, (200, "ok".to_owned()));
 }
 
-#[tokio::test]
-async fn a_visitor_whose_window_stays_shut_is_left() {
-    let target = backend(|mut stream| async move {
+/// A backend whose answer is larger than what waits for a visitor anywhere on the way.
+async fn large_answer() -> String {
+    backend(|mut stream| async move {
         read_head(&mut stream).await;
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await.expect("answered");
         let _ = stream.write_all(&vec![b'x'; 1_000_000]).await;
         let _ = stream.read(&mut [0]).await;
     })
-    .await;
+    .await
+}
+
+#[tokio::test]
+async fn a_visitor_whose_window_stays_shut_is_left() {
+    let target = large_answer().await;
     let options = Options::stalling(Duration::from_millis(300));
     let (secure, mut visitor) = visit_with(&target, options).await;
     let response = visitor.request(get("/")).await.expect("an answer");
@@ -325,13 +330,7 @@ async fn a_visitor_whose_window_stays_shut_is_left() {
 
 #[tokio::test]
 async fn a_slow_visitor_that_moves_is_served_to_the_end() {
-    let target = backend(|mut stream| async move {
-        read_head(&mut stream).await;
-        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await.expect("answered");
-        let _ = stream.write_all(&vec![b'x'; 1_000_000]).await;
-        let _ = stream.read(&mut [0]).await;
-    })
-    .await;
+    let target = large_answer().await;
     let options = Options::stalling(Duration::from_millis(500));
     let (_secure, mut visitor) = visit_with(&target, options).await;
     let mut response = visitor.request(get("/")).await.expect("an answer");

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use serde_json::json;
+use tokio::sync::mpsc;
 
-use super::{Api, Call, host};
+use super::{Call, host, list, run_controller};
 use crate::{
     compile::Compiled,
-    controller::{ClusterConfig, Controller, Outputs, Sessions},
+    controller::Outputs,
     routing::{EntryPoint, Lookup, RequestInfo},
 };
 
@@ -25,33 +24,13 @@ struct Running {
 
 impl Running {
     fn start() -> Self {
-        let (client, mut api) = Api::new();
-        let registry = prometheus::Registry::new();
-        let config = ClusterConfig {
-            replica: "edge-1".to_owned(),
-            namespace: "culvert".to_owned(),
-            lease: "culvert".to_owned(),
-            bridge_service: "culvert-bridge".to_owned(),
-        };
-        let (_, sessions) = watch::channel(Arc::new(Sessions::new()));
-        let controller = Controller::cluster(client, config, sessions, &registry).expect("a controller");
-        let outputs = controller.outputs();
-        tokio::spawn(controller.run(CancellationToken::new()));
         let (hosts_sender, hosts) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            // Watches that bring nothing: they must not end, or they would be taken up again at once.
-            let mut silent = Vec::new();
-            while let Some(call) = api.next().await {
-                if call.path.ends_with("/tunnelhosts") {
-                    let _ = hosts_sender.send(call);
-                } else if call.query.contains("watch=true") {
-                    silent.push(call);
-                } else if call.path.contains("/leases") {
-                    call.refuse(StatusCode::FORBIDDEN);
-                } else {
-                    call.answer(&list(&[], "1"));
-                }
+        let (outputs, registry) = run_controller(move |call| {
+            if !call.path.ends_with("/tunnelhosts") {
+                return Some(call);
             }
+            let _ = hosts_sender.send(call);
+            None
         });
         Self { hosts, outputs, registry }
     }
@@ -73,10 +52,6 @@ impl Running {
         let family = families.iter().find(|family| family.name() == "culvert_undecodable_objects").expect("the metric");
         family.get_metric().iter().map(|metric| metric.get_gauge().get_value()).sum()
     }
-}
-
-fn list(items: &[Value], version: &str) -> Value {
-    json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items})
 }
 
 fn knows(compiled: &Compiled, host: &str) -> bool {

@@ -5,17 +5,13 @@ use std::sync::Arc;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::StatusCode;
 use serde_json::{Value, json};
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::mpsc, time::Instant};
 
-use super::{Api, Call, agent, host};
+use super::{Call, agent, host, list, run_controller};
 use crate::{
     api::{ConditionType, Reason},
     compile::{Compiled, ObjectKind},
-    controller::{ClusterConfig, Controller, Outputs, Sessions},
+    controller::Outputs,
     routing::Certificate,
 };
 
@@ -31,40 +27,22 @@ struct Cluster {
 
 impl Cluster {
     fn start() -> Self {
-        let (client, mut api) = Api::new();
-        let registry = prometheus::Registry::new();
-        let config = ClusterConfig {
-            replica: "edge-1".to_owned(),
-            namespace: "culvert".to_owned(),
-            lease: "culvert".to_owned(),
-            bridge_service: "culvert-bridge".to_owned(),
-        };
-        let (_, sessions) = watch::channel(Arc::new(Sessions::new()));
-        let controller = Controller::cluster(client, config, sessions, &registry).expect("a controller");
-        let outputs = controller.outputs();
-        tokio::spawn(controller.run(CancellationToken::new()));
         let (sender, calls) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            // Watches that bring nothing: they must not end, or they would be taken up again at once.
-            let mut silent = Vec::new();
-            while let Some(call) = api.next().await {
-                let certificates = call.query.contains("kubernetes.io%2Ftls") || call.path.contains("/secrets/");
-                if certificates {
-                    let _ = sender.send(call);
-                } else if call.query.contains("watch=true") {
-                    silent.push(call);
-                } else if call.path.contains("/leases") {
-                    call.refuse(StatusCode::FORBIDDEN);
-                } else if call.path.ends_with("/tunnelhosts") {
-                    let mut shop = host("shop", "shop.example.com", "1");
-                    shop["spec"]["tls"] = json!({"secretRef": {"name": "one"}});
-                    call.answer(&list(&[shop]));
-                } else if call.path.ends_with("/tunnelagents") {
-                    call.answer(&list(&[agent("home", "1")]));
-                } else {
-                    call.answer(&list(&[]));
-                }
+        let (outputs, registry) = run_controller(move |call| {
+            if call.query.contains("kubernetes.io%2Ftls") || call.path.contains("/secrets/") {
+                let _ = sender.send(call);
+            } else if call.query.contains("watch=true") {
+                return Some(call);
+            } else if call.path.ends_with("/tunnelhosts") {
+                let mut shop = host("shop", "shop.example.com", "1");
+                shop["spec"]["tls"] = json!({"secretRef": {"name": "one"}});
+                call.answer(&list(&[shop], "1"));
+            } else if call.path.ends_with("/tunnelagents") {
+                call.answer(&list(&[agent("home", "1")], "1"));
+            } else {
+                return Some(call);
             }
+            None
         });
         Self { calls, outputs, registry }
     }
@@ -105,10 +83,6 @@ impl Cluster {
     }
 }
 
-fn list(items: &[Value]) -> Value {
-    json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items})
-}
-
 fn metadata(name: &str, version: &str) -> Value {
     json!({
         "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
@@ -146,7 +120,7 @@ fn reason(compiled: &Compiled) -> Reason {
 /// Begins with the Secret `one` fetched; returns the watch of the metadata, unanswered.
 async fn begun() -> (Cluster, Call) {
     let mut cluster = Cluster::start();
-    cluster.next().await.answer(&list(&[metadata("one", "1"), metadata("unrelated", "1")]));
+    cluster.next().await.answer(&list(&[metadata("one", "1"), metadata("unrelated", "1")], "1"));
     let (get, watch) = cluster.next_get().await;
     get.answer(&secret("1"));
     let compiled = cluster.compiled(|_| true).await;
@@ -164,7 +138,7 @@ async fn only_metadata_is_watched_and_only_what_is_referred_to_is_fetched() {
     let call = cluster.next().await;
     assert_eq!(call.path, "/api/v1/secrets");
     assert!(call.accept.contains("as=PartialObjectMetadataList"), "{}", call.accept);
-    call.answer(&list(&[metadata("one", "1"), metadata("unrelated", "1")]));
+    call.answer(&list(&[metadata("one", "1"), metadata("unrelated", "1")], "1"));
     let (get, watch) = cluster.next_get().await;
     assert_eq!(get.path, "/api/v1/namespaces/web/secrets/one");
     assert!(cluster.outputs.compiled.borrow().is_none(), "published while the certificate is on its way");
@@ -220,7 +194,7 @@ async fn a_rotated_secret_is_fetched_again_and_while_that_fails_the_old_one_stay
 #[tokio::test(start_paused = true)]
 async fn a_secret_that_never_comes_does_not_hold_the_rest_up_for_long() {
     let mut cluster = Cluster::start();
-    cluster.next().await.answer(&list(&[metadata("one", "1")]));
+    cluster.next().await.answer(&list(&[metadata("one", "1")], "1"));
     let (_get, _watch) = cluster.next_get().await;
     let started = Instant::now();
     let compiled = cluster.compiled(|_| true).await;
@@ -231,7 +205,7 @@ async fn a_secret_that_never_comes_does_not_hold_the_rest_up_for_long() {
 #[tokio::test(start_paused = true)]
 async fn a_secret_that_has_become_one_of_another_type_is_not_kept() {
     let mut cluster = Cluster::start();
-    cluster.next().await.answer(&list(&[metadata("one", "1")]));
+    cluster.next().await.answer(&list(&[metadata("one", "1")], "1"));
     let (get, _watch) = cluster.next_get().await;
     let mut other = secret("2");
     other["type"] = json!("Opaque");
@@ -244,7 +218,7 @@ async fn a_secret_that_has_become_one_of_another_type_is_not_kept() {
 #[tokio::test(start_paused = true)]
 async fn a_secret_that_may_not_be_fetched_is_told_apart_from_one_that_is_not_there() {
     let mut cluster = Cluster::start();
-    cluster.next().await.answer(&list(&[metadata("one", "1")]));
+    cluster.next().await.answer(&list(&[metadata("one", "1")], "1"));
     let (get, _watch) = cluster.next_get().await;
     get.refuse(StatusCode::FORBIDDEN);
     let compiled = cluster.compiled(|_| true).await;
