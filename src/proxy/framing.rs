@@ -9,18 +9,18 @@ use super::error::ProxyError;
 
 // === requests ===
 
+const BAD_TARGET: ProxyError = ProxyError::Malformed("its target has no form that its method may have");
+
 /// Refuses a request that another recipient could read as another one. To be asked before any field is taken out.
 ///
 /// HTTP/2 frames its messages itself, and `h2` checks them; of the target and the host the same is asked.
 pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), ProxyError> {
     if request.version() > Version::HTTP_11 {
-        let (method, uri) = (request.method(), request.uri());
-        let hosts = request.headers().get_all(header::HOST).iter().map(HeaderValue::as_bytes);
-        let hosts = hosts.chain(uri.authority().map(|authority| authority.as_str().as_bytes()));
-        let has_target = uri.path().starts_with('/') || (uri.path() == "*" && *method == Method::OPTIONS);
-        return match (has_target, hosts.into_iter().all(is_host)) {
+        let mut hosts = request.headers().get_all(header::HOST).iter().map(HeaderValue::as_bytes);
+        let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+        return match (has_path(request), hosts.all(is_host) && authority.is_none_or(is_host)) {
             (true, true) => Ok(()),
-            (false, _) => Err(ProxyError::Malformed("its target has no form that its method may have")),
+            (false, _) => Err(BAD_TARGET),
             (true, false) => Err(ProxyError::BadHost),
         };
     }
@@ -39,10 +39,16 @@ fn check_target<B>(request: &Request<B>) -> Result<(), ProxyError> {
             let has_path = uri.path_and_query().is_none_or(|path| !Uri::from(path.clone()).path().is_empty());
             matches!(scheme, "http" | "https") && is_host(authority.as_str().as_bytes()) && has_path
         }
-        (None, None) => uri.path().starts_with('/') || (uri.path() == "*" && *method == Method::OPTIONS),
+        (None, None) => has_path(request),
         _ => false,
     };
-    if well_formed { Ok(()) } else { Err(ProxyError::Malformed("its target has no form that its method may have")) }
+    if well_formed { Ok(()) } else { Err(BAD_TARGET) }
+}
+
+/// A path, or the server as a whole for the one method that may ask for it.
+fn has_path<B>(request: &Request<B>) -> bool {
+    let path = request.uri().path();
+    path.starts_with('/') || (path == "*" && *request.method() == Method::OPTIONS)
 }
 
 /// RFC 9112, 3.2: exactly one `Host`, and a good one, even where the target names the host.

@@ -184,8 +184,8 @@ impl Phase {
         self.cut.load(Ordering::Relaxed)
     }
 
-    /// Whether a connection that ends now has to be read to its end.
-    pub(super) fn lingers(&self) -> bool {
+    /// The connection is to end. Returns whether it has to be read to its end.
+    pub(super) fn close(&self) -> bool {
         let lingers = self.has_body.load(Ordering::Relaxed);
         if lingers && self.stage() != Stage::Closing {
             self.set(Stage::Closing);

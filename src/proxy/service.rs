@@ -168,8 +168,8 @@ async fn pass(
     forward::forward(forward, request, upgrade, account).await
 }
 
-/// The host of a request, from its target where that has one (RFC 9112, 3.2.2), else from its one `Host` field. The
-/// field is set and the target reduced to its path, so that the backend sees what was routed.
+/// The host of a request that [`framing`] has let pass, from its target where that has one (RFC 9112, 3.2.2), else from its
+/// one `Host` field. The field is set and the target reduced to its path, so that the backend sees what was routed.
 fn accept_host(request: &mut Request<Incoming>) -> Result<String, ProxyError> {
     let mut fields = request.headers().get_all(header::HOST).iter();
     let (field, more) = (fields.next(), fields.next());
@@ -188,10 +188,6 @@ fn accept_host(request: &mut Request<Incoming>) -> Result<String, ProxyError> {
         (None, Some(field)) => field.to_str().map_err(|_| ProxyError::BadHost)?,
         (None, None) => return Err(ProxyError::BadHost),
     };
-    let well_formed = |b: u8| b.is_ascii_alphanumeric() || b"-._~:[]".contains(&b);
-    if host.is_empty() || !host.bytes().all(well_formed) {
-        return Err(ProxyError::BadHost);
-    }
     let host = host.to_owned();
     if request.uri().authority().is_some() {
         request.headers_mut().insert(header::HOST, HeaderValue::from_str(&host).map_err(|_| ProxyError::BadHost)?);

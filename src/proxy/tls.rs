@@ -146,9 +146,11 @@ impl Tls {
             bridge.accept(start, peer, deadline);
             return Ok(None);
         }
-        let shown = self.certificates.find(server_name.as_deref()).is_some();
         let stream = start.into_stream(self.config.clone()).await;
-        let stream = stream.map_err(|error| if shown { Outcome::of(&error) } else { Outcome::NoCertificate })?;
+        let stream = stream.map_err(|error| match self.certificates.find(server_name.as_deref()) {
+            Some(_) => Outcome::of(&error),
+            None => Outcome::NoCertificate,
+        })?;
         let connection = stream.get_ref().1;
         let speaks_http2 = connection.alpn_protocol() == Some(HTTP2);
         let version = match connection.protocol_version() {

@@ -177,6 +177,6 @@ impl AsyncWrite for VisitorStream {
             Transport::Plain(socket) => ready!(Pin::new(socket).poll_shutdown(cx))?,
             Transport::Tls(tls) => ready!(Pin::new(&mut **tls).poll_shutdown(cx))?,
         }
-        if this.phase.lingers() { this.poll_rest(cx) } else { Poll::Ready(Ok(())) }
+        if this.phase.close() { this.poll_rest(cx) } else { Poll::Ready(Ok(())) }
     }
 }
