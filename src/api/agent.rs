@@ -2,7 +2,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::SecretRef;
+use super::{AllowedNamespaces, SecretRef};
 
 /// What an agent proves its identity with, and what it may use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, CustomResource, KubeSchema)]
@@ -43,6 +43,9 @@ pub struct TunnelAgentSpec {
     /// new one, restart the agents with it, remove the old one. Removing one ends the sessions that were made with it.
     #[schemars(length(min = 1, max = 8))]
     pub credentials: Vec<CredentialSource>,
+    /// Which namespaces' TunnelHosts may send requests to this agent. Unset, only those of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_namespaces: Option<AllowedNamespaces>,
     /// What the agent may use at most. Unset, there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<AgentLimits>,

@@ -8,6 +8,7 @@ use crate::{
 };
 
 mod certificates;
+mod permissions;
 mod policies;
 
 /// The metadata of an object that was made so many seconds after the first.
