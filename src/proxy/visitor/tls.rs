@@ -20,9 +20,10 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
-use super::{Proxy, Shared, socket::Socket};
+use super::socket::Socket;
 use crate::{
     bridge::Bridge,
+    proxy::{Proxy, Shared},
     routing::{Certificates, normalize_host},
 };
 
@@ -55,11 +56,11 @@ pub struct Tls {
 
 /// What is known of a visitor's TLS.
 #[derive(Clone, Debug)]
-pub(super) struct TlsInfo {
+pub(in crate::proxy) struct TlsInfo {
     /// As access logs name it.
-    pub(super) version: &'static str,
+    pub(in crate::proxy) version: &'static str,
     /// The name that the visitor asked for, normalized.
-    pub(super) server_name: Option<Box<str>>,
+    pub(in crate::proxy) server_name: Option<Box<str>>,
 }
 
 /// A visitor whose handshake is done.
@@ -163,7 +164,7 @@ impl Tls {
 
 /// Whether a request came to the wrong connection: its host has another certificate than the name that the connection was
 /// made for (RFC 9110, 7.4). Who named nobody was shown the default certificate, and may ask for all.
-pub(super) fn is_misdirected(certificates: &Certificates, tls: &TlsInfo, host: &str) -> bool {
+pub(in crate::proxy) fn is_misdirected(certificates: &Certificates, tls: &TlsInfo, host: &str) -> bool {
     tls.server_name.as_deref().is_some_and(|name| name != host && certificates.find(name) != certificates.find(host))
 }
 
