@@ -46,6 +46,19 @@ pub struct TunnelAgentSpec {
     /// Which namespaces' TunnelHosts may send requests to this agent. Unset, only those of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_namespaces: Option<AllowedNamespaces>,
+    /// The networks that agents may dial from, as in `203.0.113.0/24` or `2001:db8::/32`, or single addresses, up to 64: their
+    /// addresses as the edge sees them, which may be those of a NAT or a balancer. A session from elsewhere is refused (403), and
+    /// ended when the list changes. Unset or empty, any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 2, max = 49)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub allowed_sources: Vec<String>,
+    /// How many processes may run as this agent at a time. Each replica of the edge counts those that have a session with it,
+    /// except those that are leaving; one too many is refused (429) and tries again, and when the number is lowered, those that
+    /// came last are ended. Room for one more lets a new process start before the old one stops. Unset, there is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_instances: Option<i32>,
     /// What the agent may use at most. Unset, there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<AgentLimits>,

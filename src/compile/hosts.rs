@@ -3,7 +3,7 @@
 mod backend;
 mod matches;
 mod policies;
-mod values;
+pub(super) mod values;
 
 use std::{collections::HashMap, sync::Arc};
 
