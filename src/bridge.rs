@@ -6,11 +6,14 @@
 //! as a watch of [`Replica`](crate::tunnel::Replica)s, and its sessions go out as a watch.
 
 mod connection;
+mod instances;
 mod listener;
 mod metrics;
 mod registration;
 mod registry;
+mod source;
 mod throttle;
+mod waiting;
 
 pub use self::{
     listener::{Bridge, BridgeError, Config, Security},

@@ -12,6 +12,7 @@
 mod lease;
 mod membership;
 mod metrics;
+mod namespaces;
 mod pauses;
 mod reconcile;
 mod report;

@@ -2,7 +2,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -13,20 +13,21 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     task::JoinHandle,
-    time::{timeout, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, server::StartHandshake};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Config, Registry, Security,
+    Config, Registry, Security, instances,
     metrics::Metrics,
-    registration::{Accepted, Registrar},
+    registration::{Accepted, Denied, Registrar},
     registry::{AgentSession, Cause, NewSession},
     throttle::Throttle,
+    waiting::{Place, WaitingRoom},
 };
 use crate::{
-    routing::Agents,
+    routing::{Agents, ObjectName},
     tunnel::{self, CloseReason, Incoming, IncomingEvent, Note, Role, Session, socket},
 };
 
@@ -38,6 +39,7 @@ pub(super) struct Shared {
     pub(super) registry: Registry,
     pub(super) metrics: Metrics,
     pub(super) throttle: Throttle,
+    pub(super) waiting: WaitingRoom,
     /// The connections, registered or not.
     pub(super) tasks: TaskTracker,
     /// Ends those that have not registered yet.
@@ -75,19 +77,23 @@ const MAX_HEAD: usize = 16 * 1024;
 
 impl Shared {
     /// Takes a connection from its first byte to its registration, and starts its session.
-    pub(super) async fn connection(self: Arc<Self>, tcp: TcpStream, source: SocketAddr) {
+    pub(super) async fn connection(self: Arc<Self>, tcp: TcpStream, source: SocketAddr, place: Place) {
         // Options only make it faster; a connection that is gone already is noticed soon enough.
         let _ = socket::configure(&tcp);
         let rejected = match &self.config.security {
             Security::Tls(config) => {
                 let register = async {
+                    first_byte(&tcp, &place).await?;
                     let tls = TlsAcceptor::from(config.clone()).accept(tcp).await.map_err(|_| Rejected::Tls)?;
-                    self.register(tls, source).await
+                    self.register(tls, source, &place).await
                 };
                 self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, "tls", source)
             }
             Security::InsecurePlaintext => {
-                let register = self.register(tcp, source);
+                let register = async {
+                    first_byte(&tcp, &place).await?;
+                    self.register(tcp, source, &place).await
+                };
                 self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, "plaintext", source)
             }
         };
@@ -99,14 +105,15 @@ impl Shared {
         self: Arc<Self>,
         handshake: StartHandshake<T>,
         source: SocketAddr,
-        deadline: tokio::time::Instant,
+        deadline: Instant,
+        place: Place,
     ) where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let register = async {
             let Security::Tls(config) = &self.config.security else { return Err(Rejected::Tls) };
             let tls = handshake.into_stream(config.clone()).await.map_err(|_| Rejected::Tls)?;
-            self.register(tls, source).await
+            self.register(tls, source, &place).await
         };
         let rejected = self.session_of(timeout_at(deadline, register).await, "tls", source);
         self.count(rejected, source);
@@ -122,29 +129,28 @@ impl Shared {
         }
     }
 
-    /// Reads one HTTP request and answers it.
-    async fn register<T>(&self, io: T, source: SocketAddr) -> Result<Registered<T>, Rejected>
+    /// Reads one HTTP request and answers it: a registration that is accepted at once, others as their source's turn comes.
+    async fn register<T>(&self, io: T, source: SocketAddr, place: &Place) -> Result<Registered<T>, Rejected>
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
         let accepted = OnceLock::new();
-        let service = service_fn(|request: Request<body::Incoming>| {
+        let service = service_fn(async |request: Request<body::Incoming>| {
             let agents = self.config.agents.borrow().clone();
-            let decision = self.registrar.decide(&request, &agents);
-            let response = match decision {
+            let others =
+                |agent: &ObjectName, instance: &str| instances::others(&self.registry.sessions(), agent, instance);
+            let decision = self.registrar.decide(&request, source.ip(), &agents, others);
+            Ok::<_, Infallible>(match decision {
                 Ok(registration) => {
                     let _ = accepted.set(registration);
                     self.registrar.welcome()
                 }
                 Err(denied) => {
                     self.metrics.connect(denied.result());
-                    if self.throttle.allow(source.ip(), Instant::now()) {
-                        denied.log(source);
-                    }
+                    self.hold(&denied, source, place).await;
                     self.registrar.refusal(&denied)
                 }
-            };
-            std::future::ready(Ok::<_, Infallible>(response))
+            })
         });
         let connection = http1::Builder::new()
             .keep_alive(false)
@@ -160,6 +166,23 @@ impl Shared {
         }
         let _ = io.shutdown().await;
         Err(Rejected::Answered)
+    }
+
+    /// Waits until the source of a failed registration may have its next answer.
+    async fn hold(&self, denied: &Denied, source: SocketAddr, place: &Place) {
+        if !denied.is_failure() {
+            return;
+        }
+        let failed = self.throttle.failed(place.source(), Instant::now());
+        if failed.log {
+            denied.log(source);
+        }
+        place.refused(failed.answer.is_some());
+        match failed.answer {
+            Some(at) => sleep_until(at).await,
+            // It is closed without one, when its time is up or others have to wait.
+            None => std::future::pending().await,
+        }
     }
 
     /// Runs the session of a connection that registered, as a task of its own: what the registration needed is freed.
@@ -185,8 +208,10 @@ impl Shared {
         self.metrics.connect("accepted");
         self.metrics.session_started(&session.agent);
         self.welcome(&session);
-        // Who was revoked between the check and the list was not yet in the list when it was gone through.
-        end_if_revoked(&session, &self.config.agents.borrow().clone());
+        // What has changed between the check and the list did not find it in the list.
+        let agents = self.config.agents.borrow().clone();
+        end_if_forbidden(&session, &agents);
+        self.end_surplus(&session.agent, &agents);
         // The driver is a task of its own, so that what wakes it for every byte wakes nothing else.
         let driver = tokio::spawn(driver);
         self.tasks.spawn(self.clone().run(session, incoming, driver));
@@ -211,6 +236,24 @@ impl Shared {
         tracing::info!(session = id, %agent, %instance, %source, reason = label, "agent disconnected: {reason}");
     }
 
+    /// Ends the sessions of those who could not register any more.
+    pub(super) fn end_forbidden(&self, agents: &Agents) {
+        for session in self.registry.sessions().iter() {
+            end_if_forbidden(session, agents);
+        }
+        for agent in agents.iter() {
+            self.end_surplus(&agent.name, agents);
+        }
+    }
+
+    /// Ends the sessions of the processes that are too many; those that came first stay.
+    fn end_surplus(&self, agent: &ObjectName, agents: &Agents) {
+        let Some(most) = agents.get(agent).and_then(|entry| entry.max_instances) else { return };
+        for session in instances::surplus(&self.registry.sessions(), agent, most) {
+            session.close(Cause::Surplus);
+        }
+    }
+
     fn welcome(&self, session: &AgentSession) {
         // Held while it is sent: a change is announced to this session after the welcome, never before.
         let replicas = self.config.replicas.borrow();
@@ -222,12 +265,24 @@ impl Shared {
     }
 }
 
-/// Ends a session whose credential is none of its agent's any more.
-pub(super) fn end_if_revoked(session: &AgentSession, agents: &Agents) {
-    let entry = agents.get(&session.agent);
-    if !entry.is_some_and(|entry| entry.credentials.contains(session.credential())) {
-        session.close(Cause::Revoked);
+/// Ends a session whose credential is none of its agent's any more, or that comes from where it may not come from.
+fn end_if_forbidden(session: &AgentSession, agents: &Agents) {
+    match agents.get(&session.agent) {
+        Some(entry) if !entry.credentials.contains(session.credential()) => session.close(Cause::Revoked),
+        Some(entry) if !entry.admits(session.remote_address.ip()) => session.close(Cause::Source),
+        Some(_) => {}
+        None => session.close(Cause::Revoked),
     }
+}
+
+/// Waits for the first byte, before anything is made for what may never speak.
+async fn first_byte(tcp: &TcpStream, place: &Place) -> Result<(), Rejected> {
+    let there = tcp.peek(&mut [0]).await.map_err(|_| Rejected::Http)?;
+    if there == 0 {
+        return Err(Rejected::Http);
+    }
+    place.speaks();
+    Ok(())
 }
 
 // === impl Rejected ===
@@ -250,6 +305,8 @@ fn reason_label(reason: &CloseReason, cause: Option<Cause>) -> &'static str {
         (CloseReason::Protocol(_), _) => "protocol",
         (CloseReason::Io(_), _) => "io",
         (CloseReason::Closed, Some(Cause::Revoked)) => "revoked",
+        (CloseReason::Closed, Some(Cause::Source)) => "source",
+        (CloseReason::Closed, Some(Cause::Surplus)) => "surplus",
         (CloseReason::Closed, Some(Cause::Replaced)) => "replaced",
         (CloseReason::Closed, Some(Cause::Drained) | None) => "drained",
     }

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::SystemTime,
 };
@@ -47,6 +47,8 @@ pub struct AgentSession {
     session: Session,
     /// Why this side ended it, where it did.
     cause: OnceLock<Cause>,
+    /// Its agent takes no more links.
+    leaving: AtomicBool,
     ended: CancellationToken,
 }
 
@@ -55,6 +57,10 @@ pub struct AgentSession {
 pub(super) enum Cause {
     /// The token, its Secret or the whole agent is no longer valid.
     Revoked,
+    /// The agent may no longer be where it is.
+    Source,
+    /// More processes run as the agent than may.
+    Surplus,
     /// The same agent process dialled again for the same slot, so the old connection is of no use to it.
     Replaced,
     /// This replica stops.
@@ -158,6 +164,7 @@ impl Registry {
             credential: new.credential,
             session: new.session,
             cause: OnceLock::new(),
+            leaving: AtomicBool::new(false),
             ended: CancellationToken::new(),
         });
         let mut agents = self.write();
@@ -176,6 +183,7 @@ impl Registry {
 
     /// Gives a session no more links; those that it has go on.
     pub(super) fn retire(&self, session: &AgentSession) {
+        session.leaving.store(true, Ordering::Relaxed);
         let mut agents = self.write();
         // Once only, however often an agent says that it leaves.
         if leave_group(&mut agents, session) {
@@ -260,6 +268,11 @@ impl AgentSession {
     pub(super) fn close(&self, cause: Cause) {
         let _ = self.cause.set(cause);
         self.session.close();
+    }
+
+    /// Whether its agent has said that it takes no more links.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// Why this side ended it, where it did.

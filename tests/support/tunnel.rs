@@ -193,7 +193,13 @@ pub(crate) fn agents(entries: &[(&str, &str, &str)]) -> Agents {
         let name = ObjectName::new("web", name);
         match agents.iter_mut().find(|agent| agent.name == name) {
             Some(agent) => agent.credentials.push(credential),
-            None => agents.push(AgentEntry { name, credentials: vec![credential], max_connections: None }),
+            None => agents.push(AgentEntry {
+                name,
+                credentials: vec![credential],
+                max_connections: None,
+                max_instances: None,
+                allowed_sources: None,
+            }),
         }
     }
     agents.into_iter().collect()

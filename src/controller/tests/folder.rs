@@ -221,3 +221,24 @@ async fn a_certificate_in_the_folder_is_shown_and_outlives_a_bad_one() {
     let broken = folder.until(wrong).await;
     assert_eq!(shown(&broken), Some(second));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_in_the_folder_lends_its_labels_to_who_may_use_an_agent() {
+    let mut folder = Folder::new();
+    let agent = AGENT.replace(
+        "{name: home}\nspec: {",
+        "{name: home, namespace: shared}\nspec: {allowedNamespaces: {from: \
+                               Selector, selector: {matchLabels: {team: a}}}, ",
+    );
+    let namespace =
+        |team: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: default, labels: {{team: {team}}}}}");
+    folder.write("agent.yaml", &agent);
+    folder.write("a.yaml", &host("a", "a.com", "a:1").replace("[{name: home}]", "[{name: home, namespace: shared}]"));
+    folder.start();
+    let refused = |compiled: &Compiled| target(compiled, "a.com").starts_with("Invalid(");
+    assert!(refused(&*folder.until(|_| true).await));
+    folder.write("namespaces.yaml", &namespace("a"));
+    folder.until(|compiled| target(compiled, "a.com") == "a:1").await;
+    folder.write("namespaces.yaml", &namespace("b"));
+    folder.until(refused).await;
+}
