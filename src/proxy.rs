@@ -128,7 +128,7 @@ impl Proxy {
             loop {
                 tokio::select! {
                     Ok(()) = sessions.changed() => {
-                        self.shared.live.load().drop_pools(|session| !self.shared.registry.is_active(session));
+                        self.shared.live.load().drop_pools(|process| !self.shared.registry.is_active(process));
                     }
                     _ = sweep.tick() => self.shared.live.load().sweep(Instant::now()),
                 }

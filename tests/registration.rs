@@ -167,7 +167,7 @@ async fn who_is_accepted_is_welcomed_and_listed() {
     assert_eq!((&session.agent, &*session.instance, session.transport), (&lab(), "0a", "tls"));
     assert_eq!((&*session.version, &*session.secret), ("0.1.0", "lab-token"));
     assert!(session.remote_address.ip().is_loopback());
-    assert!(edge.bridge.registry().is_active(session.id));
+    assert!(edge.bridge.registry().is_active(session.process));
     let gauge = "culvert_agent_sessions{agent=\"lab\",namespace=\"web\"}";
     edge.metric_becomes(gauge, 1).await;
 
@@ -177,7 +177,7 @@ async fn who_is_accepted_is_welcomed_and_listed() {
     peer.session.close();
     timeout(PATIENCE, session.closed()).await.expect("its end is seen");
     assert!(edge.bridge.registry().choose(&lab()).is_none());
-    assert!(!edge.bridge.registry().is_active(session.id));
+    assert!(!edge.bridge.registry().is_active(session.process));
     edge.metric_becomes(gauge, 0).await;
     edge.metric_becomes("culvert_agent_disconnects_total{reason=\"peer_closed\"}", 1).await;
 }
@@ -189,7 +189,8 @@ async fn instances_are_used_in_turn_and_one_that_leaves_is_not() {
     let two = Peer::register(&edge, &registration("02", &[])).await.expect("registered");
     let sessions = edge.sessions(|sessions| sessions.len() == 2).await;
     let registry = edge.bridge.registry();
-    let id = |instance: &str| sessions.iter().find(|session| &*session.instance == instance).expect("its session").id;
+    let process =
+        |instance: &str| sessions.iter().find(|session| &*session.instance == instance).expect("its session").process;
     let mut changes = registry.watch();
     let chosen: Vec<_> = (0..6).map(|_| registry.choose(&lab()).expect("a session").instance.clone()).collect();
     assert_eq!(chosen.iter().filter(|instance| &***instance == "01").count(), 3, "{chosen:?}");
@@ -197,7 +198,7 @@ async fn instances_are_used_in_turn_and_one_that_leaves_is_not() {
 
     one.session.note(&Note::Drain).expect("told");
     timeout(PATIENCE, changes.changed()).await.expect("taken out, and said so").expect("a registry");
-    assert_eq!((registry.is_active(id("01")), registry.is_active(id("02"))), (false, true));
+    assert_eq!((registry.is_active(process("01")), registry.is_active(process("02"))), (false, true));
     assert!((0..4).all(|_| &*registry.choose(&lab()).expect("a session").instance == "02"));
     assert_eq!(registry.sessions().len(), 2, "it is still there for its links");
     two.session.close();

@@ -10,7 +10,11 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{EdgeUrl, backoff::Failure, plan::Lane};
+use super::{
+    EdgeUrl,
+    backoff::Failure,
+    plan::{Dial, Lane},
+};
 use crate::tunnel::{
     registration::{self, RegisterError, Registration, Rejection, Token},
     socket,
@@ -99,11 +103,11 @@ impl Dialler {
     /// For name, connection, TLS and registration together; what the bridge allows too.
     const TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// Dials `lane`. Whatever its address is, it has to prove that it is `edge`: all replicas show one certificate.
-    pub(super) async fn dial(&self, lane: &Lane, edge: &EdgeUrl, met: Vec<String>) -> Result<Dialled, DialError> {
+    /// Dials. Whatever the lane's address is, it has to prove that it is `edge`: all replicas show one certificate.
+    pub(super) async fn dial(&self, dial: &Dial, edge: &EdgeUrl, met: Vec<String>) -> Result<Dialled, DialError> {
         let dialled = timeout(Self::TIMEOUT, async {
             let token = self.token.read().map_err(DialError::Token)?;
-            let addresses: Vec<SocketAddr> = match lane {
+            let addresses: Vec<SocketAddr> = match &dial.lane {
                 Lane::Edge => lookup_host((edge.host(), edge.port())).await.map_err(DialError::Resolve)?.collect(),
                 Lane::Replica { address, .. } => {
                     lookup_host(address.as_str()).await.map_err(DialError::Resolve)?.collect()
@@ -118,7 +122,7 @@ impl Dialler {
                 token,
                 instance: self.instance.clone(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                slot: 0,
+                slot: dial.slot,
                 met: sendable(met),
             };
             let host = edge.authority();

@@ -96,13 +96,13 @@ pub struct TunnelAgentStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// The tunnels that are open now, at most one for each instance of the agent and replica of the edge.
+    /// The tunnels that are open now, one entry for each instance of the agent and replica of the edge.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["replica".into(), "instance".into()]))]
     pub sessions: Vec<AgentSession>,
 }
 
-/// One open tunnel: an instance of an agent, and the replica of the edge that it is connected to.
+/// An open tunnel: an instance of an agent, and the replica of the edge that it is connected to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentSession {
@@ -116,6 +116,9 @@ pub struct AgentSession {
     pub transport: String,
     /// Where the agent dials from, `address:port` as the edge sees it.
     pub remote_address: String,
-    /// Since when, RFC 3339 in UTC.
+    /// Since when, RFC 3339 in UTC: of several connections the oldest.
     pub since: String,
+    /// How many connections there are between the two, as the agent's `--connections` asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<i32>,
 }

@@ -33,6 +33,11 @@ pub(super) struct Args {
     /// a number, a range (`8000-8100`) or `*`. May be given several times. Without it nothing is allowed.
     #[arg(long, value_name = "HOST:PORT", env = "CULVERT_ALLOW", value_delimiter = ',')]
     allow: Vec<AllowRule>,
+    /// How many connections to hold with each replica of the edge, 1 to 8. Each has its own flow control and
+    /// notices losses by itself, so that one that stalls leaves the others alone.
+    #[arg(long, value_name = "NUMBER", default_value_t = 2, env = "CULVERT_CONNECTIONS",
+          value_parser = clap::value_parser!(u32).range(1..=8))]
+    connections: u32,
     /// A PEM file with the authorities that sign the edge's certificate. Without this and --edge-fingerprint those that
     /// the system trusts are asked.
     #[arg(long, value_name = "FILE", env = "CULVERT_EDGE_CA", conflicts_with = "edge_fingerprint")]
@@ -88,6 +93,7 @@ fn config(args: Args, token: Option<String>) -> Result<Config, String> {
         allow: args.allow.into_iter().collect(),
         security,
         connect_timeout: CONNECT_TIMEOUT,
+        connections: args.connections,
         grace: GRACE,
     })
 }

@@ -101,6 +101,7 @@ fn agent(bridge: SocketAddr, token: &str, fingerprint: Fingerprint, backend: Soc
         security: agent::Security::Tls(tls::client(&Trust::Pinned(vec![fingerprint]))?),
         connect_timeout: Duration::from_secs(5),
         grace: Duration::from_secs(5),
+        connections: 1,
     }))
 }
 

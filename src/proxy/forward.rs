@@ -166,7 +166,7 @@ impl Forward<'_> {
             let upstream = self.dial(session, target, &pool, own_link).await?;
             return Ok(Connected { upstream, reused: false, pool });
         }
-        let pool = self.state.pool(session.id, target, &self.backend.protocol);
+        let pool = self.state.pool(session.process, target, &self.backend.protocol);
         if own_link {
             let upstream = self.dial(session, target, &pool, true).await?;
             return Ok(Connected { upstream, reused: false, pool });

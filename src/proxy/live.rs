@@ -31,6 +31,7 @@ pub(super) struct HostState {
     turns: Mutex<Vec<usize>>,
     /// By agent. `None` once the TunnelHost is gone, so that a late request does not bring its series back.
     meters: Mutex<Option<HashMap<ObjectName, Arc<Meter>>>>,
+    /// By the agent process that they lead through.
     pools: Mutex<HashMap<(u64, Target, Speaks), Arc<Pool>>>,
     pub(super) limits: Limits,
 }
@@ -109,11 +110,11 @@ impl Live {
         }
     }
 
-    /// Drops the idle connections through sessions that take no more links, so that nobody waits for them.
+    /// Drops the idle connections through agent processes that take no more links, so that nobody waits for them.
     pub(super) fn drop_pools(&self, ended: impl Fn(u64) -> bool) {
         for host in self.hosts.values() {
-            host.pools.lock().retain(|(session, ..), pool| {
-                let ended = ended(*session);
+            host.pools.lock().retain(|(process, ..), pool| {
+                let ended = ended(*process);
                 if ended {
                     pool.close();
                 }
@@ -177,9 +178,9 @@ impl HostState {
         if agent.namespace == self.name.namespace { Cow::from(&*agent.name) } else { Cow::from(agent.to_string()) }
     }
 
-    /// The connections to a target through a session, in this protocol.
-    pub(super) fn pool(&self, session: u64, target: &Target, protocol: &Protocol) -> Arc<Pool> {
-        let key = (session, target.clone(), Speaks::of(protocol));
+    /// The connections to a target through any session of an agent process, in this protocol.
+    pub(super) fn pool(&self, process: u64, target: &Target, protocol: &Protocol) -> Arc<Pool> {
+        let key = (process, target.clone(), Speaks::of(protocol));
         self.pools.lock().entry(key).or_insert_with(|| Arc::new(Pool::new())).clone()
     }
 }

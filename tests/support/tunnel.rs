@@ -150,24 +150,28 @@ impl Edge {
     pub(crate) fn agent(&self, allow: &[&str]) -> RunningAgent {
         RunningAgent::start(&self.url(), &self.certificate, allow)
     }
+
+    /// An agent that holds so many connections with it.
+    pub(crate) fn agent_in_slots(&self, allow: &[&str], connections: u32) -> RunningAgent {
+        RunningAgent::start_in_slots(&self.url(), &self.certificate, allow, connections)
+    }
 }
 
 impl RunningAgent {
     pub(crate) fn start(edge: &str, certificate: &Certificate, allow: &[&str]) -> Self {
-        let token = TokenSource::Given(registration::Token::new(TOKEN).expect("a token"));
-        Self::start_with(edge, certificate, allow, token)
+        Self::start_in_slots(edge, certificate, allow, 1)
     }
 
     pub(crate) fn start_with(edge: &str, certificate: &Certificate, allow: &[&str], token: TokenSource) -> Self {
-        let config = agent::Config {
-            edges: vec![edge.parse().expect("a URL")],
-            agent: "web/lab".to_owned(),
-            token,
-            allow: allow.iter().map(|rule| rule.parse::<AllowRule>().expect(rule)).collect(),
-            security: agent::Security::Tls(certificate.client()),
-            connect_timeout: Duration::from_secs(5),
-            grace: Duration::from_secs(5),
-        };
+        Self::run(agent::Config { token, ..config(edge, certificate, allow) })
+    }
+
+    /// One that holds so many connections with each replica.
+    pub(crate) fn start_in_slots(edge: &str, certificate: &Certificate, allow: &[&str], connections: u32) -> Self {
+        Self::run(agent::Config { connections, ..config(edge, certificate, allow) })
+    }
+
+    fn run(config: agent::Config) -> Self {
         let stop = CancellationToken::new();
         let task = tokio::spawn(Agent::new(config).run(stop.clone()));
         Self { stop, task }
@@ -182,6 +186,20 @@ impl RunningAgent {
 impl Drop for RunningAgent {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// What an agent of these tests is told where nothing else is said.
+fn config(edge: &str, certificate: &Certificate, allow: &[&str]) -> agent::Config {
+    agent::Config {
+        edges: vec![edge.parse().expect("a URL")],
+        agent: "web/lab".to_owned(),
+        token: TokenSource::Given(registration::Token::new(TOKEN).expect("a token")),
+        allow: allow.iter().map(|rule| rule.parse::<AllowRule>().expect(rule)).collect(),
+        security: agent::Security::Tls(certificate.client()),
+        connect_timeout: Duration::from_secs(5),
+        grace: Duration::from_secs(5),
+        connections: 1,
     }
 }
 
