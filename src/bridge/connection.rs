@@ -27,7 +27,10 @@ use super::{
 };
 use crate::{
     routing::Agents,
-    tunnel::{self, CloseReason, Incoming, IncomingEvent, Note, Role, Session, socket},
+    tunnel::{
+        self, CloseReason, Incoming, IncomingEvent, Note, Role, Session, registration::Carrier, socket,
+        websocket::WebSocket,
+    },
 };
 
 /// What the connections of a bridge share.
@@ -68,6 +71,10 @@ struct Registered<T> {
 /// How long a connection may take to register, its TLS handshake included. Who says nothing is closed then.
 const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What the status calls the transports of each kind of connection: frames directly on it, and in a WebSocket.
+const TLS: [&str; 2] = ["tls", "websocket"];
+const PLAINTEXT: [&str; 2] = ["plaintext", "plaintext-websocket"];
+
 /// The longest head of a registration, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -84,11 +91,11 @@ impl Shared {
                     let tls = TlsAcceptor::from(config.clone()).accept(tcp).await.map_err(|_| Rejected::Tls)?;
                     self.register(tls, source).await
                 };
-                self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, "tls", source)
+                self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, TLS, source).await
             }
             Security::InsecurePlaintext => {
                 let register = self.register(tcp, source);
-                self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, "plaintext", source)
+                self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, PLAINTEXT, source).await
             }
         };
         self.count(rejected, source);
@@ -108,7 +115,7 @@ impl Shared {
             let tls = handshake.into_stream(config.clone()).await.map_err(|_| Rejected::Tls)?;
             self.register(tls, source).await
         };
-        let rejected = self.session_of(timeout_at(deadline, register).await, "tls", source);
+        let rejected = self.session_of(timeout_at(deadline, register).await, TLS, source).await;
         self.count(rejected, source);
     }
 
@@ -133,8 +140,9 @@ impl Shared {
             let decision = self.registrar.decide(&request, &agents);
             let response = match decision {
                 Ok(registration) => {
+                    let answer = self.registrar.welcome(&registration.carrier);
                     let _ = accepted.set(registration);
-                    self.registrar.welcome()
+                    answer
                 }
                 Err(denied) => {
                     self.metrics.connect(denied.result());
@@ -162,11 +170,11 @@ impl Shared {
         Err(Rejected::Answered)
     }
 
-    /// Runs the session of a connection that registered, as a task of its own: what the registration needed is freed.
-    fn session_of<T>(
+    /// Starts the session of a connection that registered, in what its registration asks for.
+    async fn session_of<T>(
         self: &Arc<Self>,
         registered: Result<Result<Registered<T>, Rejected>, tokio::time::error::Elapsed>,
-        transport: &'static str,
+        [direct, websocket]: [&'static str; 2],
         source: SocketAddr,
     ) -> Option<Rejected>
     where
@@ -177,7 +185,23 @@ impl Shared {
             Ok(Err(rejected)) => return Some(rejected),
             Err(_) => return Some(Rejected::Timeout),
         };
-        let Accepted { agent, credential, registration } = accepted;
+        match accepted.carrier {
+            Carrier::Direct => self.start(Registered { io, early, accepted }, direct, source),
+            Carrier::WebSocket { .. } => {
+                let io = WebSocket::start(Role::Edge, io, early).await;
+                self.start(Registered { io, early: Bytes::new(), accepted }, websocket, source);
+            }
+        }
+        None
+    }
+
+    /// Runs a session as a task of its own: what the registration needed is freed.
+    fn start<T>(self: &Arc<Self>, registered: Registered<T>, transport: &'static str, source: SocketAddr)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Registered { io, early, accepted } = registered;
+        let Accepted { agent, credential, registration, .. } = accepted;
         let (session, incoming, driver) = Session::start(Role::Edge, io, early, tunnel::Config::default());
         let remote_address = source;
         let new = NewSession { agent, credential, registration, transport, remote_address, session };
@@ -190,7 +214,6 @@ impl Shared {
         // The driver is a task of its own, so that what wakes it for every byte wakes nothing else.
         let driver = tokio::spawn(driver);
         self.tasks.spawn(self.clone().run(session, incoming, driver));
-        None
     }
 
     async fn run(self: Arc<Self>, session: Arc<AgentSession>, mut incoming: Incoming, driver: JoinHandle<CloseReason>) {
