@@ -4,37 +4,18 @@
 
 mod account;
 mod answer;
-mod backend_tls;
-mod body;
+mod backend;
 mod choose;
 mod config;
-mod connection;
-mod download;
 mod error;
-mod expect;
-mod failure;
 mod forward;
-mod framing;
 mod gate;
-mod grpc;
-mod headers;
-mod http2;
-mod identity;
 mod idle;
 mod joiner;
-mod limits;
 mod live;
+mod message;
 mod metrics;
-mod phase;
-mod pool;
-mod proxy_protocol;
-mod relay;
 mod service;
-mod socket;
-mod tls;
-mod upgrade;
-mod upload;
-mod upstream;
 mod visitor;
 
 use std::{
@@ -55,16 +36,18 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    backend_tls::BackendConfigs,
-    connection::Accepted,
+    backend::tls::BackendConfigs,
     gate::Passwords,
     live::{Live, Makers},
     metrics::{HostMetrics, Metrics},
+    visitor::{connection::Accepted, socket},
 };
 pub use self::{
     config::Config,
-    identity::TrustedProxies,
-    tls::{Tls, TlsOptions},
+    visitor::{
+        identity::TrustedProxies,
+        tls::{Tls, TlsOptions},
+    },
 };
 use crate::{
     bridge::Registry,

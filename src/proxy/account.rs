@@ -11,9 +11,9 @@ use super::{
     gate::Place,
     joiner::{JoinError, JoinOutcome},
     live::HostState,
+    message::upload::Progress,
     metrics::{HostMetrics, Outcome},
     service::Visitor,
-    upload::Progress,
 };
 use crate::{
     flow::Permit,

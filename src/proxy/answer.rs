@@ -1,11 +1,13 @@
 //! The answers that the edge makes itself: always marked by `Proxy-Status`, so that a user can tell our 503 from the
 //! application's.
 
+mod grpc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use serde_json::json;
 
-use super::{body::Body, error::ProxyError, grpc};
+use super::{error::ProxyError, message::body::Body};
 
 /// What of a request decides the form of an answer to it.
 pub(super) struct Wanted {

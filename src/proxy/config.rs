@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::identity::TrustedProxies;
+use super::visitor::identity::TrustedProxies;
 use crate::telemetry::access_log::AccessLog;
 
 /// What is the same for all visitors, whatever host they ask for.

@@ -1,3 +1,5 @@
+pub(super) mod failure;
+
 use std::{borrow::Cow, net::IpAddr, time::Duration};
 
 use http::StatusCode;

@@ -5,6 +5,7 @@
 
 mod basic;
 mod concurrency;
+pub(super) mod limits;
 mod rate;
 mod rewrite;
 
@@ -13,13 +14,14 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::Body as HttpBody;
 
+use self::limits::Limits;
 pub(super) use self::{
     basic::{Passwords, Turn},
     concurrency::{InProgress, Place},
     rate::Rate,
     rewrite::{Asked, redirect},
 };
-use super::{account::Account, body::Body, error::ProxyError, limits::Limits};
+use super::{account::Account, error::ProxyError, message::body::Body};
 use crate::routing::{Filter, HeaderRules, Rule};
 
 /// Who comes to the gate, and by which rule.

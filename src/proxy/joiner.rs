@@ -4,6 +4,9 @@
 //! read into a buffer of the thread and handed to the link at once, and what the link brings is written from where it
 //! was received.
 
+mod relay;
+pub(super) mod upgrade;
+
 use std::{
     cell::RefCell,
     collections::VecDeque,

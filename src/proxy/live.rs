@@ -7,9 +7,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    limits::{Limits, Wanted},
+    backend::pool::{Pool, Speaks},
+    gate::limits::{Limits, Wanted},
     metrics::{HostMetrics, Metrics},
-    pool::{Pool, Speaks},
 };
 use crate::{
     flow::{AgentConnections, Connections, Flow, Meter},

@@ -12,15 +12,15 @@ use super::{
     Config, Shared,
     account::Account,
     answer::{self, Wanted},
-    body::Body,
     error::ProxyError,
     forward::{self, Forward},
-    framing,
     gate::{self, Asked, Entrant, Passed},
-    headers,
-    identity::{self, Identity, X_REQUEST_ID},
-    tls::{self, TlsInfo},
-    upgrade,
+    joiner::upgrade,
+    message::{body::Body, framing, headers},
+    visitor::{
+        identity::{self, Identity, X_REQUEST_ID},
+        tls::{self, TlsInfo},
+    },
 };
 use crate::routing::{Backend, EntryPoint, Lookup, RequestInfo, normalize_host, normalize_path};
 

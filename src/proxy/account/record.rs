@@ -7,7 +7,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 
 use crate::{
-    proxy::{identity, metrics, service::Visitor, upload::Progress},
+    proxy::{message::upload::Progress, metrics, service::Visitor, visitor::identity},
     routing::{ObjectName, Target},
     telemetry::access_log::{AccessLog, Entry},
 };

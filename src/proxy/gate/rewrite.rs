@@ -6,7 +6,7 @@ use http::{
 };
 
 use crate::{
-    proxy::body::Body,
+    proxy::message::body::Body,
     routing::{PathMatch, Redirect, RedirectPath, normalized_end},
 };
 

@@ -16,7 +16,7 @@ static HOP_BY_HOP: [HeaderName; 8] = [
 
 /// Removes what belongs to one hop, including the fields that `Connection` names. Returns the protocol of a
 /// requested or accepted upgrade.
-pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
+pub(in crate::proxy) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
     let mut upgrade = None;
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
@@ -53,13 +53,13 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Marks a message as carrying an upgrade on its next hop.
-pub(super) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
+pub(in crate::proxy) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, protocol);
 }
 
 /// Says that the edge passed a message on, and in which version it came (RFC 9110, 7.6.3).
-pub(super) fn add_via(headers: &mut HeaderMap, version: Version) {
+pub(in crate::proxy) fn add_via(headers: &mut HeaderMap, version: Version) {
     let via = match version {
         Version::HTTP_10 => "1.0 culvert",
         Version::HTTP_2 => "2 culvert",

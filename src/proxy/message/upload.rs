@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::expect::{self, Expectation};
 
 /// What the backend gets.
-pub(super) enum RequestBody {
+pub(in crate::proxy) enum RequestBody {
     /// Nothing.
     Empty,
     /// The visitor's, as it comes.
@@ -27,7 +27,7 @@ pub(super) enum RequestBody {
 }
 
 /// A visitor's body, which may have to wait until the backend wants it.
-pub(super) struct Upload {
+pub(in crate::proxy) struct Upload {
     incoming: Incoming,
     progress: Arc<Progress>,
     /// The most bytes that it may have.
@@ -37,7 +37,7 @@ pub(super) struct Upload {
 
 /// Why a body ends early.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum UploadError {
+pub(in crate::proxy) enum UploadError {
     #[error(transparent)]
     Visitor(#[from] hyper::Error),
     #[error("it has more than {0} bytes")]
@@ -53,7 +53,7 @@ struct Expected {
 
 /// When a visitor's upload last moved, so that the wait for the response starts when the upload ends.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(in crate::proxy) struct Progress {
     start: Instant,
     /// Milliseconds from `start`.
     last: AtomicU64,
@@ -66,7 +66,7 @@ pub(super) struct Progress {
 
 impl RequestBody {
     /// A visitor's body, of at most so many bytes. Where there is an `expectation` and a body, it waits for that.
-    pub(super) fn new(incoming: Incoming, expectation: Option<Arc<Expectation>>, limit: Option<u64>) -> Self {
+    pub(in crate::proxy) fn new(incoming: Incoming, expectation: Option<Arc<Expectation>>, limit: Option<u64>) -> Self {
         if incoming.is_end_stream() {
             return Self::Empty;
         }
@@ -82,12 +82,12 @@ impl RequestBody {
     }
 
     /// Whether there is anything to send, or to send again.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::proxy) fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
     }
 
     /// How far the upload is, where there is one.
-    pub(super) fn progress(&self) -> Option<Arc<Progress>> {
+    pub(in crate::proxy) fn progress(&self) -> Option<Arc<Progress>> {
         match self {
             Self::Empty => None,
             Self::Upload(upload) => Some(upload.progress.clone()),
@@ -95,7 +95,7 @@ impl RequestBody {
     }
 
     /// What the body waits for, where it waits.
-    pub(super) fn expectation(&self) -> Option<Arc<Expectation>> {
+    pub(in crate::proxy) fn expectation(&self) -> Option<Arc<Expectation>> {
         match self {
             Self::Empty => None,
             Self::Upload(upload) => upload.expected.as_ref().map(|expected| expected.expectation.clone()),
@@ -163,7 +163,7 @@ impl Progress {
     }
 
     /// How many bytes of the body have come so far.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(in crate::proxy) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
@@ -173,12 +173,12 @@ impl Progress {
     }
 
     /// Whether it is the visitor who does not send more.
-    pub(super) fn waits(&self) -> bool {
+    pub(in crate::proxy) fn waits(&self) -> bool {
         self.waits.load(Ordering::Relaxed)
     }
 
     /// When the upload last moved.
-    pub(super) fn last(&self) -> Instant {
+    pub(in crate::proxy) fn last(&self) -> Instant {
         self.start + Duration::from_millis(self.last.load(Ordering::Relaxed))
     }
 }

@@ -17,8 +17,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{BackendStream, MAX_HEAD_BYTES, MAX_HEADERS, SendError};
-use crate::proxy::{pool::Pool, upload::RequestBody};
+use super::{BackendStream, MAX_HEAD_BYTES, MAX_HEADERS, SendError, pool::Pool};
+use crate::proxy::message::upload::RequestBody;
 
 /// How long the rest of an upload may take after its answer.
 const REST: Duration = Duration::from_secs(5);

@@ -65,7 +65,7 @@ async fn header(socket: &mut Socket) -> Result<ProxyInfo, Rejected> {
 }
 
 /// Tells a backend who the visitor is, before anything else: `visitor`, who came to `local`.
-pub(super) async fn write<W: AsyncWrite + Unpin>(
+pub(in crate::proxy) async fn write<W: AsyncWrite + Unpin>(
     sink: &mut W,
     version: ProxyProtocol,
     visitor: SocketAddr,

@@ -2,7 +2,9 @@
 
 mod http1;
 mod http2;
+pub(super) mod pool;
 mod stream;
+pub(super) mod tls;
 
 use std::{sync::Arc, task::Context};
 
@@ -10,12 +12,13 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::TrySendError};
 
+use self::pool::Pool;
 pub(super) use self::{
     http1::Idle,
     http2::{Lease, MAX_STREAMS, Shared},
     stream::BackendStream,
 };
-use super::{pool::Pool, upload::RequestBody};
+use super::message::upload::RequestBody;
 
 /// The largest response head in bytes, and the most fields in it over HTTP/1.1.
 const MAX_HEAD_BYTES: usize = 64 * 1024;

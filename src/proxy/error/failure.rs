@@ -2,11 +2,14 @@
 
 use std::{error::Error, io, time::Duration};
 
-use super::{error::ProxyError, upload::UploadError};
-use crate::tunnel::{LinkError, RefuseCode};
+use super::ProxyError;
+use crate::{
+    proxy::message::upload::UploadError,
+    tunnel::{LinkError, RefuseCode},
+};
 
 /// Why a link was not opened, or ended. `limit` is what the edge gives a backend to take a connection.
-pub(super) fn of_link(error: &LinkError, limit: Duration) -> ProxyError {
+pub(in crate::proxy) fn of_link(error: &LinkError, limit: Duration) -> ProxyError {
     match error {
         LinkError::Refused { code, text } => {
             let text = text.to_string();
@@ -24,7 +27,7 @@ pub(super) fn of_link(error: &LinkError, limit: Duration) -> ProxyError {
 }
 
 /// Why there is no response to a request.
-pub(super) fn of_exchange(error: &hyper::Error) -> ProxyError {
+pub(in crate::proxy) fn of_exchange(error: &hyper::Error) -> ProxyError {
     if let Some(LinkError::SessionLost) = link_error(error) {
         ProxyError::SessionLost
     } else if error.is_parse_too_large() {
@@ -42,7 +45,7 @@ pub(super) fn of_exchange(error: &hyper::Error) -> ProxyError {
 
 /// Whether the connection was closed where a response was due, as it happens when the backend gives up an idle
 /// connection in the moment that it is used.
-pub(super) fn is_close(error: &hyper::Error) -> bool {
+pub(in crate::proxy) fn is_close(error: &hyper::Error) -> bool {
     error.is_incomplete_message() || error.is_closed() || error.is_canceled() || link_error(error).is_some()
 }
 

@@ -30,7 +30,7 @@ pub(super) struct Socket {
 
 /// Sets what all connections of a listener inherit, so that none has to be told: small writes leave at once
 /// (`TCP_NODELAY`), and what a visitor does not take stays with its backend (`TCP_NOTSENT_LOWAT`, on Linux).
-pub(super) fn configure(listener: &TcpListener) {
+pub(in crate::proxy) fn configure(listener: &TcpListener) {
     let socket = SockRef::from(listener);
     // Where the socket does not take it, it is only slower.
     let _ = socket.set_tcp_nodelay(true);

@@ -5,18 +5,24 @@ use std::{
     time::Duration,
 };
 
-use super::{account::Account, failure, idle::Idle, metrics::Metrics, pool::Pool, upstream::Exchange};
+use crate::proxy::{
+    account::Account,
+    backend::{Exchange, pool::Pool},
+    error::failure,
+    idle::Idle,
+    metrics::Metrics,
+};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 /// An error that ends a body early. hyper then cuts the visitor's connection, so that nobody takes the part for the
 /// whole.
-pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
+pub(in crate::proxy) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A response's body on its way to the visitor. It drives the connection it comes from and brings that back to the
 /// pool; dropped early, since the visitor left, it ends the link and with it the backend's work.
-pub(super) struct Download {
+pub(in crate::proxy) struct Download {
     incoming: Incoming,
     exchange: Option<Exchange>,
     pool: Arc<Pool>,
@@ -31,7 +37,7 @@ pub(super) struct Download {
 // === impl Download ===
 
 impl Download {
-    pub(super) fn new(
+    pub(in crate::proxy) fn new(
         incoming: Incoming,
         exchange: Exchange,
         pool: Arc<Pool>,

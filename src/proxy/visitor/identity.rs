@@ -14,7 +14,7 @@ const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// Identifies a request in logs on both sides.
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(in crate::proxy) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Addresses of proxies in front of the edge, whose word about the visitor is taken.
 #[derive(Clone, Debug, Default)]
@@ -22,16 +22,16 @@ pub struct TrustedProxies(Vec<IpNet>);
 
 /// Who sent a request, as far as it can be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(in crate::proxy) struct Identity {
     /// The visitor's own address; with port 0 where only a proxy knows the port.
-    pub(super) address: SocketAddr,
+    pub(in crate::proxy) address: SocketAddr,
     /// The visitor uses TLS, to the edge or to a trusted proxy.
-    pub(super) secure: bool,
+    pub(in crate::proxy) secure: bool,
 }
 
 /// Finds out who the visitor behind `peer` is, and says so in the request, in the place of whatever an untrusted peer said.
 /// `scheme` is that of the connection; `forwarded` asks for the field of RFC 7239 too.
-pub(super) fn identify(
+pub(in crate::proxy) fn identify(
     headers: &mut HeaderMap,
     peer: SocketAddr,
     scheme: &Scheme,
@@ -77,7 +77,7 @@ pub(super) fn identify(
 }
 
 /// The request's place in a trace (W3C Trace Context, 3.2), if that is known.
-pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
+pub(in crate::proxy) fn trace_id(headers: &HeaderMap) -> Option<&str> {
     headers.get(TRACEPARENT)?.to_str().ok()?.get(3..35)
 }
 

@@ -10,7 +10,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::MutexGuard, time::Instant};
 
-use super::upstream::{Idle, Lease, MAX_STREAMS, Shared, Upstream};
+use super::{Idle, Lease, MAX_STREAMS, Shared, Upstream};
 use crate::routing::{BackendTls, Protocol};
 
 /// Longer than this, an idle connection is not worth its memory. Most servers close theirs earlier.
@@ -20,7 +20,7 @@ const MAX_IDLE: usize = 256;
 
 /// The connections of one TunnelHost to one target through one session. Since they are never shared between
 /// TunnelHosts, the flow of a link belongs to one of them.
-pub(super) struct Pool {
+pub(in crate::proxy) struct Pool {
     /// `None` once the pool is closed: what comes back then is dropped.
     connections: Mutex<Option<Connections>>,
     /// Whoever makes a connection that others may share holds it, so that they wait for that one.
@@ -28,7 +28,7 @@ pub(super) struct Pool {
     /// The backend does not speak HTTP/2, as its TLS has told.
     only_http1: AtomicBool,
     /// How many requests the backend takes at a time on one connection.
-    pub(super) stream_limit: Arc<AtomicUsize>,
+    pub(in crate::proxy) stream_limit: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
@@ -41,7 +41,7 @@ struct Connections {
 
 /// What the connections of a pool speak, and whose certificate was asked for.
 #[derive(Clone, Debug)]
-pub(super) enum Speaks {
+pub(in crate::proxy) enum Speaks {
     Http,
     /// The very same, not an equal one: the comparison is one of every request.
     Https(Arc<BackendTls>),
@@ -51,7 +51,7 @@ pub(super) enum Speaks {
 // === impl Speaks ===
 
 impl Speaks {
-    pub(super) fn of(protocol: &Protocol) -> Self {
+    pub(in crate::proxy) fn of(protocol: &Protocol) -> Self {
         match protocol {
             Protocol::Http => Self::Http,
             Protocol::Https(tls) => Self::Https(tls.clone()),
@@ -86,12 +86,12 @@ impl Hash for Speaks {
 // === impl Pool ===
 
 impl Pool {
-    pub(super) fn new() -> Self {
+    pub(in crate::proxy) fn new() -> Self {
         Self::with(Some(Connections::default()))
     }
 
     /// One that keeps nothing.
-    pub(super) fn closed() -> Self {
+    pub(in crate::proxy) fn closed() -> Self {
         Self::with(None)
     }
 
@@ -106,7 +106,7 @@ impl Pool {
 
     /// A live connection. Of those for one request at a time the one used last comes first, so that those too many can
     /// grow old.
-    pub(super) fn take(&self) -> Option<Upstream> {
+    pub(in crate::proxy) fn take(&self) -> Option<Upstream> {
         loop {
             let mut idle = {
                 let mut connections = self.connections.lock();
@@ -123,7 +123,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request.
-    pub(super) fn put(&self, connection: Idle) {
+    pub(in crate::proxy) fn put(&self, connection: Idle) {
         if let Some(connections) = &mut *self.connections.lock()
             && connections.idle.len() < MAX_IDLE
         {
@@ -132,30 +132,30 @@ impl Pool {
     }
 
     /// Lets others share a connection.
-    pub(super) fn share(&self, connection: Arc<Shared>) {
+    pub(in crate::proxy) fn share(&self, connection: Arc<Shared>) {
         if let Some(connections) = &mut *self.connections.lock() {
             connections.shared.push(connection);
         }
     }
 
     /// Waits until nobody else makes a connection that could be shared; `None` where none can be.
-    pub(super) async fn dialling(&self) -> Option<MutexGuard<'_, ()>> {
+    pub(in crate::proxy) async fn dialling(&self) -> Option<MutexGuard<'_, ()>> {
         if self.only_http1.load(Ordering::Relaxed) { None } else { Some(self.dialling.lock().await) }
     }
 
     /// What the backend's TLS chose.
-    pub(super) fn speaks_http2(&self, speaks: bool) {
+    pub(in crate::proxy) fn speaks_http2(&self, speaks: bool) {
         self.only_http1.store(!speaks, Ordering::Relaxed);
     }
 
     /// Drops all connections, and those that come back later; requests in progress keep theirs.
-    pub(super) fn close(&self) {
+    pub(in crate::proxy) fn close(&self) {
         let connections = self.connections.lock().take();
         drop(connections);
     }
 
     /// Drops connections that are closed or old. Returns whether any are left.
-    pub(super) fn sweep(&self, now: Instant) -> bool {
+    pub(in crate::proxy) fn sweep(&self, now: Instant) -> bool {
         let mut connections = self.connections.lock();
         let Some(connections) = &mut *connections else { return false };
         connections.idle.retain_mut(|idle| now - idle.since < IDLE_TIMEOUT && idle.is_alive());

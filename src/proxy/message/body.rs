@@ -12,7 +12,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use super::download::{BodyError, Download};
 
 /// What the visitor gets.
-pub(super) enum Body {
+pub(in crate::proxy) enum Body {
     /// Nothing.
     Empty,
     /// Made by the edge itself; taken when it is sent.
@@ -25,23 +25,23 @@ pub(super) enum Body {
 
 impl Body {
     /// How long the backend may send nothing of it.
-    pub(super) fn idle_timeout(&self) -> Option<Duration> {
+    pub(in crate::proxy) fn idle_timeout(&self) -> Option<Duration> {
         if let Self::Download(download) = self { Some(download.idle_timeout()) } else { None }
     }
 
     /// The visitor does not get the rest, for this reason.
-    pub(super) fn give_up(&mut self, reason: &'static str) {
+    pub(in crate::proxy) fn give_up(&mut self, reason: &'static str) {
         if let Self::Download(download) = self {
             download.give_up(reason);
         }
     }
 
     /// Bytes that the edge itself made.
-    pub(super) fn size(&self) -> usize {
+    pub(in crate::proxy) fn size(&self) -> usize {
         if let Self::Full(Some(bytes)) = self { bytes.len() } else { 0 }
     }
 
-    pub(super) fn full(bytes: Bytes) -> Self {
+    pub(in crate::proxy) fn full(bytes: Bytes) -> Self {
         Self::Full(Some(bytes))
     }
 }

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 
-use super::error::ProxyError;
+use crate::proxy::error::ProxyError;
 
 // === requests ===
 
@@ -14,7 +14,7 @@ const BAD_TARGET: ProxyError = ProxyError::Malformed("its target has no form tha
 /// Refuses a request that another recipient could read as another one. To be asked before any field is taken out.
 ///
 /// HTTP/2 frames its messages itself, and `h2` checks them; of the target and the host the same is asked.
-pub(super) fn check_request<B>(request: &Request<B>) -> Result<(), ProxyError> {
+pub(in crate::proxy) fn check_request<B>(request: &Request<B>) -> Result<(), ProxyError> {
     if request.version() > Version::HTTP_11 {
         let mut hosts = request.headers().get_all(header::HOST).iter().map(HeaderValue::as_bytes);
         let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
@@ -98,7 +98,7 @@ fn check_codings(headers: &HeaderMap) -> Result<(), ProxyError> {
 // === responses ===
 
 /// Refuses a response whose end is told in two ways, and leaves of its head what holds on the next hop, too.
-pub(super) fn check_response<B>(response: &mut Response<B>) -> Result<(), ProxyError> {
+pub(in crate::proxy) fn check_response<B>(response: &mut Response<B>) -> Result<(), ProxyError> {
     let status = response.status();
     let invalid = |text: &'static str| Err(ProxyError::InvalidResponse(text.into()));
     let coding = coding(response.headers());

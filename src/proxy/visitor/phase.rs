@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::Config;
+use crate::proxy::Config;
 
 /// How long a visitor that has ended its side may take nothing before it counts as gone. One that only has no more to say
 /// looks like one that has left until something is written to it.
@@ -82,7 +82,7 @@ pub(super) struct InProgress {
 
 /// A join over HTTP/2, which keeps its connection busy.
 #[derive(Debug)]
-pub(super) struct Joined(Arc<Phase>);
+pub(in crate::proxy) struct Joined(Arc<Phase>);
 
 /// Milliseconds, few enough to be added to any moment.
 fn millis(duration: Duration) -> u64 {

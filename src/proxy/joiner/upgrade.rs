@@ -14,16 +14,14 @@ use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{
+use super::{JoinOutcome, relay};
+use crate::proxy::{
     account::Account,
-    body::Body,
+    backend::BackendStream,
     error::ProxyError,
-    headers,
-    joiner::{self, JoinOutcome},
-    phase::Joined,
-    relay,
-    upstream::BackendStream,
-    visitor::VisitorStream,
+    joiner,
+    message::{body::Body, headers},
+    visitor::{phase::Joined, stream::VisitorStream},
 };
 
 /// The protocol that can be asked for over HTTP/2.
@@ -32,7 +30,7 @@ const WEBSOCKET: &str = "websocket";
 const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// A request's wish to switch protocols.
-pub(super) struct Upgrade {
+pub(in crate::proxy) struct Upgrade {
     protocol: HeaderValue,
     visitor: OnUpgrade,
     /// For a WebSocket over HTTP/2.
@@ -53,7 +51,7 @@ struct Extended(Arc<Joined>);
 /// Makes the request of HTTP/1.1 out of an extended CONNECT for a WebSocket (RFC 8441, 5.1), so that it is routed, checked
 /// and forwarded as any other. A CONNECT for something else stays one, and is refused as such. `joined` keeps the
 /// connection busy if it becomes a join.
-pub(super) fn from_connect(request: &mut Request<Incoming>, joined: Joined) {
+pub(in crate::proxy) fn from_connect(request: &mut Request<Incoming>, joined: Joined) {
     if request.extensions_mut().remove::<Protocol>().is_none_or(|protocol| protocol.as_str() != WEBSOCKET) {
         return;
     }
@@ -70,7 +68,7 @@ pub(super) fn from_connect(request: &mut Request<Incoming>, joined: Joined) {
 /// Takes what belongs to the visitor's own hop out of a request's headers, and with it the wish to switch protocols, where
 /// that can be granted: from HTTP/1.1 on, and without a body, which would have to end first. HTTP/2 is not passed on in this
 /// way: what came over it would go past routes, credentials and counts.
-pub(super) fn take(request: &mut Request<Incoming>) -> Option<Upgrade> {
+pub(in crate::proxy) fn take(request: &mut Request<Incoming>) -> Option<Upgrade> {
     let protocol = headers::strip_hop_by_hop(request.headers_mut());
     if request.version() == Version::HTTP_2 {
         let Extended(joined) = request.extensions_mut().remove()?;
@@ -100,17 +98,17 @@ fn answer_to(key: &HeaderValue) -> String {
 
 impl Upgrade {
     /// Asks the backend for it.
-    pub(super) fn ask(&self, headers: &mut HeaderMap) {
+    pub(in crate::proxy) fn ask(&self, headers: &mut HeaderMap) {
         headers::set_upgrade(headers, self.protocol.clone());
     }
 
     /// Whether it came as a CONNECT over HTTP/2, for which the request alone is not a lesser thing to ask for.
-    pub(super) fn is_connect(&self) -> bool {
+    pub(in crate::proxy) fn is_connect(&self) -> bool {
         self.stream.is_some()
     }
 
     /// Whether an answer that does not switch protocols can be passed on: over HTTP/2 a success would be the switch.
-    pub(super) fn may_be_answered(&self, status: StatusCode) -> bool {
+    pub(in crate::proxy) fn may_be_answered(&self, status: StatusCode) -> bool {
         self.stream.is_none() || !status.is_success()
     }
 }
@@ -130,7 +128,7 @@ impl Stream {
 }
 
 /// Answers with the backend's 101 and joins the two connections behind it, in a task of their own.
-pub(super) fn accept(
+pub(in crate::proxy) fn accept(
     idle: Duration,
     mut response: Response<Incoming>,
     (backend, to_visitor): (BackendStream, Bytes),

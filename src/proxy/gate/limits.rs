@@ -4,12 +4,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::gate::{InProgress, Place, Rate, Turn};
+use super::{InProgress, Place, Rate, Turn};
 use crate::routing::{ConcurrentRequests, Filter, RequestRate, Rule, Scope};
 
 /// The state of a TunnelHost's limits. It outlasts the tables, so that a change of something else gives nobody a new
 /// burst.
-pub(super) struct Limits {
+pub(in crate::proxy) struct Limits {
     rates: RwLock<HashMap<Scope, Arc<Rate>>>,
     in_progress: Mutex<HashMap<Scope, Arc<InProgress>>>,
     /// For its visitors' passwords.
@@ -18,7 +18,7 @@ pub(super) struct Limits {
 
 /// The limits that a TunnelHost's rules have.
 #[derive(Default)]
-pub(super) struct Wanted<'a> {
+pub(in crate::proxy) struct Wanted<'a> {
     rates: HashMap<Scope, &'a Arc<RequestRate>>,
     in_progress: Vec<Scope>,
 }
@@ -26,7 +26,7 @@ pub(super) struct Wanted<'a> {
 // === impl Wanted ===
 
 impl<'a> Wanted<'a> {
-    pub(super) fn add(&mut self, rule: &'a Rule) {
+    pub(in crate::proxy) fn add(&mut self, rule: &'a Rule) {
         for filter in &rule.filters {
             match filter {
                 Filter::RequestRate(rate) => drop(self.rates.insert(rate.scope, rate)),
@@ -42,12 +42,12 @@ impl<'a> Wanted<'a> {
 // === impl Limits ===
 
 impl Limits {
-    pub(super) fn new() -> Self {
+    pub(in crate::proxy) fn new() -> Self {
         Self { rates: RwLock::default(), in_progress: Mutex::default(), passwords: Turn::new() }
     }
 
     /// Keeps the state of limits that are as they were, and ends that of others.
-    pub(super) fn update(&self, wanted: &Wanted<'_>) {
+    pub(in crate::proxy) fn update(&self, wanted: &Wanted<'_>) {
         let mut rates = self.rates.write();
         rates.retain(|scope, rate| wanted.rates.get(scope).is_some_and(|wanted| rate.is(wanted)));
         for (scope, config) in &wanted.rates {
@@ -61,18 +61,18 @@ impl Limits {
     }
 
     /// The state of a rate; `None` where a newer table has no such limit any more.
-    pub(super) fn rate(&self, rate: &RequestRate) -> Option<Arc<Rate>> {
+    pub(in crate::proxy) fn rate(&self, rate: &RequestRate) -> Option<Arc<Rate>> {
         self.rates.read().get(&rate.scope).cloned()
     }
 
     /// A request's place among those in progress, unless there is none.
-    pub(super) fn place(&self, limit: ConcurrentRequests, replicas: u32) -> Option<Place> {
+    pub(in crate::proxy) fn place(&self, limit: ConcurrentRequests, replicas: u32) -> Option<Place> {
         let in_progress = self.in_progress.lock().entry(limit.scope).or_default().clone();
         in_progress.take(limit.most.div_ceil(replicas.max(1)))
     }
 
     /// Forgets the visitors that have all of their share again.
-    pub(super) fn sweep(&self) {
+    pub(in crate::proxy) fn sweep(&self) {
         let rates: Vec<_> = self.rates.read().values().cloned().collect();
         for rate in rates {
             rate.sweep();

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{BackendStream, MAX_HEAD_BYTES, SendError};
-use crate::proxy::upload::RequestBody;
+use crate::proxy::message::upload::RequestBody;
 
 /// Requests that share a connection at most, whatever more the backend would take: beyond that a link of its own carries more.
 pub(crate) const MAX_STREAMS: usize = 100;

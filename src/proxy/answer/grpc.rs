@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 
-use super::{body::Body, error::ProxyError};
+use crate::proxy::{error::ProxyError, message::body::Body};
 
 /// Whether a request is a gRPC call. gRPC-Web is none: its clients take HTTP's statuses.
 pub(super) fn is_call<B>(request: &Request<B>) -> bool {

@@ -12,13 +12,15 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::{
-    Shared,
     connection::{Serving, Tracked},
-    download::BodyError,
     phase::Phase,
+    stream::VisitorStream,
+};
+use crate::proxy::{
+    Shared,
+    joiner::upgrade,
+    message::download::BodyError,
     service::{self, Visitor},
-    upgrade,
-    visitor::VisitorStream,
 };
 
 /// Requests in progress on one connection.

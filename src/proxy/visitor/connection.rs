@@ -23,31 +23,32 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
-    Config, Shared,
-    body::Body,
-    download::BodyError,
     http2,
     phase::{InProgress, Phase, Stage},
     proxy_protocol,
-    service::{self, Visitor},
     socket::Socket,
+    stream::{Transport, VisitorStream},
     tls::{Arrival, Tls},
-    visitor::{Transport, VisitorStream},
+};
+use crate::proxy::{
+    Config, Shared,
+    message::{body::Body, download::BodyError},
+    service::{self, Visitor},
 };
 
 /// Why a response ended that its visitor did not take.
 const VISITOR_STALLED: &str = "visitor_stalled";
 
 /// A connection that was accepted, and by whom.
-pub(super) struct Accepted {
-    pub(super) shared: Arc<Shared>,
-    pub(super) tcp: TcpStream,
-    pub(super) peer: SocketAddr,
+pub(in crate::proxy) struct Accepted {
+    pub(in crate::proxy) shared: Arc<Shared>,
+    pub(in crate::proxy) tcp: TcpStream,
+    pub(in crate::proxy) peer: SocketAddr,
     /// How visitors of its listener come in over TLS, where they do.
-    pub(super) tls: Option<Arc<Tls>>,
-    pub(super) shutdown: CancellationToken,
+    pub(in crate::proxy) tls: Option<Arc<Tls>>,
+    pub(in crate::proxy) shutdown: CancellationToken,
     /// Held until the connection has nothing left that a shutdown waits for.
-    pub(super) token: TaskTrackerToken,
+    pub(in crate::proxy) token: TaskTrackerToken,
 }
 
 /// A response's body, which makes the connection idle when it is over.
@@ -79,7 +80,7 @@ enum End {
 
 impl Accepted {
     /// Serves a connection until it ends. On shutdown, the request in progress is the last one.
-    pub(super) async fn serve(self) {
+    pub(in crate::proxy) async fn serve(self) {
         let Self { shared, tcp, mut peer, tls, shutdown, token } = self;
         let Ok(mut local) = tcp.local_addr() else { return };
         let mut socket = Socket::new(tcp);
@@ -260,7 +261,7 @@ where
 
 impl Shared {
     /// How long a visitor may take nothing of a response: as its rule has it for the backend's side.
-    pub(super) fn stall_timeout(&self, body: &Body) -> Duration {
+    pub(in crate::proxy) fn stall_timeout(&self, body: &Body) -> Duration {
         body.idle_timeout().unwrap_or(self.config.stall_timeout)
     }
 

@@ -12,9 +12,10 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::{error::ProxyError, upstream::BackendStream};
+use super::BackendStream;
 use crate::{
     flow::Counted,
+    proxy::error::ProxyError,
     routing::{BackendTls, Target, Trust},
     tunnel::Link,
 };
@@ -24,7 +25,7 @@ const HTTP1: &[u8] = b"http/1.1";
 
 /// The configurations by what they are made of.
 #[derive(Default)]
-pub(super) struct BackendConfigs(Mutex<HashMap<Arc<BackendTls>, Configs>>);
+pub(in crate::proxy) struct BackendConfigs(Mutex<HashMap<Arc<BackendTls>, Configs>>);
 
 /// What a backend is asked for: either protocol, or HTTP/1.1 for a connection that may become something else.
 #[derive(Clone)]
@@ -42,7 +43,7 @@ struct AnyCertificate(Arc<CryptoProvider>);
 impl BackendConfigs {
     /// Shakes hands with a backend over a link, within `limit`. Returns whether it chose HTTP/2, which it is not asked for
     /// where `http1_only`.
-    pub(super) async fn connect(
+    pub(in crate::proxy) async fn connect(
         &self,
         tls: &Arc<BackendTls>,
         target: &Target,
@@ -62,7 +63,7 @@ impl BackendConfigs {
     }
 
     /// Forgets what no rule asks for any more.
-    pub(super) fn forget_unused(&self) {
+    pub(in crate::proxy) fn forget_unused(&self) {
         self.0.lock().retain(|tls, _| Arc::strong_count(tls) > 1);
     }
 

@@ -18,7 +18,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a backend said about a body that waits for it.
 #[derive(Debug, Default)]
-pub(super) struct Expectation {
+pub(in crate::proxy) struct Expectation {
     state: AtomicU8,
     waker: AtomicWaker,
 }
@@ -31,7 +31,7 @@ const REFUSED: u8 = 2;
 
 impl Expectation {
     /// Reads a visitor's expectation, which is the edge's own from here on. Takes out what nobody is to wait for.
-    pub(super) fn take(version: Version, headers: &mut HeaderMap, has_body: bool) -> Option<Arc<Self>> {
+    pub(in crate::proxy) fn take(version: Version, headers: &mut HeaderMap, has_body: bool) -> Option<Arc<Self>> {
         let expects = headers.get(header::EXPECT)?.as_bytes().eq_ignore_ascii_case(b"100-continue");
         // RFC 9110: an HTTP/1.0 visitor's is ignored.
         if expects && (version == Version::HTTP_10 || !has_body) {
@@ -42,7 +42,7 @@ impl Expectation {
     }
 
     /// Has the backend's 100 open the way for the body of `request`.
-    pub(super) fn watch<B>(self: &Arc<Self>, request: &mut Request<B>) {
+    pub(in crate::proxy) fn watch<B>(self: &Arc<Self>, request: &mut Request<B>) {
         let expectation = self.clone();
         on_informational(request, move |response| {
             if response.status() == StatusCode::CONTINUE {
@@ -64,7 +64,7 @@ impl Expectation {
 
     /// The backend has answered. Returns whether it did so without wanting the body. Success is not taken for a refusal: a
     /// backend that does not know of expectations may answer as it reads.
-    pub(super) fn answered(&self, status: StatusCode) -> bool {
+    pub(in crate::proxy) fn answered(&self, status: StatusCode) -> bool {
         self.settle(if status.is_success() { WANTED } else { REFUSED });
         self.state.load(Ordering::Acquire) == REFUSED
     }

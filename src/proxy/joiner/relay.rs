@@ -12,10 +12,8 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 
-use super::{
-    idle::Idle,
-    joiner::{JoinError, JoinOutcome},
-};
+use super::{JoinError, JoinOutcome};
+use crate::proxy::idle::Idle;
 
 /// What one direction holds at most: a record of TLS.
 const CHUNK: usize = 16 * 1024;
