@@ -51,6 +51,9 @@ impl Serve {
             Io::Plaintext(io) => {
                 self.start(serial, Session::start(Role::Agent, io, dialled.early, tunnel::Config::default())).await
             }
+            Io::Other(io) => {
+                self.start(serial, Session::start(Role::Agent, io, dialled.early, tunnel::Config::default())).await
+            }
         }
     }
 

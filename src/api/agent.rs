@@ -112,7 +112,8 @@ pub struct AgentSession {
     pub instance: String,
     /// The version of the agent's binary.
     pub version: String,
-    /// What carries the tunnel, as in `tls`.
+    /// What carries the tunnel: `tls`, or `websocket` (inside TLS) where the agent's network lets through nothing else;
+    /// `plaintext` or `plaintext-websocket` where the edge takes agents without TLS.
     pub transport: String,
     /// Where the agent dials from, `address:port` as the edge sees it.
     pub remote_address: String,

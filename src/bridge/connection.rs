@@ -28,7 +28,10 @@ use super::{
 };
 use crate::{
     routing::{Agents, ObjectName},
-    tunnel::{self, CloseReason, Incoming, IncomingEvent, Note, Role, Session, socket},
+    tunnel::{
+        self, CloseReason, Incoming, IncomingEvent, Note, Role, Session, registration::Carrier, socket,
+        websocket::WebSocket,
+    },
 };
 
 /// What the connections of a bridge share.
@@ -70,6 +73,10 @@ struct Registered<T> {
 /// How long a connection may take to register, its TLS handshake included. Who says nothing is closed then.
 const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What the status calls the transports of each kind of connection: frames directly on it, and in a WebSocket.
+const TLS: [&str; 2] = ["tls", "websocket"];
+const PLAINTEXT: [&str; 2] = ["plaintext", "plaintext-websocket"];
+
 /// The longest head of a registration, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -87,14 +94,14 @@ impl Shared {
                     let tls = TlsAcceptor::from(config.clone()).accept(tcp).await.map_err(|_| Rejected::Tls)?;
                     self.register(tls, source, &place).await
                 };
-                self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, "tls", source)
+                self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, TLS, source).await
             }
             Security::InsecurePlaintext => {
                 let register = async {
                     first_byte(&tcp, &place).await?;
                     self.register(tcp, source, &place).await
                 };
-                self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, "plaintext", source)
+                self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, PLAINTEXT, source).await
             }
         };
         self.count(rejected, source);
@@ -115,7 +122,7 @@ impl Shared {
             let tls = handshake.into_stream(config.clone()).await.map_err(|_| Rejected::Tls)?;
             self.register(tls, source, &place).await
         };
-        let rejected = self.session_of(timeout_at(deadline, register).await, "tls", source);
+        let rejected = self.session_of(timeout_at(deadline, register).await, TLS, source).await;
         self.count(rejected, source);
     }
 
@@ -142,8 +149,9 @@ impl Shared {
             let decision = self.registrar.decide(&request, source.ip(), &agents, others);
             Ok::<_, Infallible>(match decision {
                 Ok(registration) => {
+                    let answer = self.registrar.welcome(&registration.carrier);
                     let _ = accepted.set(registration);
-                    self.registrar.welcome()
+                    answer
                 }
                 Err(denied) => {
                     self.metrics.connect(denied.result());
@@ -185,11 +193,11 @@ impl Shared {
         }
     }
 
-    /// Runs the session of a connection that registered, as a task of its own: what the registration needed is freed.
-    fn session_of<T>(
+    /// Starts the session of a connection that registered, in what its registration asks for.
+    async fn session_of<T>(
         self: &Arc<Self>,
         registered: Result<Result<Registered<T>, Rejected>, tokio::time::error::Elapsed>,
-        transport: &'static str,
+        [direct, websocket]: [&'static str; 2],
         source: SocketAddr,
     ) -> Option<Rejected>
     where
@@ -200,7 +208,23 @@ impl Shared {
             Ok(Err(rejected)) => return Some(rejected),
             Err(_) => return Some(Rejected::Timeout),
         };
-        let Accepted { agent, credential, registration } = accepted;
+        match accepted.carrier {
+            Carrier::Direct => self.start(Registered { io, early, accepted }, direct, source),
+            Carrier::WebSocket { .. } => {
+                let io = WebSocket::start(Role::Edge, io, early).await;
+                self.start(Registered { io, early: Bytes::new(), accepted }, websocket, source);
+            }
+        }
+        None
+    }
+
+    /// Runs a session as a task of its own: what the registration needed is freed.
+    fn start<T>(self: &Arc<Self>, registered: Registered<T>, transport: &'static str, source: SocketAddr)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Registered { io, early, accepted } = registered;
+        let Accepted { agent, credential, registration, .. } = accepted;
         let (session, incoming, driver) = Session::start(Role::Edge, io, early, tunnel::Config::default());
         let remote_address = source;
         let new = NewSession { agent, credential, registration, transport, remote_address, session };
@@ -215,7 +239,6 @@ impl Shared {
         // The driver is a task of its own, so that what wakes it for every byte wakes nothing else.
         let driver = tokio::spawn(driver);
         self.tasks.spawn(self.clone().run(session, incoming, driver));
-        None
     }
 
     async fn run(self: Arc<Self>, session: Arc<AgentSession>, mut incoming: Incoming, driver: JoinHandle<CloseReason>) {

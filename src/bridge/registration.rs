@@ -6,7 +6,7 @@ use http_body_util::Full;
 
 use crate::{
     routing::{Agents, Credential, ObjectName, Token},
-    tunnel::registration::{self, PROTOCOL, Registration, RegistrationError},
+    tunnel::registration::{self, Carrier, PROTOCOL, Registration, RegistrationError},
 };
 
 /// Who registered, and with which credential.
@@ -15,6 +15,7 @@ pub(super) struct Accepted {
     pub(super) agent: ObjectName,
     pub(super) credential: Credential,
     pub(super) registration: Registration,
+    pub(super) carrier: Carrier,
 }
 
 /// Why a request is no registration that this replica takes.
@@ -77,6 +78,8 @@ impl Registrar {
             return Err(Denied::Method);
         }
         let registration = Registration::from_headers(request.headers()).map_err(Denied::Request)?;
+        // Whoever asks for none was denied just now.
+        let carrier = Carrier::from_headers(request.headers()).unwrap_or(Carrier::Direct);
         let malformed = RegistrationError::Malformed(registration::header::AGENT, "NAMESPACE/NAME");
         let agent: ObjectName = registration.agent.parse().map_err(|_| Denied::Request(malformed))?;
         let entry = agents.get(&agent);
@@ -94,7 +97,7 @@ impl Registrar {
         {
             return Err(Denied::Surplus(agent, most));
         }
-        Ok(Accepted { agent, credential, registration })
+        Ok(Accepted { agent, credential, registration, carrier })
     }
 
     /// The credential whose token was presented. All are compared, so that the time does not tell which it was.
@@ -113,12 +116,12 @@ impl Registrar {
     }
 
     /// The answer to a registration that is accepted: what comes after it are frames.
-    pub(super) fn welcome(&self) -> Response<Full<Bytes>> {
+    pub(super) fn welcome(&self, carrier: &Carrier) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
+        headers.extend(carrier.answer());
         headers.insert(registration::header::REPLICA, self.replica_header.clone());
         response
     }
@@ -132,6 +135,7 @@ impl Registrar {
         let mut set = |name: HeaderName, value: &HeaderValue| {
             response.headers_mut().insert(name, value.clone());
         };
+        set(registration::header::PROTOCOL, &HeaderValue::from_static(PROTOCOL));
         set(header::CONTENT_TYPE, &HeaderValue::from_static("text/plain; charset=utf-8"));
         match denied.status() {
             StatusCode::UNAUTHORIZED => set(header::WWW_AUTHENTICATE, &HeaderValue::from_static("Bearer")),

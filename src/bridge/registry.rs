@@ -37,7 +37,8 @@ pub struct AgentSession {
     pub instance: Arc<str>,
     /// The version of the agent's program.
     pub version: Arc<str>,
-    /// What carries the session: `tls`, or `plaintext` where that was asked for.
+    /// What carries the session: `tls`, or `websocket` where the agent's network lets through nothing else; `plaintext` or
+    /// `plaintext-websocket` where that was asked for.
     pub transport: &'static str,
     /// Where the connection comes from; a balancer in between shows its own address.
     pub remote_address: SocketAddr,

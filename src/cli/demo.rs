@@ -99,6 +99,8 @@ fn agent(bridge: SocketAddr, token: &str, fingerprint: Fingerprint, backend: Soc
         token: TokenSource::Given(Token::new(token)?),
         allow: [allow].into_iter().collect(),
         security: agent::Security::Tls(tls::client(&Trust::Pinned(vec![fingerprint]))?),
+        proxies: agent::Proxies::default(),
+        transport: agent::Transport::Tls,
         connect_timeout: Duration::from_secs(5),
         grace: Duration::from_secs(5),
         connections: 1,
