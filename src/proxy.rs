@@ -44,6 +44,7 @@ use self::{
 };
 pub use self::{
     config::Config,
+    error::Reason,
     visitor::{
         identity::TrustedProxies,
         tls::{Tls, TlsOptions},
@@ -156,7 +157,7 @@ impl Proxy {
                 () = shutdown.cancelled() => break,
                 accepted = listener.accept() => match accepted {
                     Ok((_, peer)) if self.shared.config.max_connections.is_some_and(|most| connections.len() >= most) => {
-                        self.shared.makers.metrics.errors.with_label_values(&["too_many_connections"]).inc();
+                        self.shared.makers.metrics.failed(Reason::TooManyConnections);
                         tracing::debug!(%peer, "there are too many visitors' connections already; this one is closed");
                     }
                     Ok((tcp, peer)) => {

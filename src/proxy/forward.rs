@@ -287,7 +287,8 @@ impl Forward<'_> {
 fn outgoing(request: Request<Incoming>, body_limit: Option<u64>) -> Request<RequestBody> {
     let (mut parts, body) = request.into_parts();
     let expectation = Expectation::take(parts.version, &mut parts.headers, !body.is_end_stream());
-    let mut request = Request::new(RequestBody::new(body, expectation.clone(), body_limit));
+    let uploading = parts.extensions.remove();
+    let mut request = Request::new(RequestBody::new(body, expectation.clone(), body_limit, uploading));
     if let Some(expectation) = expectation {
         expectation.watch(&mut request);
     }

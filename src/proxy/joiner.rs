@@ -21,7 +21,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::idle::Idle;
+use super::{error::Reason, idle::Idle};
 use crate::{
     flow::{Counted, Meter},
     tunnel::{Link, ResetCode},
@@ -126,11 +126,11 @@ where
 
 impl JoinError {
     /// The access log's name for it.
-    pub(super) fn reason(&self) -> &'static str {
+    pub(super) fn reason(&self) -> Reason {
         match self {
-            Self::Visitor(_) => "visitor_closed",
-            Self::Link(_) => "backend_closed",
-            Self::Idle => "upgrade_idle",
+            Self::Visitor(_) => Reason::VisitorClosed,
+            Self::Link(_) => Reason::BackendClosed,
+            Self::Idle => Reason::UpgradeIdle,
         }
     }
 }

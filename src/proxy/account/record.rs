@@ -7,7 +7,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 
 use crate::{
-    proxy::{message::upload::Progress, metrics, service::Visitor, visitor::identity},
+    proxy::{error::Reason, message::upload::Progress, metrics, service::Visitor, visitor::identity},
     routing::{ObjectName, Target},
     telemetry::access_log::{AccessLog, Entry},
 };
@@ -35,7 +35,7 @@ pub(super) struct Record {
     pub(super) received: u64,
     /// Bytes of the response's body, or of a join, to the visitor.
     pub(super) sent: u64,
-    pub(super) reason: Option<&'static str>,
+    pub(super) reason: Option<Reason>,
 }
 
 // === impl Record ===
@@ -99,7 +99,7 @@ impl Record {
             backend_time: self.backend.map(|(_, time)| time),
             request_id: self.request_id.to_str().unwrap_or_default(),
             trace_id: self.trace_id.as_deref(),
-            reason: self.reason,
+            reason: self.reason.map(Reason::label),
         });
     }
 }

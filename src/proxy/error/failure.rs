@@ -34,8 +34,11 @@ pub(in crate::proxy) fn of_exchange(error: &hyper::Error) -> ProxyError {
         ProxyError::ResponseHeadTooLarge
     } else if error.is_parse() {
         ProxyError::InvalidResponse(error.to_string().into())
-    } else if let Some(UploadError::TooLarge(limit)) = error.source().and_then(|source| source.downcast_ref()) {
-        ProxyError::BodyTooLarge(*limit)
+    } else if let Some(error) = error.source().and_then(|source| source.downcast_ref()) {
+        match error {
+            UploadError::TooLarge(limit) => ProxyError::BodyTooLarge(*limit),
+            error => ProxyError::RequestBody(error.to_string()),
+        }
     } else if error.is_user() {
         ProxyError::RequestBody(error.to_string())
     } else {
