@@ -155,7 +155,7 @@ impl Edge {
         let sessions = watch::Sender::new(Arc::new(Sessions::new()));
         let controller = match config.source {
             Source::Cluster { client, config } => Controller::cluster(client, config, sessions.subscribe(), &metrics)?,
-            Source::Folder(dir) => Controller::folder(&dir, &config.replica, &metrics)?,
+            Source::Folder(dir) => Controller::folder(&dir, &config.replica, sessions.subscribe(), &metrics)?,
         };
         let drain_delay = config.drain_delay;
         Ok(Self {

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,12 +10,13 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{ConditionType, Reason},
     compile::Compiled,
-    controller::{Controller, Outputs},
+    controller::{Controller, Outputs, Sessions},
     routing::{Backend, EntryPoint, Lookup, ObjectName, RequestInfo},
 };
 
@@ -42,7 +43,7 @@ impl Folder {
     }
 
     fn start(&mut self) {
-        let controller = Controller::folder(&self.dir, "edge-1", &prometheus::Registry::new()).expect("a controller");
+        let controller = controller(&self.dir).expect("a controller");
         self.outputs = Some(controller.outputs());
         tokio::spawn(controller.run(self.stop.clone()));
     }
@@ -61,6 +62,11 @@ impl Drop for Folder {
         self.stop.cancel();
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+fn controller(dir: &Path) -> Result<Controller, Box<dyn std::error::Error + Send + Sync>> {
+    let sessions = watch::Sender::new(Arc::new(Sessions::new())).subscribe();
+    Controller::folder(dir, "edge-1", sessions, &prometheus::Registry::new())
 }
 
 fn host(name: &str, hostname: &str, target: &str) -> String {
@@ -186,9 +192,7 @@ async fn undated_objects_are_ordered_by_file_and_place_and_the_first_of_twins_is
 
 #[test]
 fn a_folder_that_is_not_there_is_named() {
-    let registry = prometheus::Registry::new();
-    let error =
-        Controller::folder(&PathBuf::from("/nonexistent/folder"), "edge-1", &registry).err().expect("no folder");
+    let error = controller(&PathBuf::from("/nonexistent/folder")).err().expect("no folder");
     assert!(error.to_string().starts_with("the folder /nonexistent/folder cannot be watched: "), "{error}");
 }
 
