@@ -31,7 +31,7 @@ pub struct Config {
     pub security: Security,
     /// How long a target's name and connection together may take. Default in `culvert agent`: 5 s.
     pub connect_timeout: Duration,
-    /// How long links may go on when the agent stops. Default in `culvert agent`: 5 s.
+    /// How long links may go on when the agent stops. Default in `culvert agent`: 25 s.
     pub grace: Duration,
 }
 

@@ -1,7 +1,10 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Config, Registry, Security,
     metrics::Metrics,
-    registration::{Accepted, Registrar},
+    registration::{Accepted, Denied, Registrar},
     registry::{AgentSession, Cause, NewSession},
     throttle::Throttle,
 };
@@ -40,6 +43,8 @@ pub(super) struct Shared {
     pub(super) throttle: Throttle,
     /// The connections, registered or not.
     pub(super) tasks: TaskTracker,
+    /// Set once this replica is about to stop.
+    pub(super) leaves: AtomicBool,
     /// Ends those that have not registered yet.
     pub(super) abort: CancellationToken,
 }
@@ -67,6 +72,15 @@ struct Registered<T> {
 
 /// How long a connection may take to register, its TLS handshake included. Who says nothing is closed then.
 const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a session whose agent leaves is looked at: links tell nobody that they end, and this is once in a session's life.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How long an agent waits for its links that leaves and does not say how long.
+const USUAL_GRACE: Duration = Duration::from_secs(5);
+
+/// How much earlier links that could go on for ever are asked to end: they have something to say to both sides.
+const GOODBYE: Duration = Duration::from_secs(3);
 
 /// The longest head of a registration, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
@@ -130,7 +144,8 @@ impl Shared {
         let accepted = OnceLock::new();
         let service = service_fn(|request: Request<body::Incoming>| {
             let agents = self.config.agents.borrow().clone();
-            let decision = self.registrar.decide(&request, &agents);
+            let leaves = self.leaves.load(Ordering::Relaxed);
+            let decision = if leaves { Err(Denied::Leaving) } else { self.registrar.decide(&request, &agents) };
             let response = match decision {
                 Ok(registration) => {
                     let _ = accepted.set(registration);
@@ -185,6 +200,10 @@ impl Shared {
         self.metrics.connect("accepted");
         self.metrics.session_started(&session.agent);
         self.welcome(&session);
+        // Who came between the first look and the list was not yet in the list when all were told.
+        if self.leaves.load(Ordering::SeqCst) {
+            session.tell(&Note::Drain { seconds: None });
+        }
         // Who was revoked between the check and the list was not yet in the list when it was gone through.
         end_if_revoked(&session, &self.config.agents.borrow().clone());
         // The driver is a task of its own, so that what wakes it for every byte wakes nothing else.
@@ -196,11 +215,27 @@ impl Shared {
     async fn run(self: Arc<Self>, session: Arc<AgentSession>, mut incoming: Incoming, driver: JoinHandle<CloseReason>) {
         let AgentSession { id, agent, instance, version, remote_address: source, .. } = &*session;
         tracing::info!(session = id, %agent, %instance, %version, %source, "agent connected");
-        while let Some(event) = incoming.next().await {
+        let mut leaves = None;
+        loop {
+            let next = incoming.next();
+            let event = match leaves {
+                None => next.await,
+                Some(links_end) => match timeout(LOOK_AGAIN, next).await {
+                    Ok(event) => event,
+                    Err(_) => {
+                        session.leaves(links_end);
+                        continue;
+                    }
+                },
+            };
             match event {
-                IncomingEvent::Note(Note::Drain) => self.registry.retire(&session),
+                Some(IncomingEvent::Note(Note::Drain { seconds })) => {
+                    self.registry.retire(&session);
+                    leaves.get_or_insert_with(|| links_end(seconds));
+                }
                 // Links are the edge's to open, and other notes have no meaning from an agent.
-                IncomingEvent::Note(_) | IncomingEvent::Open(_) => {}
+                Some(IncomingEvent::Note(_) | IncomingEvent::Open(_)) => {}
+                None => break,
             }
         }
         // It fails only with the runtime.
@@ -220,6 +255,12 @@ impl Shared {
             replicas: replicas.to_vec(),
         });
     }
+}
+
+/// When the links of an agent that leaves in so many seconds have to be asked to end.
+fn links_end(seconds: Option<u32>) -> tokio::time::Instant {
+    let grace = seconds.map_or(USUAL_GRACE, |seconds| Duration::from_secs(seconds.into()));
+    tokio::time::Instant::now() + grace.saturating_sub(GOODBYE).max(grace / 2)
 }
 
 /// Ends a session whose credential is none of its agent's any more.

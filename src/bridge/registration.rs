@@ -30,6 +30,8 @@ pub(super) enum Denied {
     Token(ObjectName),
     /// The agent holds a session with this replica already, and was led here again by a balancer.
     AlreadyMet,
+    /// This replica stops.
+    Leaving,
 }
 
 /// Decides who may register. Pure.
@@ -135,6 +137,7 @@ impl Denied {
             Self::Request(error) => error.status(),
             Self::Token(_) => StatusCode::UNAUTHORIZED,
             Self::AlreadyMet => StatusCode::CONFLICT,
+            Self::Leaving => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -151,6 +154,7 @@ impl Denied {
                     .to_owned()
             }
             Self::AlreadyMet => "this replica is already met: dial again for another".to_owned(),
+            Self::Leaving => "this replica is stopping: dial again for another".to_owned(),
         }
     }
 
@@ -161,6 +165,7 @@ impl Denied {
             StatusCode::UNAUTHORIZED => "unauthorized",
             StatusCode::CONFLICT => "already_met",
             StatusCode::UPGRADE_REQUIRED => "protocol",
+            StatusCode::SERVICE_UNAVAILABLE => "leaving",
             _ => "malformed",
         }
     }
@@ -171,7 +176,7 @@ impl Denied {
             Self::Token(agent) => tracing::warn!(%agent, %source, "agent refused: no such agent, or not its token"),
             Self::Request(error) => tracing::warn!(%source, "agent refused: {error}"),
             Self::NotFound | Self::Method => tracing::debug!(%source, "request on the agents' port: {}", self.text()),
-            Self::AlreadyMet => {}
+            Self::AlreadyMet | Self::Leaving => {}
         }
     }
 }

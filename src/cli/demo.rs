@@ -69,6 +69,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         visitors: proxy::Config::default(),
         access_log: None,
         drain_delay: Duration::ZERO,
+        drain_timeout: Duration::from_secs(1),
     })
     .await?;
     let addresses = edge.addresses;
@@ -100,7 +101,7 @@ fn agent(bridge: SocketAddr, token: &str, fingerprint: Fingerprint, backend: Soc
         allow: [allow].into_iter().collect(),
         security: agent::Security::Tls(tls::client(&Trust::Pinned(vec![fingerprint]))?),
         connect_timeout: Duration::from_secs(5),
-        grace: Duration::from_secs(5),
+        grace: Duration::from_secs(1),
     }))
 }
 
