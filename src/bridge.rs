@@ -6,6 +6,7 @@
 //! as a watch of [`Replica`](crate::tunnel::Replica)s, and its sessions go out as a watch.
 
 mod connection;
+mod ending;
 mod instances;
 mod listener;
 mod metrics;
@@ -16,6 +17,7 @@ mod throttle;
 mod waiting;
 
 pub use self::{
+    ending::Ending,
     listener::{Bridge, BridgeError, Config, Security},
     registry::{AgentSession, Registry, Sessions},
 };

@@ -196,13 +196,18 @@ async fn instances_are_used_in_turn_and_one_that_leaves_is_not() {
     assert_eq!(chosen.iter().filter(|instance| &***instance == "01").count(), 3, "{chosen:?}");
     assert!(chosen.windows(2).all(|pair| pair[0] != pair[1]), "{chosen:?}");
 
-    one.session.note(&Note::Drain).expect("told");
+    let leaving = sessions.iter().find(|session| &*session.instance == "01").expect("its session");
+    let link = open(leaving, "127.0.0.1:80");
+    one.session.note(&Note::Drain { seconds: None }).expect("told");
     timeout(PATIENCE, changes.changed()).await.expect("taken out, and said so").expect("a registry");
     assert_eq!((registry.is_active(process("01")), registry.is_active(process("02"))), (false, true));
     assert!((0..4).all(|_| &*registry.choose(&lab()).expect("a session").instance == "02"));
     assert_eq!(registry.sessions().len(), 2, "it is still there for its links");
-    two.session.close();
+    drop(link);
+    assert_eq!(one.over().await, CloseReason::PeerClosed, "the edge ends it with its last link");
     edge.sessions(|sessions| sessions.len() == 1).await;
+    two.session.close();
+    edge.sessions(|sessions| sessions.is_empty()).await;
     assert!(registry.choose(&lab()).is_none());
 }
 
@@ -402,7 +407,7 @@ async fn no_more_processes_than_may_run_as_one_agent() {
     assert!(rejection.reason.contains("2 other processes run as TunnelAgent web/lab"), "{}", rejection.reason);
 
     // One that is leaving makes room before it is gone.
-    first.session.note(&Note::Drain).expect("told");
+    first.session.note(&Note::Drain { seconds: None }).expect("told");
     let mut third = Peer::register_from(&edge, Ipv4Addr::new(127, 0, 0, 2), &slot("03", 0)).await;
     for source in 3..100 {
         if third.is_ok() {

@@ -36,7 +36,7 @@ pub struct Config {
     pub transport: Transport,
     /// How long a target's name and connection together may take. Default in `culvert agent`: 5 s.
     pub connect_timeout: Duration,
-    /// How long links may go on when the agent stops. Default in `culvert agent`: 5 s.
+    /// How long links may go on when the agent stops. Default in `culvert agent`: 25 s.
     pub grace: Duration,
     /// How many connections it holds with each replica of the edge, at least 1, each with its own flow control. Default
     /// in `culvert agent`: 2.

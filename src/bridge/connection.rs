@@ -1,7 +1,10 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -45,6 +48,8 @@ pub(super) struct Shared {
     pub(super) waiting: WaitingRoom,
     /// The connections, registered or not.
     pub(super) tasks: TaskTracker,
+    /// Set once this replica is about to stop.
+    pub(super) leaves: AtomicBool,
     /// Ends those that have not registered yet.
     pub(super) abort: CancellationToken,
 }
@@ -76,6 +81,14 @@ const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the status calls the transports of each kind of connection: frames directly on it, and in a WebSocket.
 const TLS: [&str; 2] = ["tls", "websocket"];
 const PLAINTEXT: [&str; 2] = ["plaintext", "plaintext-websocket"];
+/// How often a session whose agent leaves is looked at: links tell nobody that they end, and this is once in a session's life.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How long an agent waits for its links that leaves and does not say how long.
+const USUAL_GRACE: Duration = Duration::from_secs(5);
+
+/// How much earlier links that could go on for ever are asked to end: they have something to say to both sides.
+const GOODBYE: Duration = Duration::from_secs(3);
 
 /// The longest head of a registration, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
@@ -146,7 +159,11 @@ impl Shared {
             let agents = self.config.agents.borrow().clone();
             let others =
                 |agent: &ObjectName, instance: &str| instances::others(&self.registry.sessions(), agent, instance);
-            let decision = self.registrar.decide(&request, source.ip(), &agents, others);
+            let decision = if self.leaves.load(Ordering::Relaxed) {
+                Err(Denied::Leaving)
+            } else {
+                self.registrar.decide(&request, source.ip(), &agents, others)
+            };
             Ok::<_, Infallible>(match decision {
                 Ok(registration) => {
                     let answer = self.registrar.welcome(&registration.carrier);
@@ -232,6 +249,10 @@ impl Shared {
         self.metrics.connect("accepted");
         self.metrics.session_started(&session.agent);
         self.welcome(&session);
+        // Who came between the first look and the list was not yet in the list when all were told.
+        if self.leaves.load(Ordering::SeqCst) {
+            session.tell(&Note::Drain { seconds: None });
+        }
         // What has changed between the check and the list did not find it in the list.
         let agents = self.config.agents.borrow().clone();
         end_if_forbidden(&session, &agents);
@@ -244,11 +265,27 @@ impl Shared {
     async fn run(self: Arc<Self>, session: Arc<AgentSession>, mut incoming: Incoming, driver: JoinHandle<CloseReason>) {
         let AgentSession { id, agent, instance, version, remote_address: source, .. } = &*session;
         tracing::info!(session = id, %agent, %instance, %version, %source, "agent connected");
-        while let Some(event) = incoming.next().await {
+        let mut leaves = None;
+        loop {
+            let next = incoming.next();
+            let event = match leaves {
+                None => next.await,
+                Some(links_end) => match timeout(LOOK_AGAIN, next).await {
+                    Ok(event) => event,
+                    Err(_) => {
+                        session.leaves(links_end);
+                        continue;
+                    }
+                },
+            };
             match event {
-                IncomingEvent::Note(Note::Drain) => self.registry.retire(&session),
+                Some(IncomingEvent::Note(Note::Drain { seconds })) => {
+                    self.registry.retire(&session);
+                    leaves.get_or_insert_with(|| links_end(seconds));
+                }
                 // Links are the edge's to open, and other notes have no meaning from an agent.
-                IncomingEvent::Note(_) | IncomingEvent::Open(_) => {}
+                Some(IncomingEvent::Note(_) | IncomingEvent::Open(_)) => {}
+                None => break,
             }
         }
         // It fails only with the runtime.
@@ -286,6 +323,12 @@ impl Shared {
             replicas: replicas.to_vec(),
         });
     }
+}
+
+/// When the links of an agent that leaves in so many seconds have to be asked to end.
+fn links_end(seconds: Option<u32>) -> Instant {
+    let grace = seconds.map_or(USUAL_GRACE, |seconds| Duration::from_secs(seconds.into()));
+    Instant::now() + grace.saturating_sub(GOODBYE).max(grace / 2)
 }
 
 /// Ends a session whose credential is none of its agent's any more, or that comes from where it may not come from.

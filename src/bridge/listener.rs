@@ -1,4 +1,11 @@
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use rustls::ServerConfig;
 use tokio::{
@@ -35,7 +42,7 @@ pub struct Config {
     pub agents: watch::Receiver<Arc<Agents>>,
     /// All replicas of the edge, this one among them. Agents are told of a change.
     pub replicas: watch::Receiver<Arc<[Replica]>>,
-    /// How long the links of a bridge that stops may go on. Default in `culvert serve`: 30 s.
+    /// How long the links of a bridge that stops may go on. In `culvert serve` they were asked to end before, and have 3 s.
     pub drain: Duration,
 }
 
@@ -80,6 +87,7 @@ impl Bridge {
             throttle: Throttle::default(),
             waiting: WaitingRoom::default(),
             tasks: TaskTracker::new(),
+            leaves: AtomicBool::new(false),
             abort: CancellationToken::new(),
         })))
     }
@@ -88,6 +96,24 @@ impl Bridge {
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.0.registry
+    }
+
+    /// Tells the agents that this replica is about to stop, and takes no more of them: they have time to go elsewhere before
+    /// their sessions end.
+    pub fn leave(&self) {
+        if !self.0.leaves.swap(true, Ordering::SeqCst) {
+            for session in self.0.registry.sessions().iter() {
+                session.tell(&Note::Drain { seconds: None });
+            }
+        }
+    }
+
+    /// Waits until there is no link any more.
+    pub async fn idle(&self) {
+        // Links tell nobody that they end, and this is once in the life of a process.
+        while self.0.registry.sessions().iter().any(|session| session.links() > 0) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Serves agents until `stop`. Then it takes no more of them, tells those that it has, waits for their links, at
@@ -178,16 +204,8 @@ impl Bridge {
     }
 
     async fn drain(&self) {
-        for session in self.0.registry.sessions().iter() {
-            session.tell(&Note::Drain);
-        }
-        let idle = async {
-            // Links tell nobody that they end, and this is once in the life of a process.
-            while self.0.registry.sessions().iter().any(|session| session.links() > 0) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let _ = timeout(self.0.config.drain, idle).await;
+        self.leave();
+        let _ = timeout(self.0.config.drain, self.idle()).await;
         for session in self.0.registry.sessions().iter() {
             session.finish();
         }

@@ -35,6 +35,8 @@ pub(super) enum Denied {
     Surplus(ObjectName, u32),
     /// The agent holds a session with this replica already, and was led here again by a balancer.
     AlreadyMet,
+    /// This replica stops.
+    Leaving,
 }
 
 /// Decides who may register. Pure.
@@ -164,6 +166,7 @@ impl Denied {
             Self::Source(..) => StatusCode::FORBIDDEN,
             Self::Surplus(..) => StatusCode::TOO_MANY_REQUESTS,
             Self::AlreadyMet => StatusCode::CONFLICT,
+            Self::Leaving => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -187,6 +190,7 @@ impl Denied {
                 if *most == 1 { "process runs" } else { "processes run" }
             ),
             Self::AlreadyMet => "this replica is already met: dial again for another".to_owned(),
+            Self::Leaving => "this replica is stopping: dial again for another".to_owned(),
         }
     }
 
@@ -204,6 +208,7 @@ impl Denied {
             StatusCode::TOO_MANY_REQUESTS => "surplus",
             StatusCode::CONFLICT => "already_met",
             StatusCode::UPGRADE_REQUIRED => "protocol",
+            StatusCode::SERVICE_UNAVAILABLE => "leaving",
             _ => "malformed",
         }
     }
@@ -215,7 +220,7 @@ impl Denied {
             Self::Source(..) | Self::Surplus(..) => tracing::warn!(%source, "agent refused: {}", self.text()),
             Self::Request(error) => tracing::warn!(%source, "agent refused: {error}"),
             Self::NotFound | Self::Method => tracing::debug!(%source, "request on the agents' port: {}", self.text()),
-            Self::AlreadyMet => {}
+            Self::AlreadyMet | Self::Leaving => {}
         }
     }
 }

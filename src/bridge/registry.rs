@@ -9,9 +9,10 @@ use std::{
     time::SystemTime,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use super::Ending;
 use crate::{
     routing::{Credential, ObjectName},
     tunnel::{Link, Note, Open, Session, SessionClosed, registration::Registration},
@@ -53,6 +54,7 @@ pub struct AgentSession {
     cause: OnceLock<Cause>,
     /// Its agent takes no more links.
     leaving: AtomicBool,
+    ending: Ending,
     ended: CancellationToken,
 }
 
@@ -67,7 +69,7 @@ pub(super) enum Cause {
     Surplus,
     /// The same agent process dialled again for the same slot, so the old connection is of no use to it.
     Replaced,
-    /// This replica stops.
+    /// This replica or the agent stops.
     Drained,
 }
 
@@ -161,6 +163,13 @@ impl Registry {
         self.0.all.borrow().clone()
     }
 
+    /// Asks those who hold links to bring them to an end, in all sessions: this replica stops soon.
+    pub fn end_links(&self) {
+        for session in self.sessions().iter() {
+            session.ending.ask();
+        }
+    }
+
     /// Lists a new session. One that the same process had for the same slot is closed: an agent never dials for a
     /// slot that it believes to hold, so that one is dead and only this side does not know it yet.
     pub(super) fn insert(&self, new: NewSession) -> Arc<AgentSession> {
@@ -183,6 +192,7 @@ impl Registry {
             session: new.session,
             cause: OnceLock::new(),
             leaving: AtomicBool::new(false),
+            ending: Ending::default(),
             ended: CancellationToken::new(),
         });
         let old = group.add(session.clone());
@@ -305,10 +315,22 @@ impl AgentSession {
         self.ended.cancelled().await;
     }
 
+    /// Whether the session is over, or about to be.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.session.is_closed()
+    }
+
     /// Links that are open now.
     #[must_use]
     pub fn links(&self) -> usize {
         self.session.links()
+    }
+
+    /// Tells when links that may go on for ever are to end.
+    #[must_use]
+    pub fn ending(&self) -> &Ending {
+        &self.ending
     }
 
     /// The credential that it registered with.
@@ -321,10 +343,21 @@ impl AgentSession {
         let _ = self.session.note(note);
     }
 
-    /// Ends the session behind what it has yet to send, since this replica stops.
+    /// Ends the session behind what it has yet to send, since this replica or the agent stops.
     pub(super) fn finish(&self) {
         let _ = self.cause.set(Cause::Drained);
         self.session.finish();
+    }
+
+    /// Its agent leaves: at that time its links are asked to end, and the session ends with the last of them. What was about to
+    /// open another one is told, and goes elsewhere.
+    pub(super) fn leaves(&self, links_end: Instant) {
+        if Instant::now() >= links_end && !self.ending.is_asked() {
+            self.ending.ask();
+        }
+        if self.links() == 0 {
+            self.finish();
+        }
     }
 
     /// Ends the session now. The first cause is the one that counts.

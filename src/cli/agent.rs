@@ -48,6 +48,11 @@ pub(super) struct Args {
     /// for a change of the key.
     #[arg(long, value_name = "sha256:…", env = "CULVERT_EDGE_FINGERPRINT", value_delimiter = ',')]
     edge_fingerprint: Vec<Fingerprint>,
+    /// How long requests and upgraded connections in progress may go on, in seconds, after the agent was asked to stop; new
+    /// ones go to others at once. What is left then is cut; WebSockets are closed as "going away" (1001) between two frames.
+    /// Whatever ends the agent should wait a little longer: Kubernetes does so for 30 seconds, systemd for 90.
+    #[arg(long, value_name = "SECONDS", default_value_t = 25, env = "CULVERT_GRACE")]
+    grace: u64,
     /// Do not encrypt the tunnel: the token and all traffic can be read on the way. Goes with an `http://` edge.
     #[arg(long, env = "CULVERT_INSECURE_PLAINTEXT", conflicts_with_all = ["edge_ca", "edge_fingerprint"])]
     insecure_plaintext: bool,
@@ -75,9 +80,6 @@ struct Environment {
 
 /// How long a target's name and connection together may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long links may go on after the agent was asked to stop.
-const GRACE: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let config = match config(args, Environment::read()) {
@@ -119,7 +121,7 @@ fn config(args: Args, environment: Environment) -> Result<Config, String> {
         transport: args.transport,
         connect_timeout: CONNECT_TIMEOUT,
         connections: args.connections,
-        grace: GRACE,
+        grace: Duration::from_secs(args.grace),
     })
 }
 

@@ -167,6 +167,7 @@ mod tests {
             transport: "tls".to_owned(),
             remote_address: format!("{address}:40000"),
             since: String::new(),
+            connections: None,
         }
     }
 
