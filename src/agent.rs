@@ -9,6 +9,7 @@ mod backend;
 mod backoff;
 mod dial;
 mod edge;
+mod links;
 mod plan;
 mod relay;
 mod run;

@@ -7,7 +7,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use culvert::{
-    agent::{self, Agent, AllowRule, TokenSource},
+    agent::{self, Agent, AllowList, AllowRule, TokenSource},
     bridge::{AgentSession, Bridge, Config, Security, Sessions},
     routing::{AgentEntry, Agents, Credential, ObjectName, Token},
     tunnel::{
@@ -53,6 +53,7 @@ pub(crate) struct Edge {
 pub(crate) struct RunningAgent {
     pub(crate) stop: CancellationToken,
     pub(crate) task: JoinHandle<()>,
+    pub(crate) allow: AllowList,
 }
 
 impl Certificate {
@@ -159,18 +160,19 @@ impl RunningAgent {
     }
 
     pub(crate) fn start_with(edge: &str, certificate: &Certificate, allow: &[&str], token: TokenSource) -> Self {
+        let allow: AllowList = allow.iter().map(|rule| rule.parse::<AllowRule>().expect(rule)).collect();
         let config = agent::Config {
             edges: vec![edge.parse().expect("a URL")],
             agent: "web/lab".to_owned(),
             token,
-            allow: allow.iter().map(|rule| rule.parse::<AllowRule>().expect(rule)).collect(),
+            allow: allow.clone(),
             security: agent::Security::Tls(certificate.client()),
             connect_timeout: Duration::from_secs(5),
             grace: Duration::from_secs(5),
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(Agent::new(config).run(stop.clone()));
-        Self { stop, task }
+        Self { stop, task, allow }
     }
 
     pub(crate) async fn stop(mut self) {
