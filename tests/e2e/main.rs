@@ -11,5 +11,6 @@ mod chart;
 mod faults;
 mod harness;
 mod install;
+mod permission;
 mod tls;
 mod traffic;

@@ -12,12 +12,12 @@ use crate::{api::AgentSession, routing::ObjectName};
 #[derive(Debug)]
 pub(super) struct Newcomers {
     agents: HashMap<ObjectName, Known>,
-    /// Until when nobody of an agent that had no session at the first look is new: after a restart of the edge they come back
-    /// within a moment, and who was there before is not known any more.
+    /// Until when nobody of `unsure` is new: after a restart of the edge they come back within a moment, and who was there before
+    /// is not known any more.
     quiet_until: Option<Instant>,
     quiet_for: Duration,
-    /// The agents with a session at the first look.
-    at_first: HashSet<ObjectName>,
+    /// The agents that existed at the first look and had no session.
+    unsure: HashSet<ObjectName>,
 }
 
 /// What an agent had, and when it was seen last.
@@ -50,10 +50,10 @@ const LISTED: usize = 5;
 impl Newcomers {
     /// `quiet_for` is how long after the first look agents may come back unnoticed that had no session then.
     pub(super) fn new(quiet_for: Duration) -> Self {
-        Self { agents: HashMap::new(), quiet_until: None, quiet_for, at_first: HashSet::new() }
+        Self { agents: HashMap::new(), quiet_until: None, quiet_for, unsure: HashSet::new() }
     }
 
-    /// Looks at all sessions that there are `now`. What is there at the first look is not new.
+    /// Looks at the sessions of all agents, as they are `now`. What is there at the first look is not new.
     pub(super) fn look<'a>(
         &mut self,
         sessions: impl Iterator<Item = (ObjectName, &'a [AgentSession])>,
@@ -62,13 +62,20 @@ impl Newcomers {
         let first = self.quiet_until.is_none();
         let quiet_until = *self.quiet_until.get_or_insert(now + self.quiet_for);
         let mut all = Vec::new();
-        for (agent, sessions) in sessions.filter(|(_, sessions)| !sessions.is_empty()) {
+        for (agent, sessions) in sessions {
+            if sessions.is_empty() {
+                if first {
+                    self.unsure.insert(agent);
+                }
+                continue;
+            }
             let news = self.agents.entry(agent.clone()).or_default().look(sessions, now);
-            if first {
-                self.at_first.insert(agent);
-            } else if !news.is_empty() && (now >= quiet_until || self.at_first.contains(&agent)) {
+            if !news.is_empty() && (now >= quiet_until || !self.unsure.contains(&agent)) {
                 all.push((agent, news));
             }
+        }
+        if now >= quiet_until {
+            self.unsure.clear();
         }
         self.agents.retain(|_, known| known.forget(now));
         // Without a time of quiet, as without a cluster, nothing is known before and all of it is news.
@@ -219,6 +226,11 @@ mod tests {
         assert_eq!(look(&mut newcomers, &back, now + QUIET / 2), None);
         let another = [back[0].clone(), session("bb", "192.0.2.2")];
         assert!(look(&mut newcomers, &another, now + QUIET).is_some());
+
+        // An agent that is made meanwhile cannot have been there before.
+        let mut newcomers = Newcomers::new(QUIET);
+        assert!(newcomers.look(std::iter::empty(), now).is_empty());
+        assert!(look(&mut newcomers, &back, now + QUIET / 2).is_some());
     }
 
     #[test]
