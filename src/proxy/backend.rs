@@ -1,5 +1,6 @@
 //! Connections to backends, each over one link: one for one request at a time, or one shared by many over HTTP/2.
 
+mod before_head;
 mod http1;
 mod http2;
 pub(super) mod pool;
@@ -15,6 +16,7 @@ use hyper::{body::Incoming, client::conn::TrySendError};
 
 use self::pool::Pool;
 pub(super) use self::{
+    before_head::TooMuch,
     http1::Idle,
     http2::{Lease, MAX_STREAMS, Shared},
     stream::BackendStream,
