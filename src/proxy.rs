@@ -129,7 +129,7 @@ impl Proxy {
             loop {
                 tokio::select! {
                     Ok(()) = sessions.changed() => {
-                        self.shared.live.load().drop_pools(|session| !self.shared.registry.is_active(session));
+                        self.shared.live.load().drop_pools(|process| !self.shared.registry.is_active(process));
                     }
                     _ = sweep.tick() => self.shared.live.load().sweep(Instant::now()),
                 }
@@ -139,7 +139,12 @@ impl Proxy {
             () = self.accept(listener, None, shutdown) => {}
             () = upkeep => {}
         }
-        // The bridge ends when the links do; idle ones are nobody's any more.
+        self.drop_idle();
+    }
+
+    /// Drops the connections to backends that nobody uses, once no more visitors come: who waits for the last link does not
+    /// wait for them.
+    pub fn drop_idle(&self) {
         self.shared.live.load().drop_pools(|_| true);
     }
 

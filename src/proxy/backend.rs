@@ -28,7 +28,6 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_HEADERS: usize = 100;
 
 /// A connection that takes a request.
-#[expect(clippy::large_enum_variant, reason = "the large one is the common one, and a box is an allocation a request")]
 pub(super) enum Upstream {
     Http1(Idle),
     Http2(Lease),
@@ -36,7 +35,6 @@ pub(super) enum Upstream {
 
 /// A connection while a response runs over it. Dropped before the response's end, it ends the backend's work: by a reset of
 /// the link or, over HTTP/2, of the stream.
-#[expect(clippy::large_enum_variant, reason = "the large one is the common one, and a box is an allocation a request")]
 pub(super) enum Exchange {
     Http1(http1::Exchange),
     /// The stream's place, free when the response is over; the response's body resets the stream.

@@ -77,6 +77,7 @@ table! {
     ResponseHeadTooLarge => response::the_responses_head_is_too_large;
     StreamIdle => response::the_body_stops_coming;
     UpgradeIdle => response::nothing_moves_in_an_upgraded_connection;
+    GoingAway => response::the_edge_stops_under_an_upgraded_connection;
 
     VisitorLeft => visitor::the_visitor_leaves_before_the_response, visitor::the_visitor_leaves_during_the_response;
     VisitorClosed => visitor::the_visitors_connection_is_reset;

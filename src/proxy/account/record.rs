@@ -75,6 +75,10 @@ impl Record {
             (None, Some(host)) => host.to_str().unwrap_or_default(),
             (None, None) => "",
         };
+        // One of the TunnelHost's own namespace by its name, as in the metrics.
+        let of_host =
+            |agent: &ObjectName| self.tunnel_host.as_ref().is_some_and(|host| host.namespace == agent.namespace);
+        let foreign = self.attempt.as_ref().filter(|(agent, ..)| !of_host(agent)).map(|(agent, ..)| agent.to_string());
         self.log.log(&Entry {
             time: self.time,
             duration,
@@ -88,7 +92,7 @@ impl Record {
             received: self.received + self.upload.as_ref().map_or(0, |upload| upload.bytes()),
             sent: self.sent,
             tunnelhost: self.tunnel_host.as_ref().map(|name| (&*name.namespace, &*name.name)),
-            agent: self.attempt.as_ref().map(|(agent, _, _)| &*agent.name),
+            agent: foreign.as_deref().or_else(|| self.attempt.as_ref().map(|(agent, ..)| &*agent.name)),
             target: self.attempt.as_ref().map(|(_, target, _)| target.as_str()),
             retries: self.attempts.saturating_sub(1),
             backend_status: self.backend.map(|(status, _)| status.as_u16()),

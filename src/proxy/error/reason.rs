@@ -58,6 +58,7 @@ reasons! {
     RequestBody = "request_body",
     StreamIdle = "stream_idle",
     UpgradeIdle = "upgrade_idle",
+    GoingAway = "going_away",
     VisitorStalled = "visitor_stalled",
     VisitorLeft = "visitor_left",
     VisitorClosed = "visitor_closed",

@@ -132,3 +132,21 @@ pub(super) async fn nothing_moves_in_an_upgraded_connection(reason: &str) {
     assert!(visitor.rest().await.is_empty());
     scene.logs(0, 101, Some(reason)).await;
 }
+
+pub(super) async fn the_edge_stops_under_an_upgraded_connection(reason: &str) {
+    let target = backend(|mut stream| async move {
+        read_head(&mut stream).await;
+        let switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        stream.write_all(switched).await.expect("switched");
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let scene = Scene::of(&target).await;
+    let mut visitor = scene.stage.visit().await;
+    let upgrade = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+    visitor.send(upgrade.as_bytes()).await;
+    assert_eq!(visitor.answer().await.status, 101);
+    scene.stage.edge.bridge.registry().end_links();
+    assert_eq!(visitor.rest().await, [0x88, 2, 0x03, 0xe9], "a Close frame that says 1001");
+    scene.logs(0, 101, Some(reason)).await;
+}
