@@ -3,6 +3,7 @@ use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::StatusCode;
 use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::{
     net::{TcpStream, lookup_host},
     task::JoinSet,
@@ -103,7 +104,7 @@ impl Dialler {
     /// For name, connection, TLS and registration together; what the bridge allows too.
     const TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// Dials. Whatever the lane's address is, it has to prove that it is `edge`: all replicas show one certificate.
+    /// Dials. Whatever the lane's address is, it has to prove that it is the edge: all replicas show one certificate.
     pub(super) async fn dial(&self, dial: &Dial, edge: &EdgeUrl, met: Vec<String>) -> Result<Dialled, DialError> {
         let dialled = timeout(Self::TIMEOUT, async {
             let token = self.token.read().map_err(DialError::Token)?;
@@ -126,7 +127,7 @@ impl Dialler {
                 met: sendable(met),
             };
             let host = edge.authority();
-            let (io, registered) = match (&self.security, edge.server_name()) {
+            let (io, registered) = match (&self.security, server_name(&dial.lane, edge)) {
                 (Security::Tls(config), Some(name)) => {
                     let connector = TlsConnector::from(config.clone());
                     let mut tls = connector.connect(name, tcp).await.map_err(DialError::Tls)?;
@@ -145,6 +146,16 @@ impl Dialler {
         });
         dialled.await.unwrap_or(Err(DialError::Timeout))
     }
+}
+
+/// What is asked for, and must be in the certificate where names count: the name of the replica, by which a router may
+/// have to find it, or where it has none that of the edge.
+fn server_name(lane: &Lane, edge: &EdgeUrl) -> Option<ServerName<'static>> {
+    let own = match lane {
+        Lane::Edge => None,
+        Lane::Replica { address, .. } => address.rsplit_once(':').and_then(|(host, _)| host.to_owned().try_into().ok()),
+    };
+    own.filter(|name| matches!(name, ServerName::DnsName(_))).or_else(|| edge.server_name())
 }
 
 /// As many of the replicas as the header may hold. Who meets more than these is led to some of them once more.

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, certificate::FollowedCertificate, signals, wiring};
+use super::{Failure, certificate::FollowedCertificate, fleet::Fleet, signals, wiring};
 use crate::{
     bridge::{self, Bridge},
     controller::{ClusterConfig, Controller, Sessions},
@@ -34,7 +34,8 @@ const REST: Duration = Duration::from_secs(5);
 /// What an edge is made of.
 pub(super) struct EdgeConfig {
     pub(super) source: Source,
-    pub(super) replica: String,
+    /// Which replica it is, and what it was told of others.
+    pub(super) fleet: Fleet,
     pub(super) http: SocketAddr,
     /// `None`: no visitors over TLS.
     pub(super) https: Option<SocketAddr>,
@@ -45,7 +46,6 @@ pub(super) struct EdgeConfig {
     pub(super) default_certificate: Option<FollowedCertificate>,
     /// The hostname by which agents may register on the visitors' port.
     pub(super) bridge_hostname: Option<String>,
-    pub(super) advertise: Option<String>,
     /// Its `access_log` is made of the format below.
     pub(super) visitors: proxy::Config,
     /// How requests are logged on standard output, if they are.
@@ -73,7 +73,7 @@ pub(super) struct Edge {
     agents: watch::Sender<Arc<Agents>>,
     replicas: watch::Sender<Arc<[Replica]>>,
     sessions: watch::Sender<Arc<Sessions>>,
-    own: Replica,
+    fleet: Fleet,
     drain_delay: Duration,
     /// Writes what is left when the edge has ended.
     access_log_writer: Option<AccessLogWriter>,
@@ -120,12 +120,12 @@ impl Edge {
 
         let metrics = MetricsRegistry::new();
         telemetry::register_build_info(&metrics)?;
-        let own = Replica { id: config.replica.clone(), address: config.advertise };
+        let fleet = config.fleet;
         let agents = watch::Sender::new(Arc::new(Agents::default()));
-        let replicas = watch::Sender::new(Arc::from([own.clone()]));
+        let replicas = watch::Sender::new(fleet.alone());
         let bridge = Bridge::new(
             bridge::Config {
-                replica: config.replica.clone(),
+                replica: fleet.own.clone(),
                 security: config.security,
                 agents: agents.subscribe(),
                 replicas: replicas.subscribe(),
@@ -155,7 +155,7 @@ impl Edge {
         let sessions = watch::Sender::new(Arc::new(Sessions::new()));
         let controller = match config.source {
             Source::Cluster { client, config } => Controller::cluster(client, config, sessions.subscribe(), &metrics)?,
-            Source::Folder(dir) => Controller::folder(&dir, &config.replica, &metrics)?,
+            Source::Folder(dir) => Controller::folder(&dir, &fleet.own, &metrics)?,
         };
         let drain_delay = config.drain_delay;
         Ok(Self {
@@ -170,7 +170,7 @@ impl Edge {
             agents,
             replicas,
             sessions,
-            own,
+            fleet,
             drain_delay,
             access_log_writer,
         })
@@ -223,8 +223,8 @@ impl Edge {
             tokio::join!(
                 wiring::publish(outputs.compiled, &proxy, &self.agents, &known),
                 wiring::settle(known.subscribe(), outputs.expected, bridge.registry().watch(), &ready),
-                wiring::follow_replicas(outputs.replicas, &self.own, &proxy, &self.replicas),
-                wiring::follow_sessions(bridge.registry().watch(), &self.own.id, &self.sessions),
+                wiring::follow_replicas(outputs.replicas, &self.fleet, &proxy, &self.replicas),
+                wiring::follow_sessions(bridge.registry().watch(), &self.fleet.own, &self.sessions),
             );
             // What they follow ends only with the process.
             std::future::pending::<()>().await;

@@ -11,6 +11,7 @@ use super::{
     Failure,
     certificate::{self, BridgeCertificate, FollowedCertificate},
     edge::{Edge, EdgeConfig, Source},
+    fleet::{Advertise, Fleet, Peer},
     signals,
     visitors::VisitorArgs,
 };
@@ -51,10 +52,22 @@ pub(super) struct Args {
     admin: SocketAddr,
     #[command(flatten)]
     visitors: VisitorArgs,
-    /// The address that agents are told to dial for this replica, HOST:PORT, where it has one of its own. Without it
-    /// they dial the address that they know again, until they have met every replica.
+    /// The address that agents are told to dial for this replica, HOST:PORT, where it has one of its own. With {replica}
+    /// in it, which stands for the replica's name, or {ip}, for its pod's address, it is that of each replica. Without
+    /// it agents dial the address that they know again, until they have met every replica; so they do where an address
+    /// cannot be reached from where they are.
     #[arg(long, value_name = "HOST:PORT", env = "CULVERT_ADVERTISE")]
-    advertise: Option<String>,
+    advertise: Option<Advertise>,
+    /// The other replicas, each with its --replica and the address where agents dial it. They share the limits, and
+    /// agents hold sessions with all of them. Only with --manifests: in a cluster the replicas find each other.
+    #[arg(
+        long,
+        value_name = "REPLICA=HOST:PORT",
+        env = "CULVERT_PEERS",
+        value_delimiter = ',',
+        requires = "manifests"
+    )]
+    peers: Vec<Peer>,
     /// A folder for what must outlive a restart: the bridge's certificate, where --bridge-cert is not given.
     #[arg(long, value_name = "DIR", default_value = "culvert-state", env = "CULVERT_STATE")]
     state: PathBuf,
@@ -108,6 +121,9 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         Some(Hostname::Exact(name)) => Some(name.to_string()),
         None => None,
     };
+    if let Some(same) = args.peers.iter().find(|peer| peer.id == args.replica) {
+        return Err(format!("--peers: {same} has the name of this replica; give each another --replica").into());
+    }
     let (source, drain_delay) = if let Some(dir) = args.manifests {
         (Source::Folder(dir), Duration::ZERO)
     } else {
@@ -124,7 +140,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     };
     let edge = Edge::bind(EdgeConfig {
         source,
-        replica: args.replica,
+        fleet: Fleet { own: args.replica, advertise: args.advertise, peers: args.peers },
         http: args.http,
         https: Some(args.https),
         bridge: args.bridge,
@@ -132,7 +148,6 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         security,
         default_certificate,
         bridge_hostname,
-        advertise: args.advertise,
         access_log: args.visitors.access_log(),
         visitors: args.visitors.into_config()?,
         drain_delay,

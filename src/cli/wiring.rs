@@ -9,6 +9,7 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use tokio::{sync::watch, time::timeout};
 
+use super::fleet::Fleet;
 use crate::{
     api,
     bridge::{self, AgentSession},
@@ -69,31 +70,31 @@ pub(super) async fn settle(
     ready.send_replace(true);
 }
 
-/// Tells the proxy and the agents which replicas there are. Only `own` has an address that agents can be told: that
-/// of another replica they learn from itself, once they have met it.
+/// Tells the proxy, the agents and the mesh which replicas there are.
 pub(super) async fn follow_replicas(
     mut known: watch::Receiver<controller::Replicas>,
-    own: &Replica,
+    fleet: &Fleet,
     proxy: &Proxy,
     replicas: &watch::Sender<Arc<[Replica]>>,
 ) {
     loop {
         let controller::Replicas { running, ready } = known.borrow_and_update().clone();
-        proxy.set_replicas(ready);
-        let replica = |id: &String| {
-            if *id == own.id { own.clone() } else { Replica { id: id.clone(), address: None } }
-        };
-        let running: Arc<[Replica]> = running.iter().map(replica).collect();
+        proxy.set_replicas(fleet.ready(ready));
         // Agents hear of each change, and one of readiness is nothing to them.
-        replicas.send_if_modified(|last| {
-            let changed = *last != running;
-            *last = running;
-            changed
-        });
+        set(replicas, fleet.replicas(&running));
         if known.changed().await.is_err() {
             return;
         }
     }
+}
+
+/// Where it differs.
+fn set<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
+    sender.send_if_modified(|last| {
+        let changed = *last != value;
+        *last = value;
+        changed
+    });
 }
 
 /// Tells the controller which sessions this replica has, in the form that the agents' status shows.
