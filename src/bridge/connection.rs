@@ -225,7 +225,8 @@ impl Shared {
 /// Ends a session whose credential is none of its agent's any more.
 pub(super) fn end_if_revoked(session: &AgentSession, agents: &Agents) {
     let entry = agents.get(&session.agent);
-    if !entry.is_some_and(|entry| entry.credentials.contains(session.credential())) {
+    let is_valid = |credential| entry.is_some_and(|entry| entry.credentials.contains(credential));
+    if !session.credential().is_some_and(is_valid) {
         session.close(Cause::Revoked);
     }
 }

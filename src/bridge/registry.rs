@@ -1,5 +1,5 @@
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
     net::SocketAddr,
     sync::{
@@ -24,7 +24,7 @@ pub struct Registry(Arc<Inner>);
 /// All live sessions at one moment, in no particular order.
 pub type Sessions = Arc<Vec<Arc<AgentSession>>>;
 
-/// One registered agent's connection to this replica.
+/// A way to an agent: its connection to this replica, or that of another replica which holds one.
 pub struct AgentSession {
     /// Names the session in this process; never used twice.
     pub id: u64,
@@ -37,7 +37,7 @@ pub struct AgentSession {
     pub instance: Arc<str>,
     /// The version of the agent's program.
     pub version: Arc<str>,
-    /// What carries the session: `tls`, or `plaintext` where that was asked for.
+    /// What carries the session: `mesh` by way of another replica, `tls`, or `plaintext` where that was asked for.
     pub transport: &'static str,
     /// Where the connection comes from; a balancer in between shows its own address.
     pub remote_address: SocketAddr,
@@ -46,7 +46,8 @@ pub struct AgentSession {
     /// The Secret, in the agent's namespace, with whose token it registered.
     pub secret: Arc<str>,
     slot: u32,
-    credential: Credential,
+    /// `None`: the agent registered with another replica.
+    credential: Option<Credential>,
     session: Session,
     /// Why this side ended it, where it did.
     cause: OnceLock<Cause>,
@@ -82,11 +83,25 @@ struct Inner {
     last_id: AtomicU64,
 }
 
-/// The processes of one agent that take new links.
+/// The ways to one agent that take new links.
 #[derive(Debug, Default)]
 struct Group {
     processes: Vec<Process>,
     turn: AtomicUsize,
+    /// Other replicas that hold it, for as long as this one does not.
+    elsewhere: Vec<Arc<AgentSession>>,
+    turn_elsewhere: AtomicUsize,
+}
+
+/// Another replica that this one holds a session with.
+#[derive(Clone, Debug)]
+pub(super) struct Neighbour {
+    /// The replica's id.
+    pub(super) replica: Arc<str>,
+    pub(super) address: SocketAddr,
+    pub(super) session: Session,
+    /// Names the session; from [`Registry::next_id`].
+    pub(super) id: u64,
 }
 
 /// The sessions of one process that take new links; at least one.
@@ -106,8 +121,8 @@ impl Registry {
         Self::default()
     }
 
-    /// A session of that agent to open the next link through: all its processes in turn, and so the sessions of each;
-    /// `None` where it has none.
+    /// A session of that agent to open the next link through: all its processes in turn, and so the sessions of each.
+    /// Where this replica has none, another one that has; `None` where nobody has.
     ///
     /// It may have ended a moment ago; [`AgentSession::open`] then says so, and the next turn is another one's.
     #[must_use]
@@ -124,12 +139,18 @@ impl Registry {
     ) -> Option<Arc<AgentSession>> {
         let agents = self.read();
         let group = agents.get(agent)?;
-        in_turn(&group.processes, &group.turn).find_map(|process| {
-            // One that this side is ending is listed until it has ended. Whether the agent's side has just ended one is
-            // not asked here, where it would mean to wait for the session's lock: opening a link tells.
-            let mut sessions = in_turn(&process.sessions, &process.turn);
-            sessions.find(|session| session.cause().is_none() && wanted(session)).cloned()
-        })
+        let own = group.choose(&mut wanted);
+        let elsewhere = || in_turn(&group.elsewhere, &group.turn_elsewhere).find(|session| wanted(session));
+        own.or_else(elsewhere).cloned()
+    }
+
+    /// As [`Registry::choose_where`], but never by way of another replica.
+    pub(super) fn choose_own(
+        &self,
+        agent: &ObjectName,
+        mut wanted: impl FnMut(&AgentSession) -> bool,
+    ) -> Option<Arc<AgentSession>> {
+        self.read().get(agent)?.choose(&mut wanted).cloned()
     }
 
     /// Whether the process of that id takes new links. One whose agent is leaving is still listed, and takes none:
@@ -138,7 +159,54 @@ impl Registry {
     pub fn is_active(&self, process: u64) -> bool {
         let takes_links = |session: &Arc<AgentSession>| session.cause().is_none();
         let is_it = |known: &Process| known.id == process && known.sessions.iter().any(takes_links);
-        self.read().values().any(|group| group.processes.iter().any(is_it))
+        self.read().values().any(|group| {
+            group.processes.iter().any(is_it) || group.elsewhere.iter().any(|session| session.process == process)
+        })
+    }
+
+    /// The agents that registered with this replica and take new links.
+    pub(super) fn held(&self) -> BTreeSet<ObjectName> {
+        let agents = self.read();
+        let held = agents.iter().filter(|(_, group)| !group.processes.is_empty());
+        held.map(|(agent, _)| agent.clone()).collect()
+    }
+
+    /// A number that names nothing yet.
+    pub(super) fn next_id(&self) -> u64 {
+        self.0.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Follows what a neighbour says of the agents that it holds.
+    pub(super) fn heard(&self, from: &Neighbour, held: Vec<ObjectName>, gone: &[ObjectName]) {
+        let mut agents = self.write();
+        for agent in held {
+            let group = agents.entry(agent.clone()).or_default();
+            if !group.elsewhere.iter().any(|session| session.id == from.id) {
+                let process = self.next_id();
+                group.elsewhere.push(Arc::new(AgentSession::elsewhere(from, process, agent)));
+            }
+        }
+        for agent in gone {
+            if let Some(group) = agents.get_mut(agent) {
+                group.elsewhere.retain(|session| session.id != from.id);
+                if group.is_empty() {
+                    agents.remove(agent);
+                }
+            }
+        }
+        if !gone.is_empty() {
+            self.0.all.send_modify(|_| {});
+        }
+    }
+
+    /// A neighbour takes no more links, or its session has ended.
+    pub(super) fn forget(&self, neighbour: &Neighbour) {
+        let mut agents = self.write();
+        agents.retain(|_, group| {
+            group.elsewhere.retain(|session| session.id != neighbour.id);
+            !group.is_empty()
+        });
+        self.0.all.send_modify(|_| {});
     }
 
     /// Follows the live sessions: a new value for each one that comes or goes, and the same list again when one of
@@ -160,10 +228,9 @@ impl Registry {
         let mut agents = self.write();
         let group = agents.entry(new.agent.clone()).or_default();
         let process = group.processes.iter().position(|process| *process.instance() == *new.registration.instance);
-        let id = || self.0.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let session = Arc::new(AgentSession {
-            id: id(),
-            process: process.map_or_else(id, |index| group.processes[index].id),
+            id: self.next_id(),
+            process: process.map_or_else(|| self.next_id(), |index| group.processes[index].id),
             agent: new.agent,
             instance: new.registration.instance.as_str().into(),
             version: new.registration.version.as_str().into(),
@@ -172,7 +239,7 @@ impl Registry {
             since: SystemTime::now(),
             secret: new.credential.secret.clone(),
             slot: new.registration.slot,
-            credential: new.credential,
+            credential: Some(new.credential),
             session: new.session,
             cause: OnceLock::new(),
             ended: CancellationToken::new(),
@@ -223,7 +290,7 @@ impl Registry {
 fn leave_group(agents: &mut HashMap<ObjectName, Group>, session: &AgentSession) -> bool {
     let Some(group) = agents.get_mut(&session.agent) else { return false };
     let left = group.remove(session.id);
-    if group.processes.is_empty() {
+    if group.is_empty() {
         agents.remove(&session.agent);
     }
     left
@@ -240,6 +307,19 @@ fn in_turn<'a, T>(all: &'a [T], turn: &AtomicUsize) -> impl Iterator<Item = &'a 
 // === impl Group ===
 
 impl Group {
+    fn choose(&self, wanted: &mut impl FnMut(&AgentSession) -> bool) -> Option<&Arc<AgentSession>> {
+        in_turn(&self.processes, &self.turn).find_map(|process| {
+            // One that this side is ending is listed until it has ended. Whether the agent's side has just ended one is
+            // not asked here, where it would mean to wait for the session's lock: opening a link tells.
+            let mut sessions = in_turn(&process.sessions, &process.turn);
+            sessions.find(|session| session.cause().is_none() && wanted(session))
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.processes.is_empty() && self.elsewhere.is_empty()
+    }
+
     /// Returns the session whose place it takes, if there is one.
     fn add(&mut self, session: Arc<AgentSession>) -> Option<Arc<AgentSession>> {
         let Some(process) = self.processes.iter_mut().find(|process| process.id == session.process) else {
@@ -283,12 +363,35 @@ impl Process {
 // === impl AgentSession ===
 
 impl AgentSession {
+    /// The way to an agent by a neighbour.
+    fn elsewhere(neighbour: &Neighbour, process: u64, agent: ObjectName) -> Self {
+        Self {
+            id: neighbour.id,
+            process,
+            agent,
+            instance: neighbour.replica.clone(),
+            version: Arc::from(""),
+            transport: "mesh",
+            remote_address: neighbour.address,
+            since: SystemTime::now(),
+            secret: Arc::from(""),
+            slot: 0,
+            credential: None,
+            session: neighbour.session.clone(),
+            cause: OnceLock::new(),
+            ended: CancellationToken::new(),
+        }
+    }
+
     /// Opens a link to a target. It never waits: bytes may be written before the agent has connected.
     ///
     /// # Errors
     /// Where the session has ended; another one may be chosen, since nothing was sent.
     pub fn open(&self, open: &Open) -> Result<Link, SessionClosed> {
-        self.session.open(open)
+        if self.credential.is_some() {
+            return self.session.open(open);
+        }
+        self.session.open(&Open { agent: Some(self.agent.to_string()), ..open.clone() })
     }
 
     /// Waits until the session has ended and is in the registry no more.
@@ -302,9 +405,9 @@ impl AgentSession {
         self.session.links()
     }
 
-    /// The credential that it registered with.
-    pub(super) fn credential(&self) -> &Credential {
-        &self.credential
+    /// The credential that it registered with; `None` where that was with another replica.
+    pub(super) fn credential(&self) -> Option<&Credential> {
+        self.credential.as_ref()
     }
 
     /// Tells the agent something; one that is gone need not know.

@@ -57,12 +57,13 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let certificate = certificate::ephemeral()?;
     let edge = Edge::bind(EdgeConfig {
         source: Source::Folder(folder.0.clone()),
-        fleet: Fleet { own: "demo".to_owned(), advertise: None, peers: Vec::new() },
+        fleet: Fleet { own: "demo".to_owned(), advertise: None, peers: Vec::new(), mesh_port: None },
         http: args.http,
         // The demo has no certificate that a browser would believe.
         https: None,
         bridge: args.bridge,
         admin: args.admin,
+        mesh: None,
         security: bridge::Security::Tls(certificate.config),
         default_certificate: None,
         bridge_hostname: None,

@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Failure, certificate::FollowedCertificate, fleet::Fleet, signals, wiring};
 use crate::{
-    bridge::{self, Bridge},
+    bridge::{self, Bridge, Mesh, MeshConfig, MeshIdentity, MeshPeer},
     controller::{ClusterConfig, Controller, Sessions},
     proxy::{self, Proxy, Tls, TlsOptions},
-    routing::Agents,
+    routing::{Agents, RoutingTable},
     telemetry::{
         self,
         access_log::{AccessLog, AccessLogFormat, AccessLogWriter},
@@ -41,6 +41,8 @@ pub(super) struct EdgeConfig {
     pub(super) https: Option<SocketAddr>,
     pub(super) bridge: SocketAddr,
     pub(super) admin: SocketAddr,
+    /// Where other replicas come in, and what they know this one by; `None`: nothing is forwarded between replicas.
+    pub(super) mesh: Option<(SocketAddr, MeshIdentity)>,
     pub(super) security: bridge::Security,
     /// What visitors over TLS are shown for hosts that have no certificate of their own.
     pub(super) default_certificate: Option<FollowedCertificate>,
@@ -70,6 +72,9 @@ pub(super) struct Edge {
     tls: Arc<Tls>,
     default_certificate: Option<FollowedCertificate>,
     bridge: Bridge,
+    mesh: Option<(TcpListener, Mesh)>,
+    table: watch::Sender<Arc<RoutingTable>>,
+    neighbours: watch::Sender<Arc<[MeshPeer]>>,
     agents: watch::Sender<Arc<Agents>>,
     replicas: watch::Sender<Arc<[Replica]>>,
     sessions: watch::Sender<Arc<Sessions>>,
@@ -120,7 +125,7 @@ impl Edge {
 
         let metrics = MetricsRegistry::new();
         telemetry::register_build_info(&metrics)?;
-        let fleet = config.fleet;
+        let mut fleet = config.fleet;
         let agents = watch::Sender::new(Arc::new(Agents::default()));
         let replicas = watch::Sender::new(fleet.alone());
         let bridge = Bridge::new(
@@ -133,6 +138,19 @@ impl Edge {
             },
             &metrics,
         )?;
+        let (table, neighbours) = (watch::Sender::default(), watch::Sender::default());
+        let mesh = match config.mesh {
+            None => None,
+            Some((address, identity)) => {
+                let listener = bind("--mesh", address).await?;
+                let address = listener.local_addr()?;
+                tracing::info!(mesh = %address, "listening");
+                fleet.mesh_port = Some(address.port());
+                let (peers, table) = (neighbours.subscribe(), table.subscribe());
+                let config = MeshConfig { identity, peers, table, drain: DRAIN };
+                Some((listener, Mesh::new(config, bridge.registry().clone(), &metrics)?))
+            }
+        };
         let (access_log, access_log_writer) = match config.access_log {
             Some(format) => {
                 let (log, writer) = AccessLog::start(format, std::io::stdout(), &metrics)?;
@@ -167,6 +185,9 @@ impl Edge {
             tls: Arc::new(tls),
             default_certificate: config.default_certificate,
             bridge,
+            mesh,
+            table,
+            neighbours,
             agents,
             replicas,
             sessions,
@@ -184,7 +205,8 @@ impl Edge {
     /// Runs until `stop`. Then readiness goes first, then the listeners; requests in progress end before the tunnels
     /// that they need, and those before what only watches.
     pub(super) async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
-        let Self { listeners, metrics, controller, proxy, tls, default_certificate, bridge, drain_delay, .. } = self;
+        let Self { listeners, metrics, controller, proxy, tls, default_certificate, bridge, mesh, drain_delay, .. } =
+            self;
         let access_log_writer = self.access_log_writer;
         let (known, ready) = (watch::Sender::new(false), watch::Sender::new(false));
         let [stop_visitors, stop_agents, stop_rest] = [(); 3].map(|()| CancellationToken::new());
@@ -218,12 +240,17 @@ impl Edge {
         data.spawn(once(known.subscribe(), stop_agents.clone(), move |stop| async move {
             agents.serve(listeners.bridge, stop).await;
         }));
+        if let Some((listener, mesh)) = mesh {
+            data.spawn(once(known.subscribe(), stop_agents.clone(), move |stop| async move {
+                mesh.serve(listener, stop).await;
+            }));
+        }
 
         let wiring = async {
             tokio::join!(
-                wiring::publish(outputs.compiled, &proxy, &self.agents, &known),
+                wiring::publish(outputs.compiled, &proxy, &self.agents, &self.table, &known),
                 wiring::settle(known.subscribe(), outputs.expected, bridge.registry().watch(), &ready),
-                wiring::follow_replicas(outputs.replicas, &self.fleet, &proxy, &self.replicas),
+                wiring::follow_replicas(outputs.replicas, &self.fleet, &proxy, &self.replicas, &self.neighbours),
                 wiring::follow_sessions(bridge.registry().watch(), &self.fleet.own, &self.sessions),
             );
             // What they follow ends only with the process.

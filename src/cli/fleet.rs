@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
-use crate::{controller::Member, tunnel::Replica};
+use crate::{bridge::MeshPeer, controller::Member, tunnel::Replica};
 
 /// This replica and what it was told of the others.
 #[derive(Debug)]
@@ -12,13 +12,16 @@ pub(super) struct Fleet {
     pub(super) advertise: Option<Advertise>,
     /// The other replicas, where there is no cluster to ask.
     pub(super) peers: Vec<Peer>,
+    /// The port of this replica's mesh, which is that of the others too where nothing else is said; `None`: there is no
+    /// mesh.
+    pub(super) mesh_port: Option<u16>,
 }
 
 /// What agents are told to dial, `HOST:PORT`: for this replica, or, where it has `{replica}` or `{ip}` in it, for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Advertise(String);
 
-/// Another replica, `ID=HOST:PORT`.
+/// Another replica, `ID=HOST:PORT`, perhaps with `/PORT` of its mesh behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
     /// Its `--replica`.
@@ -26,6 +29,7 @@ pub(super) struct Peer {
     /// Where agents dial it.
     host: String,
     port: u16,
+    mesh_port: Option<u16>,
 }
 
 const REPLICA: &str = "{replica}";
@@ -49,6 +53,21 @@ impl Fleet {
         let mut all: Vec<_> = running.iter().map(member).chain(self.peers.iter().map(peer)).collect();
         all.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         all.into()
+    }
+
+    /// The other replicas that links can be forwarded to.
+    pub(super) fn neighbours(&self, running: &[Member]) -> Arc<[MeshPeer]> {
+        let Some(port) = self.mesh_port else { return Arc::default() };
+        let others = running.iter().filter(|member| member.id != self.own);
+        let member = |member: &Member| {
+            let ip = member.ip?;
+            Some(MeshPeer { id: member.id.clone(), address: authority(&ip.to_string(), port) })
+        };
+        let peer = |peer: &Peer| MeshPeer {
+            id: peer.id.clone(),
+            address: authority(&peer.host, peer.mesh_port.unwrap_or(port)),
+        };
+        others.filter_map(member).chain(self.peers.iter().map(peer)).collect()
     }
 
     /// How many replicas share the limits, of which so many were found ready.
@@ -99,9 +118,16 @@ impl FromStr for Peer {
     fn from_str(text: &str) -> Result<Self, String> {
         let (id, address) = text.split_once('=').unwrap_or_default();
         let address = address.strip_prefix("https://").unwrap_or(address);
-        match host_and_port(address.strip_suffix('/').unwrap_or(address)) {
-            Some((host, port)) if !id.is_empty() => Ok(Self { id: id.to_owned(), host, port }),
-            _ => Err("it is not REPLICA=HOST:PORT, as in edge-b=b.example.com:7443".to_owned()),
+        let (address, mesh_port) = match address.split_once('/') {
+            None | Some((_, "")) => (address.trim_end_matches('/'), Ok(None)),
+            Some((address, port)) => (address, port.parse().map(Some)),
+        };
+        match (host_and_port(address), mesh_port) {
+            (Some((host, port)), Ok(mesh_port)) if !id.is_empty() && mesh_port != Some(0) => {
+                Ok(Self { id: id.to_owned(), host, port, mesh_port })
+            }
+            _ => Err("it is not REPLICA=HOST:PORT or REPLICA=HOST:PORT/MESH-PORT, as in edge-b=b.example.com:7443"
+                .to_owned()),
         }
     }
 }
@@ -138,6 +164,7 @@ mod tests {
             own: "b".to_owned(),
             advertise: Some(advertise.parse().expect(advertise)),
             peers: peers.iter().map(|peer| peer.parse().expect(peer)).collect(),
+            mesh_port: None,
         };
         let running = [member("a", Some("10.0.0.1")), member("b", Some("fd00::2")), member("c", None)];
         fleet.replicas(&running).iter().map(|replica| (replica.id.clone(), replica.address.clone())).collect()
@@ -163,15 +190,24 @@ mod tests {
         let fleet = Fleet {
             own: "b".to_owned(),
             advertise: None,
+            mesh_port: Some(7444),
             peers: vec![
                 "a=https://a.example.com:7443/".parse().expect("a peer"),
-                "c=[::1]:7443".parse().expect("a peer"),
+                "c=[::1]:7443/8444".parse().expect("a peer"),
             ],
         };
         let replicas = fleet.alone();
         let all: Vec<_> = replicas.iter().map(|replica| (&*replica.id, replica.address.as_deref())).collect();
         assert_eq!(all, [("a", Some("a.example.com:7443")), ("b", None), ("c", Some("[::1]:7443"))]);
         assert_eq!(fleet.ready(1), 3);
+        let neighbours = |running: &[Member]| -> Vec<String> {
+            fleet.neighbours(running).iter().map(|peer| format!("{} {}", peer.id, peer.address)).collect()
+        };
+        assert_eq!(neighbours(&[member("b", None)]), ["a a.example.com:7444", "c [::1]:8444"]);
+        let in_cluster = Fleet { peers: Vec::new(), ..fleet };
+        let running = [member("a", Some("10.0.0.1")), member("b", Some("10.0.0.2")), member("c", None)];
+        let neighbours = in_cluster.neighbours(&running);
+        assert_eq!(neighbours.iter().map(|peer| &*peer.address).collect::<Vec<_>>(), ["10.0.0.1:7444"]);
     }
 
     #[test]
@@ -179,7 +215,7 @@ mod tests {
         for text in ["", "host", "host:", ":7443", "host:0", "host:70000", "u@host:1", "{pod}.example.com:1"] {
             text.parse::<Advertise>().expect_err(text);
         }
-        for text in ["", "a", "a=", "=host:1", "a=host", "a=http://host:1", "a=https://host:1/path"] {
+        for text in ["", "a", "a=", "=host:1", "a=host", "a=http://host:1", "a=https://host:1/path", "a=host:1/0"] {
             text.parse::<Peer>().expect_err(text);
         }
     }

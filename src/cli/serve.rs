@@ -1,6 +1,6 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -15,7 +15,11 @@ use super::{
     signals,
     visitors::VisitorArgs,
 };
-use crate::{bridge, controller::ClusterConfig, routing::Hostname};
+use crate::{
+    bridge::{self, MeshIdentity},
+    controller::ClusterConfig,
+    routing::Hostname,
+};
 
 /// Runs the edge: controller, proxy and bridge in one process.
 ///
@@ -68,6 +72,14 @@ pub(super) struct Args {
         requires = "manifests"
     )]
     peers: Vec<Peer>,
+    /// Where the other replicas come in, as in 0.0.0.0:7444: a replica without a session to an agent forwards requests to
+    /// one that has it, by mutual TLS. Without it visitors of such a replica get 503 for that agent.
+    #[arg(long, value_name = "ADDRESS", env = "CULVERT_MESH", requires = "mesh_key")]
+    mesh: Option<SocketAddr>,
+    /// A PEM file with the private key that all replicas share, and nobody else has: with it each signs the certificate
+    /// that the others know it by.
+    #[arg(long, value_name = "FILE", env = "CULVERT_MESH_KEY", requires = "mesh")]
+    mesh_key: Option<PathBuf>,
     /// A folder for what must outlive a restart: the bridge's certificate, where --bridge-cert is not given.
     #[arg(long, value_name = "DIR", default_value = "culvert-state", env = "CULVERT_STATE")]
     state: PathBuf,
@@ -140,7 +152,8 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     };
     let edge = Edge::bind(EdgeConfig {
         source,
-        fleet: Fleet { own: args.replica, advertise: args.advertise, peers: args.peers },
+        mesh: mesh(&args.replica, args.mesh, args.mesh_key.as_deref())?,
+        fleet: Fleet { own: args.replica, advertise: args.advertise, peers: args.peers, mesh_port: None },
         http: args.http,
         https: Some(args.https),
         bridge: args.bridge,
@@ -167,6 +180,18 @@ fn security(args: &Args) -> Result<bridge::Security, Failure> {
     };
     tracing::info!("agents can trust this edge with --edge-fingerprint {fingerprint}");
     Ok(bridge::Security::Tls(config))
+}
+
+fn mesh(
+    replica: &str,
+    address: Option<SocketAddr>,
+    key: Option<&Path>,
+) -> Result<Option<(SocketAddr, MeshIdentity)>, Failure> {
+    let (Some(address), Some(file)) = (address, key) else { return Ok(None) };
+    let shown = file.display();
+    let key = std::fs::read_to_string(file).map_err(|error| format!("--mesh-key: cannot read {shown}: {error}"))?;
+    let identity = MeshIdentity::new(replica, &key).map_err(|error| format!("--mesh-key: {shown}: {error}"))?;
+    Ok(Some((address, identity)))
 }
 
 fn any(port: u16) -> SocketAddr {

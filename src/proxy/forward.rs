@@ -213,6 +213,7 @@ impl Forward<'_> {
             visitor: of_visitor.then_some(self.visitor),
             request_id: own(self.request_id.to_str().ok().map(str::to_owned)),
             traceparent: None,
+            agent: None,
         };
         let limit = self.rule.timeouts.connect;
         let started = Instant::now();

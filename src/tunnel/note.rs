@@ -21,6 +21,15 @@ pub enum Note {
     },
     /// The sender is leaving: no new links, the open ones may finish.
     Drain,
+    /// Between replicas: which agents the sender holds sessions with, as far as that has changed since it said so last.
+    Agents {
+        /// Those that it holds now, `namespace/name`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        held: Vec<String>,
+        /// Those that it holds no more.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        gone: Vec<String>,
+    },
 }
 
 /// One process of the edge.
@@ -34,7 +43,7 @@ pub struct Replica {
 }
 
 /// The kinds that this version knows.
-const KINDS: [&str; 3] = ["welcome", "replicas", "drain"];
+const KINDS: [&str; 4] = ["welcome", "replicas", "drain", "agents"];
 
 // === impl Note ===
 
@@ -69,7 +78,8 @@ mod tests {
         let address = Some("edge-1.example.com:7443".to_owned());
         let replicas = vec![Replica { id: "edge-0".into(), address: None }, Replica { id: "edge-1".into(), address }];
         let welcome = Note::Welcome { replica: "edge-0".into(), version: "0.1.0".into(), replicas: replicas.clone() };
-        for note in [welcome, Note::Replicas { replicas }, Note::Drain] {
+        let agents = Note::Agents { held: vec!["web/lab".into()], gone: Vec::new() };
+        for note in [welcome, Note::Replicas { replicas }, Note::Drain, agents] {
             let value: serde_json::Value = serde_json::from_slice(&note.encode()).expect("JSON");
             assert!(KINDS.contains(&value["kind"].as_str().expect("a kind")));
             assert_eq!(Note::decode(&note.encode()), Ok(Some(note)));
