@@ -327,13 +327,11 @@ impl Group {
             self.processes.push(process);
             return None;
         };
-        match process.sessions.iter_mut().find(|other| other.slot == session.slot) {
-            Some(place) => Some(std::mem::replace(place, session)),
-            None => {
-                process.sessions.push(session);
-                None
-            }
+        if let Some(place) = process.sessions.iter_mut().find(|other| other.slot == session.slot) {
+            return Some(std::mem::replace(place, session));
         }
+        process.sessions.push(session);
+        None
     }
 
     /// Returns whether it was there.
@@ -441,5 +439,90 @@ impl fmt::Debug for AgentSession {
             .field("instance", &self.instance)
             .field("remote_address", &self.remote_address)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        routing::Token as Known,
+        tunnel::{Config, Driver, Incoming, Role, registration::Token},
+    };
+
+    /// A session that nobody drives, and what has to live as long as it.
+    fn session() -> (Session, Incoming, Driver<tokio::io::DuplexStream>) {
+        Session::start(Role::Edge, tokio::io::duplex(1024).0, Bytes::new(), Config::default())
+    }
+
+    fn new(slot: u32, session: &Session) -> NewSession {
+        let token = "0123456789abcdef";
+        NewSession {
+            agent: lab(),
+            credential: Credential { secret: "lab".into(), token: Known::new(token.as_bytes()).expect("a token") },
+            registration: Registration {
+                agent: lab().to_string(),
+                token: Token::new(token).expect("a token"),
+                instance: "0a".to_owned(),
+                version: "0.1.0".to_owned(),
+                slot,
+                met: Vec::new(),
+            },
+            transport: "tls",
+            remote_address: ([192, 0, 2, 1], 1).into(),
+            session: session.clone(),
+        }
+    }
+
+    fn lab() -> ObjectName {
+        ObjectName::new("web", "lab")
+    }
+
+    #[tokio::test]
+    async fn what_another_replica_holds_is_chosen_last_and_never_handed_on() {
+        let (registry, mesh, own) = (Registry::new(), session(), session());
+        let replica = "r2".into();
+        let address = ([192, 0, 2, 2], 7444).into();
+        let neighbour = Neighbour { replica, address, session: mesh.0.clone(), id: registry.next_id() };
+        registry.heard(&neighbour, vec![lab(), lab()], &[]);
+        let elsewhere = registry.choose(&lab()).expect("by the other replica");
+        assert_eq!((&*elsewhere.instance, elsewhere.id), ("r2", neighbour.id));
+        assert!(registry.choose_own(&lab(), |_| true).is_none());
+        assert!(registry.held().is_empty() && registry.sessions().is_empty(), "it is not held here");
+        assert!(registry.is_active(elsewhere.process));
+
+        let session = registry.insert(new(0, &own.0));
+        assert_eq!(registry.choose(&lab()).expect("its own").id, session.id);
+        assert_eq!(registry.held(), BTreeSet::from([lab()]));
+        let not_own = registry.choose_where(&lab(), |other| other.id != session.id).expect("where that one failed");
+        assert_eq!(not_own.id, neighbour.id);
+        registry.remove(&session);
+        assert_eq!(registry.choose(&lab()).expect("by the other replica").id, neighbour.id);
+
+        registry.heard(&neighbour, Vec::new(), &[lab()]);
+        assert!(registry.choose(&lab()).is_none());
+        registry.heard(&neighbour, vec![lab()], &[]);
+        let again = registry.choose(&lab()).expect("it is back");
+        assert_ne!(again.process, elsewhere.process, "what was kept for the one before is gone");
+        registry.forget(&neighbour);
+        assert!(registry.choose(&lab()).is_none() && !registry.is_active(again.process));
+    }
+
+    #[tokio::test]
+    async fn the_sessions_of_a_process_share_its_number_as_long_as_there_is_one() {
+        let (registry, io) = (Registry::new(), session());
+        let first = registry.insert(new(0, &io.0));
+        let second = registry.insert(new(1, &io.0));
+        assert_eq!(first.process, second.process);
+        let again = registry.insert(new(0, &io.0));
+        assert_eq!((again.process, first.cause()), (first.process, Some(Cause::Replaced)));
+        registry.remove(&first);
+        registry.retire(&again);
+        assert!(registry.is_active(first.process), "by its second session");
+        registry.remove(&second);
+        assert!(!registry.is_active(first.process));
+        assert_ne!(registry.insert(new(0, &io.0)).process, first.process);
     }
 }

@@ -101,6 +101,13 @@ mod tests {
 
     use super::*;
 
+    /// As Helm's `genPrivateKey "ecdsa"` makes them; this one is used nowhere.
+    const OF_HELM: &str = "-----BEGIN EC PRIVATE KEY-----\n\
+        MHcCAQEEINDJoOh+rlYJlHIs2hlObbbMQJ5ZDih1lESFV8MNpeP1oAoGCCqGSM49\n\
+        AwEHoUQDQgAEsL8C+UH8VRNoz+uFC5mBZfzIFyjDv5sfJIO7z+qQmwuI5hEKV4w4\n\
+        c0mNYyWBlhT2bXKzlHMjVNze7YOFuE/9XA==\n\
+        -----END EC PRIVATE KEY-----\n";
+
     fn key() -> String {
         KeyPair::generate().expect("a key").serialize_pem()
     }
@@ -134,8 +141,8 @@ mod tests {
 
     #[test]
     fn who_has_the_key_and_the_right_name_is_let_in() {
-        let (shared, other) = (key(), key());
-        let (one, two) = (identity("r1", &shared), identity("r2", &shared));
+        let (shared, other) = (OF_HELM, key());
+        let (one, two) = (identity("r1", shared), identity("r2", shared));
         handshake(&two.client(), &one.server()).expect("both are replicas");
         handshake(&one.client(), &two.server()).expect_err("it asked for another replica");
         let stranger = identity("r1", &other);
@@ -145,7 +152,7 @@ mod tests {
         let mut roots = RootCertStore::empty();
         let mut authority = CertificateParams::default();
         authority.distinguished_name.push(DnType::CommonName, "culvert mesh");
-        let signed = authority.self_signed(&KeyPair::from_pem(&shared).expect("a key")).expect("signed");
+        let signed = authority.self_signed(&KeyPair::from_pem(shared).expect("a key")).expect("signed");
         roots.add(signed.der().clone()).expect("a certificate");
         let believing = ClientConfig::builder_with_provider(tls::provider())
             .with_safe_default_protocol_versions()
