@@ -7,14 +7,19 @@
 //! replica.
 
 mod connection;
+mod ending;
+mod instances;
 mod listener;
 mod mesh;
 mod metrics;
 mod registration;
 mod registry;
+mod source;
 mod throttle;
+mod waiting;
 
 pub use self::{
+    ending::Ending,
     listener::{Bridge, BridgeError, Config, Security},
     mesh::{Mesh, MeshConfig, MeshError, MeshIdentity, MeshPeer},
     registry::{AgentSession, Registry, Sessions},

@@ -8,11 +8,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AllowList, EdgeUrl, Security, TokenSource,
+    AllowList, EdgeUrl, Proxies, Security, TokenSource, Transport,
     backoff::Failure,
     dial::{DialError, Dialled, Dialler},
     plan::{Dial, Lane, Plan},
     serve::{News, Serve},
+    transport::Choice,
 };
 use crate::tunnel::CloseReason;
 
@@ -29,9 +30,13 @@ pub struct Config {
     pub allow: AllowList,
     /// How its connections are protected.
     pub security: Security,
+    /// Which HTTP proxies its connections to the edge go through.
+    pub proxies: Proxies,
+    /// What carries its tunnels. Default in `culvert agent`: [`Transport::Auto`].
+    pub transport: Transport,
     /// How long a target's name and connection together may take. Default in `culvert agent`: 5 s.
     pub connect_timeout: Duration,
-    /// How long links may go on when the agent stops. Default in `culvert agent`: 5 s.
+    /// How long links may go on when the agent stops. Default in `culvert agent`: 25 s.
     pub grace: Duration,
     /// How many connections it holds with each replica of the edge, at least 1, each with its own flow control. Default
     /// in `culvert agent`: 2.
@@ -79,7 +84,8 @@ impl Agent {
 
     /// Runs until `stop`, whatever happens to the edge: what is lost is dialled again.
     pub async fn run(self, stop: CancellationToken) {
-        let Config { edges, agent, token, allow, security, connect_timeout, grace, connections } = self.config;
+        let Config { edges, agent, token, allow, security, proxies, transport, connect_timeout, grace, connections } =
+            self.config;
         let (said, mut news) = mpsc::channel(16);
         // Random, so that the edge can tell processes of one name apart.
         let instance = format!("{:032x}", rand::random::<u128>());
@@ -87,7 +93,7 @@ impl Agent {
         let mut running = Running {
             edges,
             edge: 0,
-            dialler: Arc::new(Dialler { security, token, agent, instance }),
+            dialler: Arc::new(Dialler { security, proxies, choice: Choice::new(transport), token, agent, instance }),
             serve: Arc::new(serve),
             plan: Plan::new(connections),
             dials: JoinSet::new(),
@@ -145,7 +151,8 @@ impl Running {
 
     fn registered(&mut self, dial: &Dial, edge: &EdgeUrl, dialled: Dialled) {
         let (replica, slot) = (dialled.replica.clone(), dial.slot);
-        tracing::info!(%edge, address = %dialled.address, replica, slot, "connected to the edge");
+        let Dialled { address, transport, proxy, .. } = &dialled;
+        tracing::info!(%edge, %address, replica, slot, transport, proxy, "connected to the edge");
         self.logged = None;
         let serial = self.plan.registered(dial, &replica, Instant::now());
         let session = self.serve.clone().session(serial, dialled);

@@ -38,17 +38,24 @@ pub(super) enum News {
     Leaving(u64),
 }
 
+/// How long a session without links is kept for an edge that was told that this agent leaves, and does not end it. For the edge,
+/// a WebSocket may take two seconds longer than for the backend.
+const UNUSED: Duration = Duration::from_secs(3);
+
 // === impl Serve ===
 
 impl Serve {
-    /// Serves one session, `serial` in the plan, until it is over. After `stop` it takes no more links, waits a little for those that it has,
-    /// and ends.
+    /// Serves one session, `serial` in the plan, until it is over. After `stop` it takes no more links, waits for those that it
+    /// has, at most for the grace, and ends.
     pub(super) async fn session(self: Arc<Self>, serial: u64, dialled: Dialled) -> CloseReason {
         match dialled.io {
             Io::Tls(io) => {
                 self.start(serial, Session::start(Role::Agent, *io, dialled.early, tunnel::Config::default())).await
             }
             Io::Plaintext(io) => {
+                self.start(serial, Session::start(Role::Agent, io, dialled.early, tunnel::Config::default())).await
+            }
+            Io::Other(io) => {
                 self.start(serial, Session::start(Role::Agent, io, dialled.early, tunnel::Config::default())).await
             }
         }
@@ -82,7 +89,7 @@ impl Serve {
                         let _ = self.news.send(News::Replicas(replicas)).await;
                     }
                     // Its links go on here; for the next ones there should be another session before this one ends.
-                    Some(IncomingEvent::Note(Note::Drain)) => {
+                    Some(IncomingEvent::Note(Note::Drain { .. })) => {
                         let _ = self.news.send(News::Leaving(serial)).await;
                     }
                     // Of the agents a replica tells only other replicas.
@@ -92,11 +99,17 @@ impl Serve {
                 () = self.stop.cancelled() => break,
             }
         }
-        let _ = session.note(&Note::Drain);
-        let end = Instant::now() + self.grace;
-        while session.links() > 0 && Instant::now() < end {
+        let seconds = u32::try_from(self.grace.as_secs()).ok();
+        let _ = session.note(&Note::Drain { seconds });
+        let now = Instant::now();
+        let (end, mut used) = (now + self.grace, now);
+        // The edge ends a session that drains with its last link, since only it knows that no other is on its way.
+        while Instant::now() < end && used.elapsed() < UNUSED {
             // Links tell nobody that they end, and this is once in the life of a process.
             let look_again = (Instant::now() + Duration::from_millis(20)).min(end);
+            if session.links() > 0 {
+                used = Instant::now();
+            }
             tokio::select! {
                 event = incoming.next() => match event {
                     Some(IncomingEvent::Open(opening)) => opening.refuse(RefuseCode::Draining, "the agent is stopping"),

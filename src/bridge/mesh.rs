@@ -14,7 +14,11 @@ mod relay;
 mod routes;
 mod serve;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::{net::TcpListener, sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -33,7 +37,7 @@ pub struct MeshConfig {
     pub peers: watch::Receiver<Arc<[MeshPeer]>>,
     /// What this replica routes: for nothing else does it take links.
     pub table: watch::Receiver<Arc<RoutingTable>>,
-    /// How long the links may go on once it stops. Default in `culvert serve`: 30 s.
+    /// How long links may take to end once it stops. Default in `culvert serve`: 3 s.
     pub drain: Duration,
 }
 
@@ -59,6 +63,10 @@ struct Shared {
     registry: Registry,
     metrics: Metrics,
     tasks: TaskTracker,
+    /// The sessions that this replica opens links on, by their number.
+    dialled: Mutex<HashMap<u64, Session>>,
+    /// Set once this replica is about to stop: for how long links may go on.
+    leaves: watch::Sender<Option<Duration>>,
 }
 
 // === impl Mesh ===
@@ -71,7 +79,30 @@ impl Mesh {
     pub fn new(config: MeshConfig, registry: Registry, metrics: &prometheus::Registry) -> prometheus::Result<Self> {
         let MeshConfig { identity, peers, table, drain } = config;
         let (routes, metrics) = (Routes::new(table), Metrics::new(metrics)?);
-        Ok(Self(Arc::new(Shared { identity, peers, routes, drain, registry, metrics, tasks: TaskTracker::new() })))
+        Ok(Self(Arc::new(Shared {
+            identity,
+            peers,
+            routes,
+            drain,
+            registry,
+            metrics,
+            tasks: TaskTracker::new(),
+            dialled: Mutex::default(),
+            leaves: watch::Sender::new(None),
+        })))
+    }
+
+    /// Tells the other replicas that this one is about to stop, and how long their links may go on: they open no more.
+    pub fn leave(&self, links: Duration) {
+        self.0.leaves.send_replace(Some(links));
+    }
+
+    /// Waits until this replica has no link by another one any more.
+    pub async fn idle(&self) {
+        // Links tell nobody that they end, and this is once in the life of a process.
+        while self.0.dialled().values().any(|session| session.links() > 0) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Dials the other replicas and serves those that dial, until `stop`; then their links may end.
@@ -85,6 +116,10 @@ impl Mesh {
 // === impl Shared ===
 
 impl Shared {
+    fn dialled(&self) -> MutexGuard<'_, HashMap<u64, Session>> {
+        self.dialled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ends a session once its links have ended, or at the end of the drain.
     async fn finish(&self, session: &Session) {
         let idle = async {

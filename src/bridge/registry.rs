@@ -4,14 +4,15 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::SystemTime,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use super::Ending;
 use crate::{
     routing::{Credential, ObjectName},
     tunnel::{Link, Note, Open, Session, SessionClosed, registration::Registration},
@@ -37,7 +38,8 @@ pub struct AgentSession {
     pub instance: Arc<str>,
     /// The version of the agent's program.
     pub version: Arc<str>,
-    /// What carries the session: `mesh` by way of another replica, `tls`, or `plaintext` where that was asked for.
+    /// What carries the session: `mesh` by way of another replica; `tls`, or `websocket` where the agent's network lets through nothing else; `plaintext` or
+    /// `plaintext-websocket` where that was asked for.
     pub transport: &'static str,
     /// Where the connection comes from; a balancer in between shows its own address.
     pub remote_address: SocketAddr,
@@ -51,6 +53,9 @@ pub struct AgentSession {
     session: Session,
     /// Why this side ended it, where it did.
     cause: OnceLock<Cause>,
+    /// Its agent takes no more links.
+    leaving: AtomicBool,
+    ending: Ending,
     ended: CancellationToken,
 }
 
@@ -59,9 +64,13 @@ pub struct AgentSession {
 pub(super) enum Cause {
     /// The token, its Secret or the whole agent is no longer valid.
     Revoked,
+    /// The agent may no longer be where it is.
+    Source,
+    /// More processes run as the agent than may.
+    Surplus,
     /// The same agent process dialled again for the same slot, so the old connection is of no use to it.
     Replaced,
-    /// This replica stops.
+    /// This replica or the agent stops.
     Drained,
 }
 
@@ -188,7 +197,10 @@ impl Registry {
         }
         for agent in gone {
             if let Some(group) = agents.get_mut(agent) {
-                group.elsewhere.retain(|session| session.id != from.id);
+                for session in group.elsewhere.extract_if(.., |session| session.id == from.id) {
+                    // Whether its agent stops or comes back somewhere else, nobody tells.
+                    session.ending.ask();
+                }
                 if group.is_empty() {
                     agents.remove(agent);
                 }
@@ -199,14 +211,16 @@ impl Registry {
         }
     }
 
-    /// A neighbour takes no more links, or its session has ended.
-    pub(super) fn forget(&self, neighbour: &Neighbour) {
+    /// A neighbour takes no more links, or its session has ended. Returns the ways that led by it.
+    pub(super) fn forget(&self, neighbour: &Neighbour) -> Vec<Arc<AgentSession>> {
         let mut agents = self.write();
+        let mut forgotten = Vec::new();
         agents.retain(|_, group| {
-            group.elsewhere.retain(|session| session.id != neighbour.id);
+            forgotten.extend(group.elsewhere.extract_if(.., |session| session.id == neighbour.id));
             !group.is_empty()
         });
         self.0.all.send_modify(|_| {});
+        forgotten
     }
 
     /// Follows the live sessions: a new value for each one that comes or goes, and the same list again when one of
@@ -220,6 +234,16 @@ impl Registry {
     #[must_use]
     pub fn sessions(&self) -> Sessions {
         self.0.all.borrow().clone()
+    }
+
+    /// Asks those who hold links to bring them to an end, in all sessions: this replica stops soon.
+    pub fn end_links(&self) {
+        for session in self.sessions().iter() {
+            session.ending.ask();
+        }
+        for session in self.read().values().flat_map(|group| &group.elsewhere) {
+            session.ending.ask();
+        }
     }
 
     /// Lists a new session. One that the same process had for the same slot is closed: an agent never dials for a
@@ -242,6 +266,8 @@ impl Registry {
             credential: Some(new.credential),
             session: new.session,
             cause: OnceLock::new(),
+            leaving: AtomicBool::new(false),
+            ending: Ending::default(),
             ended: CancellationToken::new(),
         });
         let old = group.add(session.clone());
@@ -256,6 +282,7 @@ impl Registry {
 
     /// Gives a session no more links; those that it has go on.
     pub(super) fn retire(&self, session: &AgentSession) {
+        session.leaving.store(true, Ordering::Relaxed);
         let mut agents = self.write();
         // Once only, however often an agent says that it leaves.
         if leave_group(&mut agents, session) {
@@ -377,6 +404,8 @@ impl AgentSession {
             credential: None,
             session: neighbour.session.clone(),
             cause: OnceLock::new(),
+            leaving: AtomicBool::new(false),
+            ending: Ending::default(),
             ended: CancellationToken::new(),
         }
     }
@@ -397,10 +426,22 @@ impl AgentSession {
         self.ended.cancelled().await;
     }
 
+    /// Whether the session is over, or about to be.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.session.is_closed()
+    }
+
     /// Links that are open now.
     #[must_use]
     pub fn links(&self) -> usize {
         self.session.links()
+    }
+
+    /// Tells when links that may go on for ever are to end.
+    #[must_use]
+    pub fn ending(&self) -> &Ending {
+        &self.ending
     }
 
     /// The credential that it registered with; `None` where that was with another replica.
@@ -413,16 +454,32 @@ impl AgentSession {
         let _ = self.session.note(note);
     }
 
-    /// Ends the session behind what it has yet to send, since this replica stops.
+    /// Ends the session behind what it has yet to send, since this replica or the agent stops.
     pub(super) fn finish(&self) {
         let _ = self.cause.set(Cause::Drained);
         self.session.finish();
+    }
+
+    /// Its agent leaves: at that time its links are asked to end, and the session ends with the last of them. What was about to
+    /// open another one is told, and goes elsewhere.
+    pub(super) fn leaves(&self, links_end: Instant) {
+        if Instant::now() >= links_end && !self.ending.is_asked() {
+            self.ending.ask();
+        }
+        if self.links() == 0 {
+            self.finish();
+        }
     }
 
     /// Ends the session now. The first cause is the one that counts.
     pub(super) fn close(&self, cause: Cause) {
         let _ = self.cause.set(cause);
         self.session.close();
+    }
+
+    /// Whether its agent has said that it takes no more links.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// Why this side ended it, where it did.

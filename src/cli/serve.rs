@@ -13,7 +13,7 @@ use super::{
     edge::{Edge, EdgeConfig, Source},
     fleet::{Advertise, Fleet, Peer},
     signals,
-    visitors::VisitorArgs,
+    visitors::{VisitorArgs, any_duration},
 };
 use crate::{
     bridge::{self, MeshIdentity},
@@ -56,6 +56,20 @@ pub(super) struct Args {
     admin: SocketAddr,
     #[command(flatten)]
     visitors: VisitorArgs,
+    /// How long visitors are still taken after the process was asked to stop and says that it is not ready, since balancers
+    /// hear of it late. Without it 5s in a cluster, and not at all with --manifests.
+    #[arg(long, value_name = "DURATION", value_parser = any_duration, env = "CULVERT_DRAIN_DELAY")]
+    drain_delay: Option<Duration>,
+    /// How long requests in progress and upgraded connections may go on after that, while agents and visitors go elsewhere. What
+    /// is left then is cut; WebSockets are closed as "going away" (1001) between two frames.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = any_duration,
+        env = "CULVERT_DRAIN_TIMEOUT"
+    )]
+    drain_timeout: Duration,
     /// The address that agents are told to dial for this replica, HOST:PORT, where it has one of its own. With {replica}
     /// in it, which stands for the replica's name, or {ip}, for its pod's address, it is that of each replica. Without
     /// it agents dial the address that they know again, until they have met every replica; so they do where an address
@@ -63,7 +77,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "HOST:PORT", env = "CULVERT_ADVERTISE")]
     advertise: Option<Advertise>,
     /// The other replicas, each with its --replica and the address where agents dial it. They share the limits, and
-    /// agents hold sessions with all of them. Only with --manifests: in a cluster the replicas find each other.
+    /// agents hold sessions with all of them. Only with --manifests: in a cluster the replicas find each other. Where the
+    /// port of a replica's --mesh is not that of this one's, it follows behind a slash: REPLICA=HOST:PORT/MESH-PORT.
     #[arg(
         long,
         value_name = "REPLICA=HOST:PORT",
@@ -118,7 +133,7 @@ pub(super) struct Args {
     lease: String,
 }
 
-/// How long a replica that is no longer ready still takes visitors, since balancers hear of it late.
+/// How long a replica of a cluster that is no longer ready still takes visitors, where nothing else is said.
 const DRAIN_DELAY: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
@@ -136,7 +151,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     if let Some(same) = args.peers.iter().find(|peer| peer.id == args.replica) {
         return Err(format!("--peers: {same} has the name of this replica; give each another --replica").into());
     }
-    let (source, drain_delay) = if let Some(dir) = args.manifests {
+    let (source, usual_delay) = if let Some(dir) = args.manifests {
         (Source::Folder(dir), Duration::ZERO)
     } else {
         let client = Client::try_default().await.map_err(|error| {
@@ -163,7 +178,8 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         bridge_hostname,
         access_log: args.visitors.access_log(),
         visitors: args.visitors.into_config()?,
-        drain_delay,
+        drain_delay: args.drain_delay.unwrap_or(usual_delay),
+        drain_timeout: args.drain_timeout,
     })
     .await?;
     edge.run(stop).await?;

@@ -1,7 +1,7 @@
 //! What lives beside the routing table, keyed by object: it outlasts the tables, so that a swap never closes a
 //! connection or resets a counter.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -151,7 +151,7 @@ impl HostState {
 
     /// The flow between this TunnelHost and an agent; `None` once the TunnelHost is gone.
     pub(super) fn meter(&self, agent: &ObjectName, flow: &Flow) -> Option<Arc<Meter>> {
-        let make = || flow.meter(&self.name.namespace, &self.name.name, &agent.name);
+        let make = || flow.meter(&self.name.namespace, &self.name.name, &self.label(agent));
         Some(self.meters.lock().as_mut()?.entry(agent.clone()).or_insert_with(make).clone())
     }
 
@@ -159,7 +159,7 @@ impl HostState {
     fn forget_agents(&self, gone: impl Fn(&ObjectName) -> bool, flow: &Flow) {
         if let Some(meters) = &mut *self.meters.lock() {
             for (agent, _) in meters.extract_if(|agent, _| gone(agent)) {
-                flow.remove(&self.name.namespace, &self.name.name, &agent.name);
+                flow.remove(&self.name.namespace, &self.name.name, &self.label(&agent));
             }
         }
     }
@@ -168,8 +168,14 @@ impl HostState {
     fn end(&self, flow: &Flow) {
         self.metrics.remove();
         for agent in self.meters.lock().take().unwrap_or_default().keys() {
-            flow.remove(&self.name.namespace, &self.name.name, &agent.name);
+            flow.remove(&self.name.namespace, &self.name.name, &self.label(agent));
         }
+    }
+
+    /// What the series of this TunnelHost call an agent: its name, and where it is of another namespace, that before it. Two
+    /// agents of one name must not share a series.
+    fn label<'a>(&self, agent: &'a ObjectName) -> Cow<'a, str> {
+        if agent.namespace == self.name.namespace { Cow::from(&*agent.name) } else { Cow::from(agent.to_string()) }
     }
 
     /// The connections to a target through any session of an agent process, in this protocol.

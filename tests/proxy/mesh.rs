@@ -30,6 +30,7 @@ struct Node {
     mesh: SocketAddr,
     peers: watch::Sender<Arc<[MeshPeer]>>,
     table: watch::Sender<Arc<RoutingTable>>,
+    between: Mesh,
     stop: CancellationToken,
 }
 
@@ -51,9 +52,9 @@ impl Node {
         let stop = CancellationToken::new();
         let (visitors, stopping) = (proxy.clone(), stop.clone());
         tokio::spawn(async move { visitors.serve(http_listener, stopping).await });
-        let stopping = stop.clone();
-        tokio::spawn(async move { mesh.serve(mesh_listener, stopping).await });
-        Self { name, edge, proxy, http, mesh: mesh_address, peers, table, stop }
+        let (serving, stopping) = (mesh.clone(), stop.clone());
+        tokio::spawn(async move { serving.serve(mesh_listener, stopping).await });
+        Self { name, edge, proxy, http, mesh: mesh_address, peers, table, between: mesh, stop }
     }
 
     /// Routes [`HOST`] to this target.
@@ -135,33 +136,45 @@ async fn a_replica_without_a_session_asks_one_that_has_it() {
     assert_eq!(one.edge.metric("culvert_mesh_replicas"), 1);
 }
 
-#[tokio::test]
-async fn much_goes_through_both_hops_in_both_directions_and_ends_by_itself() {
-    const LENGTH: usize = 8 * 1024 * 1024;
-    let echo = backend(|mut stream| async move {
-        let mut head = stage::read_head(&mut stream).await;
-        head.clear();
-        stream
-            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-            .await
-            .expect("answered");
+/// A backend that switches to sending back what it gets.
+async fn upgraded_echo() -> String {
+    backend(|mut stream| async move {
+        let head = stage::read_head(&mut stream).await;
+        let answer = if head.to_ascii_lowercase().contains("upgrade: echo") {
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+        } else {
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        };
+        stream.write_all(answer.as_bytes()).await.expect("answered");
         let (mut read, mut write) = stream.split();
         let _ = tokio::io::copy(&mut read, &mut write).await;
         let _ = write.shutdown().await;
     })
-    .await;
-    let (_one, two, _agent) = pair(&echo).await;
-    let opened = async {
-        loop {
-            let mut visitor = Visitor(TcpStream::connect(two.http).await.expect("connected"));
-            let ask = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
-            visitor.send(ask.as_bytes()).await;
-            if visitor.answer().await.status == 101 {
-                return visitor;
-            }
-        }
-    };
-    let Visitor(stream) = timeout(PATIENCE, opened).await.expect("joined in time");
+    .await
+}
+
+/// A visitor of that replica who is joined with such a backend.
+async fn joined(node: &Node) -> TcpStream {
+    node.answers(200).await;
+    let mut visitor = Visitor(TcpStream::connect(node.http).await.expect("connected"));
+    let ask = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+    visitor.send(ask.as_bytes()).await;
+    assert_eq!(visitor.answer().await.status, 101);
+    visitor.0
+}
+
+async fn echoed(stream: &mut TcpStream, message: &[u8]) {
+    stream.write_all(message).await.expect("sent");
+    let mut answer = vec![0; message.len()];
+    timeout(PATIENCE, stream.read_exact(&mut answer)).await.expect("in time").expect("an answer");
+    assert_eq!(answer, message);
+}
+
+#[tokio::test]
+async fn much_goes_through_both_hops_in_both_directions_and_ends_by_itself() {
+    const LENGTH: usize = 8 * 1024 * 1024;
+    let (_one, two, _agent) = pair(&upgraded_echo().await).await;
+    let stream = joined(&two).await;
     let (mut read, mut write) = stream.into_split();
     let sent: Vec<u8> = (0_u32..).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_be_bytes()).take(LENGTH).collect();
     let expected = sent.clone();
@@ -290,11 +303,17 @@ async fn when_a_replica_goes_another_one_that_has_the_agent_is_asked() {
 }
 
 #[tokio::test]
-async fn a_replica_that_stops_lets_the_links_of_others_end() {
-    let (one, two, _agent) = pair(&mirror().await).await;
-    two.answers(200).await;
-    one.stop.cancel();
+async fn a_replica_that_leaves_is_asked_for_nothing_more_and_lets_links_end() {
+    let (one, two, _agent) = pair(&upgraded_echo().await).await;
+    let mut stream = joined(&two).await;
+    one.between.leave(Duration::from_mins(1));
     two.answers(503).await;
+    echoed(&mut stream, b"still here").await;
+    assert!(timeout(Duration::from_millis(50), two.between.idle()).await.is_err(), "a link is open");
+    one.stop.cancel();
+    echoed(&mut stream, b"and here").await;
+    drop(stream);
+    timeout(PATIENCE, two.between.idle()).await.expect("the link ended");
     becomes("it has let go", || two.edge.metric("culvert_mesh_replicas") == 0).await;
 }
 

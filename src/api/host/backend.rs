@@ -12,7 +12,7 @@ use crate::api::SecretRef;
 pub struct Backend {
     /// The agents that can reach the targets, 1 to 16 of them. Those that are connected are used in turn.
     #[schemars(length(min = 1, max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["namespace".into(), "name".into()]))]
     pub agents: Vec<AgentRef>,
     /// What the agent connects to, 1 to 16 of them, used in turn. The agent's own allow-list must name them.
     #[schemars(length(min = 1, max = 16))]
@@ -40,13 +40,20 @@ pub struct Backend {
     pub host_header: String,
 }
 
-/// A reference to a TunnelAgent in the TunnelHost's own namespace.
+/// A reference to a TunnelAgent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentRef {
     /// The TunnelAgent's name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
+    /// The TunnelAgent's namespace. In another one, its `allowedNamespaces` must admit the TunnelHost's. Unset or empty, the
+    /// TunnelHost's own.
+    #[serde(default)]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = Rule::new("self == '' || self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')")
+        .message("must be the name of a namespace, or empty for the TunnelHost's own"))]
+    pub namespace: String,
 }
 
 /// What an agent connects to.

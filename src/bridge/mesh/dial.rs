@@ -4,14 +4,14 @@ use bytes::Bytes;
 use rustls_pki_types::ServerName;
 use tokio::{
     net::TcpStream,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{MeshPeer, Shared};
 use crate::{
-    bridge::registry::Neighbour,
+    bridge::{AgentSession, connection::links_end as links_end_in, registry::Neighbour},
     routing::ObjectName,
     tunnel::{self, IncomingEvent, Note, Role, Session, socket},
 };
@@ -112,13 +112,24 @@ impl Shared {
         let neighbour = Neighbour { replica: peer.id.as_str().into(), address, session: session.clone(), id };
         tracing::info!(replica = peer.id, %address, "connected to the replica");
         self.metrics.neighbours.inc();
+        self.dialled().insert(id, session.clone());
+        // Once it leaves: when the links by it have to be asked to end, and those who hold them.
+        let mut leaves = None;
         loop {
+            let links_end = leaves.as_ref().map(|(at, _)| *at);
             tokio::select! {
+                () = sleep_until(links_end.unwrap_or_else(Instant::now)), if links_end.is_some() => {
+                    for way in leaves.take().into_iter().flat_map(|(_, ways): (_, Vec<Arc<AgentSession>>)| ways) {
+                        way.ending().ask();
+                    }
+                }
                 event = incoming.next() => match event {
                     Some(IncomingEvent::Note(Note::Agents { held, gone })) => {
                         self.registry.heard(&neighbour, names(&held), &names(&gone));
                     }
-                    Some(IncomingEvent::Note(Note::Drain)) => self.registry.forget(&neighbour),
+                    Some(IncomingEvent::Note(Note::Drain { seconds })) => {
+                        leaves = Some((links_end_in(seconds), self.registry.forget(&neighbour)));
+                    }
                     // Others have no meaning here.
                     Some(IncomingEvent::Note(_) | IncomingEvent::Open(_)) => {}
                     None => break,
@@ -130,6 +141,7 @@ impl Shared {
             }
         }
         self.registry.forget(&neighbour);
+        self.dialled().remove(&id);
         self.metrics.neighbours.dec();
         if let Ok(reason) = driver.await {
             tracing::info!(replica = peer.id, "the session with the replica is over: {reason}");

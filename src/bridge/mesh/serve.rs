@@ -63,14 +63,23 @@ impl Shared {
         let driver = tokio::spawn(driver);
         tokio::select! {
             () = self.clone().take_links(incoming) => {}
-            () = self.announce(&session) => {}
-            () = stop.cancelled() => {
-                let _ = session.note(&Note::Drain);
-                self.finish(&session).await;
-            }
+            () = self.tell(&session) => {}
+            () = stop.cancelled() => self.finish(&session).await,
         }
         session.finish();
         let _ = driver.await;
+    }
+
+    /// Tells a neighbour all that it has to know, until its session is over.
+    async fn tell(&self, session: &Session) {
+        let mut leaves = self.leaves.subscribe();
+        let links = tokio::select! {
+            () = self.announce(session) => return,
+            Ok(links) = leaves.wait_for(Option::is_some) => *links,
+        };
+        let seconds = links.and_then(|links| u32::try_from(links.as_secs()).ok());
+        let _ = session.note(&Note::Drain { seconds });
+        std::future::pending().await
     }
 
     /// Tells a neighbour which agents are held here, and whenever that changes, until its session is over.

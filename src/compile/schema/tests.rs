@@ -41,6 +41,27 @@ fn what_is_right_passes() {
 }
 
 #[test]
+fn the_rules_of_an_agents_namespaces_are_judged() {
+    let judged = |allowed: Value| {
+        let spec = json!({"credentials": [{"secretRef": {"name": "t"}}], "allowedNamespaces": allowed});
+        let findings = Schema::of(ObjectKind::TunnelAgent).check(&json!({"metadata": {"name": "home"}, "spec": spec}));
+        findings.into_iter().map(|finding| finding.field).collect::<Vec<_>>()
+    };
+    let expression = |operator: &str, values: &[&str]| {
+        let selector = json!({"matchExpressions": [{"key": "team", "operator": operator, "values": values}]});
+        judged(json!({"from": "Selector", "selector": selector}))
+    };
+    assert!(judged(json!({})).is_empty() && judged(json!({"from": "All"})).is_empty());
+    assert!(expression("In", &["a"]).is_empty() && expression("Exists", &[]).is_empty());
+    assert_eq!(judged(json!({"from": "Selector"})), ["spec.allowedNamespaces"]);
+    assert_eq!(judged(json!({"from": "All", "selector": {}})), ["spec.allowedNamespaces"]);
+    assert_eq!(judged(json!({"from": "None"})), ["spec.allowedNamespaces.from"]);
+    for wrong in [expression("NotIn", &[]), expression("DoesNotExist", &["a"])] {
+        assert_eq!(wrong, ["spec.allowedNamespaces.selector.matchExpressions[0]"]);
+    }
+}
+
+#[test]
 fn the_form_is_judged_like_an_api_server_judges_it() {
     assert_eq!(with("/spec/hostnames", json!("a.com")), ["spec.hostnames: must be of type array, not string"]);
     assert_eq!(with("/spec/hostnames", json!([])), ["spec.hostnames: must have at least 1 items"]);
@@ -58,6 +79,12 @@ fn the_form_is_judged_like_an_api_server_judges_it() {
         with("/spec/routes/0/backend/agents", json!([{"name": "a"}, {"name": "a"}])),
         ["spec.routes[0].backend.agents[1]: \"a\" is there twice; remove one"]
     );
+    assert_eq!(
+        with("/spec/routes/0/backend/agents", json!([{"name": "a"}, {"name": "a", "namespace": ""}])),
+        ["spec.routes[0].backend.agents[1]: \"a\" is there twice; remove one"]
+    );
+    assert!(with("/spec/routes/0/backend/agents", json!([{"name": "a"}, {"name": "a", "namespace": "b"}])).is_empty());
+    assert_eq!(with("/spec/routes/0/backend/agents", json!([{"name": "a", "namespace": "B/c"}])).len(), 1);
     assert_eq!(with("/metadata/name", json!("Shop")).len(), 1);
     assert_eq!(
         with("/metadata/name", json!(true)),
