@@ -79,7 +79,7 @@ impl Shared {
         };
         let seconds = links.and_then(|links| u32::try_from(links.as_secs()).ok());
         let _ = session.note(&Note::Drain { seconds });
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Tells a neighbour which agents are held here, and whenever that changes, until its session is over.
