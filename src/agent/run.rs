@@ -11,6 +11,7 @@ use super::{
     AllowList, EdgeUrl, Proxies, Security, TokenSource, Transport,
     backoff::Failure,
     dial::{DialError, Dialled, Dialler},
+    links::Links,
     plan::{Dial, Lane, Plan},
     serve::{News, Serve},
     transport::Choice,
@@ -89,7 +90,9 @@ impl Agent {
         let (said, mut news) = mpsc::channel(16);
         // Random, so that the edge can tell processes of one name apart.
         let instance = format!("{:032x}", rand::random::<u128>());
-        let serve = Serve { allow, connect_timeout, grace, stop: stop.clone(), news: said };
+        let links = Links::default();
+        let following = tokio::spawn(links.clone().follow(allow.clone()));
+        let serve = Serve { allow, links, connect_timeout, grace, stop: stop.clone(), news: said };
         let mut running = Running {
             edges,
             edge: 0,
@@ -124,6 +127,7 @@ impl Agent {
         running.dials.abort_all();
         // Each of them ends by itself, within the grace and a moment for what is on its way.
         while running.sessions.join_next().await.is_some() {}
+        following.abort();
     }
 }
 

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -8,18 +8,21 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AllowList, backend,
+    AllowList,
+    backend::{self, Refusal},
     dial::{Dialled, Io},
+    links::{Links, Listed},
     relay::Relay,
 };
 use crate::tunnel::{
-    self, CloseReason, Driver, Incoming, IncomingEvent, Note, Opening, RefuseCode, Replica, Role, Session,
+    self, CloseReason, Driver, Incoming, IncomingEvent, Note, Open, Opening, RefuseCode, Replica, Role, Session,
 };
 
 /// What the sessions of an agent share.
 #[derive(Debug)]
 pub(super) struct Serve {
     pub(super) allow: AllowList,
+    pub(super) links: Links,
     /// For a target's name and connection together.
     pub(super) connect_timeout: Duration,
     /// How long links may go on after `stop`.
@@ -125,9 +128,8 @@ impl Serve {
 /// Connects a link to its target and copies until it is over.
 async fn link(opening: Opening, serve: Arc<Serve>) {
     // Boxed, so that what is needed for connecting is freed before the link's long life begins.
-    let connect = Box::pin(backend::connect(&opening.request.target, &serve.allow, serve.connect_timeout));
-    let backend = match connect.await {
-        Ok(backend) => backend,
+    let (backend, listed) = match Box::pin(connect(&opening, &serve)).await {
+        Ok(connected) => connected,
         Err(refusal) => {
             let tunnel_host = &opening.request.tunnel_host;
             tracing::debug!(tunnel_host, code = ?refusal.code, "link refused: {}", refusal.text);
@@ -135,8 +137,22 @@ async fn link(opening: Opening, serve: Arc<Serve>) {
         }
     };
     drop(serve);
-    let link = opening.accept();
-    if let Err(failure) = Relay::new(link, backend).await {
-        tracing::debug!("link ended: {failure}");
+    let mut relay = Relay::new(opening.accept(), backend);
+    let over = future::poll_fn(|cx| {
+        if listed.is_forbidden() { Poll::Ready(None) } else { Pin::new(&mut relay).poll(cx).map(Some) }
+    });
+    match over.await {
+        Some(Ok(())) => {}
+        Some(Err(failure)) => tracing::debug!("link ended: {failure}"),
+        None => relay.end(),
     }
+}
+
+/// The connection that a link leads to, if it may, and its place among the links.
+async fn connect(opening: &Opening, serve: &Serve) -> Result<(backend::Stream, Listed), Refusal> {
+    let Open { target, tunnel_host, .. } = &opening.request;
+    let namespace = tunnel_host.split_once('/').map_or("", |(namespace, _)| namespace);
+    let (backend, address) = backend::connect(target, namespace, &serve.allow, serve.connect_timeout).await?;
+    let listed = serve.links.list(target, namespace, address, &serve.allow).await;
+    Ok((backend, listed.ok_or_else(|| Refusal::not_allowed(target, &serve.allow))?))
 }

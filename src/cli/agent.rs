@@ -1,7 +1,9 @@
+mod allowed;
 mod proxies;
 
 use std::{env, path::PathBuf, process::ExitCode, time::Duration};
 
+use self::allowed::Allowed;
 use super::{Failure, signals};
 use crate::{
     agent::{Agent, AllowRule, Config, EdgeUrl, Security, TokenSource, Transport},
@@ -32,14 +34,20 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", env = "CULVERT_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     /// What the agent may connect to: HOST:PORT, where HOST is a name, an address or a network (`10.0.0.0/8`) and PORT
-    /// a number, a range (`8000-8100`) or `*`. May be given several times. Without it nothing is allowed.
-    #[arg(long, value_name = "HOST:PORT", env = "CULVERT_ALLOW", value_delimiter = ',')]
+    /// a number, a range (`8000-8100`) or `*`; or `unix:/PATH` of a socket. HOST may be `*.SUFFIX`: all names under one, as far as
+    /// they do not resolve to this machine or its link. `NAMESPACE=` in front makes it a rule for the TunnelHosts of that
+    /// namespace only. May be given several times. Without it and --allow-file nothing is allowed.
+    #[arg(long, value_name = "[NAMESPACE=]HOST:PORT", env = "CULVERT_ALLOW", value_delimiter = ',')]
     allow: Vec<AllowRule>,
     /// How many connections to hold with each replica of the edge, 1 to 8. Each has its own flow control and
     /// notices losses by itself, so that one that stalls leaves the others alone.
     #[arg(long, value_name = "NUMBER", default_value_t = 2, env = "CULVERT_CONNECTIONS",
           value_parser = clap::value_parser!(u32).range(1..=8))]
     connections: u32,
+    /// A file with more of them, one a line, with # for comments. It is read again on SIGHUP; what it does not allow any more is
+    /// ended then, links in use among it.
+    #[arg(long, value_name = "FILE", env = "CULVERT_ALLOW_FILE")]
+    allow_file: Option<PathBuf>,
     /// A PEM file with the authorities that sign the edge's certificate. Without this and --edge-fingerprint those that
     /// the system trusts are asked.
     #[arg(long, value_name = "FILE", env = "CULVERT_EDGE_CA", conflicts_with = "edge_fingerprint")]
@@ -82,6 +90,7 @@ struct Environment {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+    let allowed = Allowed { flags: args.allow.clone(), file: args.allow_file.clone() };
     let config = match config(args, Environment::read()) {
         Ok(config) => config,
         Err(wrong) => {
@@ -92,7 +101,11 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     if config.allow.is_empty() {
         tracing::warn!("nothing is allowed: every link will be refused; give --allow HOST:PORT");
     }
-    Agent::new(config).run(signals::stop_token()?).await;
+    let (follow, stop) = (allowed.follow(config.allow.clone(), signals::reload()?), signals::stop_token()?);
+    tokio::select! {
+        () = Agent::new(config).run(stop) => {}
+        () = follow => {}
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -111,11 +124,12 @@ fn config(args: Args, environment: Environment) -> Result<Config, String> {
         }
     };
     token.read().map_err(|error| format!("--token-file: {error}"))?;
+    let allow = Allowed { flags: args.allow, file: args.allow_file }.read()?.into_iter().collect();
     Ok(Config {
         edges: args.edge,
         agent: args.agent,
         token,
-        allow: args.allow.into_iter().collect(),
+        allow,
         security,
         proxies,
         transport: args.transport,
@@ -220,6 +234,7 @@ mod tests {
             ("--edge a:1 --agent web/lab", "--edge"),
             ("--edge https://a --agent lab", "--agent"),
             ("--edge https://a --agent web/lab --allow 8080", "--allow"),
+            ("--edge https://a --agent web/lab --allow-file /no/such/file", "--allow-file"),
             ("--edge https://a --agent web/lab --edge-fingerprint 00", "--edge-fingerprint"),
         ] {
             assert!(error(flags).contains(flag), "{}", error(flags));

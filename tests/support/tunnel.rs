@@ -9,7 +9,7 @@ pub(crate) mod http_proxy;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use culvert::{
-    agent::{self, Agent, AllowRule, Proxies, TokenSource, Transport},
+    agent::{self, Agent, AllowList, AllowRule, Proxies, TokenSource, Transport},
     bridge::{AgentSession, Bridge, Config, Security, Sessions},
     routing::{AgentEntry, Agents, Credential, ObjectName, Token},
     tunnel::{
@@ -55,6 +55,7 @@ pub(crate) struct Edge {
 pub(crate) struct RunningAgent {
     pub(crate) stop: CancellationToken,
     pub(crate) task: JoinHandle<()>,
+    pub(crate) allow: AllowList,
 }
 
 impl Certificate {
@@ -185,9 +186,10 @@ impl RunningAgent {
     }
 
     fn run(config: agent::Config) -> Self {
+        let allow = config.allow.clone();
         let stop = CancellationToken::new();
         let task = tokio::spawn(Agent::new(config).run(stop.clone()));
-        Self { stop, task }
+        Self { stop, task, allow }
     }
 
     pub(crate) async fn stop(mut self) {

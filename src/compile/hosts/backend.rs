@@ -112,6 +112,13 @@ impl Host<'_> {
 
     fn protocol(&mut self, field: &str, backend: &api::Backend) -> Result<Protocol, String> {
         match (backend.protocol, &backend.tls) {
+            (api::Protocol::Https, tls)
+                if tls.as_ref().is_none_or(|tls| tls.server_name.is_none())
+                    && backend.targets.iter().any(|target| target.address.starts_with("unix:/")) =>
+            {
+                let problem = "a target 'unix:/PATH' has no name that a certificate can have; set it";
+                Err(self.unsupported(format!("{field}.tls.serverName: {problem}")))
+            }
             (api::Protocol::Https, tls) => self.backend_tls(&format!("{field}.tls"), tls.as_ref()),
             // Whoever asks for TLS must not be served without it.
             (_, Some(_)) => {

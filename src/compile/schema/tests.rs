@@ -85,6 +85,12 @@ fn the_form_is_judged_like_an_api_server_judges_it() {
     );
     assert!(with("/spec/routes/0/backend/agents", json!([{"name": "a"}, {"name": "a", "namespace": "b"}])).is_empty());
     assert_eq!(with("/spec/routes/0/backend/agents", json!([{"name": "a", "namespace": "B/c"}])).len(), 1);
+    let sockets =
+        |path: &str| with("/spec/routes/0/backend/targets", json!([{"address": format!("unix:{path}")}])).len();
+    assert_eq!([sockets("/run/a.b/app.sock"), sockets("/.a/..b/c:1"), sockets("8080")], [0, 0, 0]);
+    for path in ["", "run/app", "/", "/a//b", "/a/../b", "/a/.", "/a b", &format!("/{}", "a".repeat(107))] {
+        assert_eq!(sockets(path), 1, "{path}");
+    }
     assert_eq!(with("/metadata/name", json!("Shop")).len(), 1);
     assert_eq!(
         with("/metadata/name", json!(true)),
@@ -207,6 +213,12 @@ fn all_fields_pass_and_each_rule_refuses_what_it_is_for() {
         ("/spec/routes/0/redirect", json!({"port": 1}), "spec.routes[0]", "must have either 'backend' or 'redirect'"),
         ("/spec/routes/0/backend/protocol", json!("H2C"), "spec.routes[0].backend", "'tls' needs 'protocol: HTTPS'"),
         (
+            "/spec/routes/0/backend",
+            json!({"agents": [{"name": "a"}], "targets": [{"address": "unix:/a.sock"}], "protocol": "HTTPS"}),
+            "spec.routes[0].backend",
+            "'protocol: HTTPS' with a target 'unix:/PATH' needs",
+        ),
+        (
             "/spec/routes/0/backend/tls/insecureSkipVerify",
             json!(true),
             "spec.routes[0].backend.tls",
@@ -239,7 +251,7 @@ fn what_the_schema_takes_the_compiler_takes_too() {
         assert!(with("/spec/hostnames/0", json!(name)).is_empty(), "{name}");
         assert!(name.parse::<crate::routing::Hostname>().is_ok(), "{name}");
     }
-    for address in ["127.0.0.1:8080", "[::1]:80", "app.lan:443", "my_db:5432"] {
+    for address in ["127.0.0.1:8080", "[::1]:80", "app.lan:443", "my_db:5432", "unix:/run/app.sock"] {
         assert!(with("/spec/routes/0/backend/targets/0/address", json!(address)).is_empty(), "{address}");
         assert!(address.parse::<crate::routing::Target>().is_ok(), "{address}");
     }
