@@ -12,6 +12,8 @@ mod crds;
 mod demo;
 #[cfg(feature = "edge")]
 mod edge;
+#[cfg(feature = "edge")]
+mod fleet;
 mod limits;
 #[cfg(feature = "edge")]
 mod serve;

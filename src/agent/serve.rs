@@ -95,6 +95,8 @@ impl Serve {
                     Some(IncomingEvent::Note(Note::Drain { .. })) => {
                         let _ = self.news.send(News::Leaving(serial)).await;
                     }
+                    // Of the agents a replica tells only other replicas.
+                    Some(IncomingEvent::Note(Note::Agents { .. })) => {}
                     None => return,
                 },
                 () = self.stop.cancelled() => break,
