@@ -1,4 +1,4 @@
-use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
+use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -68,6 +68,12 @@ impl AllowList {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// What it allows now.
+    #[must_use]
+    pub fn rules(&self) -> Arc<[AllowRule]> {
+        self.0.as_slice().into()
     }
 
     pub(super) fn verdict(&self, target: &Target<'_>) -> Verdict {

@@ -13,6 +13,7 @@ use super::{
     dial::{DialError, Dialled, Dialler},
     plan::{Lane, Plan},
     serve::{News, Serve},
+    status::Status,
     transport::Choice,
 };
 use crate::tunnel::CloseReason;
@@ -44,6 +45,8 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Agent {
     config: Config,
+    instance: String,
+    status: Status,
 }
 
 /// What an agent does at the moment.
@@ -58,6 +61,7 @@ struct Running {
     sessions: JoinSet<Ended>,
     /// The last failure that was logged, and when: an edge that is away is not worth a line a second.
     logged: Option<(String, Instant)>,
+    status: Status,
 }
 
 /// A session that is over.
@@ -73,16 +77,24 @@ impl Agent {
     /// An agent that does nothing before [`Agent::run`].
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config }
+        // Random, so that the edge can tell processes of one name apart.
+        let instance = format!("{:032x}", rand::random::<u128>());
+        let status = Status::new(config.agent.clone(), instance.clone(), &config.edges, config.allow.clone());
+        Self { config, instance, status }
+    }
+
+    /// What it is doing, now and as long as it runs.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status.clone()
     }
 
     /// Runs until `stop`, whatever happens to the edge: what is lost is dialled again.
     pub async fn run(self, stop: CancellationToken) {
         let Config { edges, agent, token, allow, security, proxies, transport, connect_timeout, grace } = self.config;
+        let (instance, status) = (self.instance, self.status);
         let (said, mut news) = mpsc::channel(16);
-        // Random, so that the edge can tell processes of one name apart.
-        let instance = format!("{:032x}", rand::random::<u128>());
-        let serve = Serve { allow, connect_timeout, grace, stop: stop.clone(), news: said };
+        let serve = Serve { allow, connect_timeout, grace, stop: stop.clone(), status: status.clone(), news: said };
         let mut running = Running {
             edges,
             edge: 0,
@@ -92,6 +104,7 @@ impl Agent {
             dials: JoinSet::new(),
             sessions: JoinSet::new(),
             logged: None,
+            status,
         };
         loop {
             running.start_dials();
@@ -148,6 +161,7 @@ impl Running {
         }
         let delay = self.plan.failed(lane, failure, error.retry_after(), rand::random(), now);
         let retry = format!("{:.1} s", delay.as_secs_f64());
+        self.status.dial_failed(failure, &error.to_string());
         if failure == Failure::Met {
             tracing::debug!(%edge, retry, "the edge's balancer led to a replica that is already met");
             return;
@@ -176,6 +190,7 @@ impl Running {
         let retry = delay.map_or("never: it left, or another session replaced it".to_owned(), |delay| {
             format!("{:.1} s", delay.as_secs_f64())
         });
+        self.status.lost(format!("lost the session with {replica}: {reason}"));
         tracing::warn!(replica, retry, "lost the session with the edge: {reason}");
     }
 
