@@ -10,6 +10,7 @@ mod backoff;
 mod dial;
 mod edge;
 mod http_proxy;
+mod links;
 mod plan;
 mod relay;
 mod run;

@@ -6,13 +6,18 @@
 //! as a watch of [`Replica`](crate::tunnel::Replica)s, and its sessions go out as a watch.
 
 mod connection;
+mod ending;
+mod instances;
 mod listener;
 mod metrics;
 mod registration;
 mod registry;
+mod source;
 mod throttle;
+mod waiting;
 
 pub use self::{
+    ending::Ending,
     listener::{Bridge, BridgeError, Config, Security},
     registry::{AgentSession, Registry, Sessions},
 };

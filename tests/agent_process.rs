@@ -118,7 +118,7 @@ async fn an_agent_says_how_it_is() {
     let (place, target) = (Place::new(), echo());
     let file = format!(
         "# An agent.\nedge: {}\nagent: web/lab\ntoken-file: token\nedge-fingerprint: [\"{}\"]\nallow:\n- {target}\n\
-         admin: 127.0.0.1:0\nlog: info\n",
+         admin: 127.0.0.1:0\nconnections: 1\nlog: info\n",
         edge.url(),
         edge.certificate.fingerprint,
     );

@@ -13,9 +13,9 @@ use std::{
 };
 
 use culvert::{
-    agent::{HttpProxy, Proxies, TokenSource, Transport},
+    agent::{HttpProxy, Proxies, Transport},
     bridge::AgentSession,
-    tunnel::{registration, tls},
+    tunnel::tls,
 };
 use rustls_pki_types::ServerName;
 use support::*;
@@ -27,8 +27,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 fn agent(edge: &str, certificate: &Certificate, transport: Transport, proxies: Proxies) -> RunningAgent {
-    let token = TokenSource::Given(registration::Token::new(TOKEN).expect("a token"));
-    RunningAgent::start_over(edge, certificate, &["127.0.0.1:*"], token, transport, proxies)
+    RunningAgent::start_over(edge, certificate, &["127.0.0.1:*"], transport, proxies)
 }
 
 async fn works(session: &AgentSession) {

@@ -13,7 +13,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{
     EdgeUrl,
     http_proxy::{self, Proxies},
-    plan::Lane,
+    plan::{Dial, Lane},
     transport::{Choice, Doubt, Way},
 };
 use crate::tunnel::{
@@ -118,18 +118,18 @@ impl TokenSource {
 // === impl Dialler ===
 
 impl Dialler {
-    /// Dials `lane`. Whatever its address is, it has to prove that it is `edge`: all replicas show one certificate. Where
+    /// Dials. Whatever the lane's address is, it has to prove that it is `edge`: all replicas show one certificate. Where
     /// something in between seems to let no registration through, the same is tried in a WebSocket.
-    pub(super) async fn dial(&self, lane: &Lane, edge: &EdgeUrl, met: Vec<String>) -> Result<Dialled, DialError> {
+    pub(super) async fn dial(&self, dial: &Dial, edge: &EdgeUrl, met: Vec<String>) -> Result<Dialled, DialError> {
         let registration = Registration {
             agent: self.agent.clone(),
             token: self.token.read().map_err(DialError::Token)?,
             instance: self.instance.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            slot: 0,
+            slot: dial.slot,
             met: sendable(met),
         };
-        let destination = match lane {
+        let destination = match &dial.lane {
             Lane::Edge => Destination { host: edge.host(), port: edge.port(), edge },
             Lane::Replica { address, .. } => Destination::parse(address, edge)?,
         };

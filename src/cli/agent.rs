@@ -1,3 +1,4 @@
+mod allowed;
 pub(super) mod file;
 mod proxies;
 #[cfg(unix)]
@@ -8,6 +9,7 @@ use std::{env, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::allowed::Allowed;
 use super::{Failure, signals};
 use crate::{
     agent::{Agent, AllowRule, Config, EdgeUrl, Security, TokenSource, Transport, status::Status},
@@ -46,9 +48,20 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", env = "CULVERT_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     /// What the agent may connect to: HOST:PORT, where HOST is a name, an address or a network (`10.0.0.0/8`) and PORT
-    /// a number, a range (`8000-8100`) or `*`. May be given several times. Without it nothing is allowed.
-    #[arg(long, value_name = "HOST:PORT", env = "CULVERT_ALLOW", value_delimiter = ',')]
+    /// a number, a range (`8000-8100`) or `*`; or `unix:/PATH` of a socket. HOST may be `*.SUFFIX`: all names under one, as far as
+    /// they do not resolve to this machine or its link. `NAMESPACE=` in front makes it a rule for the TunnelHosts of that
+    /// namespace only. May be given several times. Without it and --allow-file nothing is allowed.
+    #[arg(long, value_name = "[NAMESPACE=]HOST:PORT", env = "CULVERT_ALLOW", value_delimiter = ',')]
     allow: Vec<AllowRule>,
+    /// How many connections to hold with each replica of the edge, 1 to 8. Each has its own flow control and
+    /// notices losses by itself, so that one that stalls leaves the others alone.
+    #[arg(long, value_name = "NUMBER", default_value_t = 2, env = "CULVERT_CONNECTIONS",
+          value_parser = clap::value_parser!(u32).range(1..=8))]
+    connections: u32,
+    /// A file with more of them, one a line, with # for comments. It is read again on SIGHUP; what it does not allow any more is
+    /// ended then, links in use among it.
+    #[arg(long, value_name = "FILE", env = "CULVERT_ALLOW_FILE")]
+    allow_file: Option<PathBuf>,
     /// A PEM file with the authorities that sign the edge's certificate. Without this and --edge-fingerprint those that
     /// the system trusts are asked.
     #[arg(long, value_name = "FILE", env = "CULVERT_EDGE_CA", conflicts_with = "edge_fingerprint")]
@@ -57,6 +70,11 @@ pub(super) struct Args {
     /// for a change of the key.
     #[arg(long, value_name = "sha256:…", env = "CULVERT_EDGE_FINGERPRINT", value_delimiter = ',')]
     edge_fingerprint: Vec<Fingerprint>,
+    /// How long requests and upgraded connections in progress may go on, in seconds, after the agent was asked to stop; new
+    /// ones go to others at once. What is left then is cut; WebSockets are closed as "going away" (1001) between two frames.
+    /// Whatever ends the agent should wait a little longer: Kubernetes does so for 30 seconds, systemd for 90.
+    #[arg(long, value_name = "SECONDS", default_value_t = 25, env = "CULVERT_GRACE")]
+    grace: u64,
     /// Do not encrypt the tunnel: the token and all traffic can be read on the way. Goes with an `http://` edge.
     #[arg(long, env = "CULVERT_INSECURE_PLAINTEXT", conflicts_with_all = ["edge_ca", "edge_fingerprint"])]
     insecure_plaintext: bool,
@@ -100,9 +118,6 @@ struct Environment {
 /// How long a target's name and connection together may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long links may go on after the agent was asked to stop.
-const GRACE: Duration = Duration::from_secs(5);
-
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     #[cfg(unix)]
     if let Some(Command::Status(args)) = args.command {
@@ -111,6 +126,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let admin = args.admin;
     #[cfg(unix)]
     let status_socket = args.status_socket.clone();
+    let allowed = Allowed { flags: args.allow.clone(), file: args.allow_file.clone() };
     let config = match config(args, Environment::read()) {
         Ok(config) => config,
         Err(wrong) => {
@@ -121,7 +137,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     if config.allow.is_empty() {
         tracing::warn!("nothing is allowed: every link will be refused; give --allow HOST:PORT");
     }
-    let stop = signals::stop_token()?;
+    let (follow, stop) = (allowed.follow(config.allow.clone(), signals::reload()?), signals::stop_token()?);
     #[cfg(unix)]
     let socket = status::bind(status_socket, &config.agent);
     let agent = Agent::new(config);
@@ -132,7 +148,10 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let ended = CancellationToken::new();
     #[cfg(unix)]
     let answering = socket.map(|socket| tokio::spawn(socket.serve(agent.status(), ended.clone())));
-    agent.run(stop).await;
+    tokio::select! {
+        () = agent.run(stop) => {}
+        () = follow => {}
+    }
     ended.cancel();
     #[cfg(unix)]
     if let Some(answering) = answering {
@@ -173,16 +192,18 @@ fn config(args: Args, environment: Environment) -> Result<Config, String> {
         }
     };
     token.read().map_err(|error| format!("--token-file: {error}"))?;
+    let allow = Allowed { flags: args.allow, file: args.allow_file }.read()?.into_iter().collect();
     Ok(Config {
         edges: args.edge,
         agent,
         token,
-        allow: args.allow.into_iter().collect(),
+        allow,
         security,
         proxies,
         transport: args.transport,
         connect_timeout: CONNECT_TIMEOUT,
-        grace: GRACE,
+        connections: args.connections,
+        grace: Duration::from_secs(args.grace),
     })
 }
 
@@ -281,6 +302,7 @@ mod tests {
             ("--edge a:1 --agent web/lab", "--edge"),
             ("--edge https://a --agent lab", "--agent"),
             ("--edge https://a --agent web/lab --allow 8080", "--allow"),
+            ("--edge https://a --agent web/lab --allow-file /no/such/file", "--allow-file"),
             ("--edge https://a --agent web/lab --edge-fingerprint 00", "--edge-fingerprint"),
         ] {
             assert!(error(flags).contains(flag), "{}", error(flags));

@@ -69,6 +69,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         visitors: proxy::Config::default(),
         access_log: None,
         drain_delay: Duration::ZERO,
+        drain_timeout: Duration::from_secs(1),
     })
     .await?;
     let addresses = edge.addresses;
@@ -102,7 +103,8 @@ fn agent(bridge: SocketAddr, token: &str, fingerprint: Fingerprint, backend: Soc
         proxies: agent::Proxies::default(),
         transport: agent::Transport::Tls,
         connect_timeout: Duration::from_secs(5),
-        grace: Duration::from_secs(5),
+        connections: 1,
+        grace: Duration::from_secs(1),
     }))
 }
 

@@ -3,7 +3,7 @@
 mod backend;
 mod matches;
 mod policies;
-mod values;
+pub(super) mod values;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,18 +15,19 @@ use super::{
     claims::Claims,
     object_name,
     patterns::Patterns,
+    permissions::Permissions,
     secrets::Secrets,
     verdict::{ObjectKind, Problems, Verdict},
 };
 use crate::{
     api::{self, ConditionType, Reason, TunnelHost},
-    routing::{AgentEntry, Backend, Filter, Hostname, ObjectName, Rule, RuleId},
+    routing::{Backend, Filter, Hostname, ObjectName, Rule, RuleId},
 };
 
 /// What a TunnelHost is compiled against.
 pub(super) struct Context<'a> {
     pub(super) secrets: &'a Secrets<'a>,
-    pub(super) agents: &'a HashMap<ObjectName, AgentEntry>,
+    pub(super) permissions: Permissions<'a>,
     pub(super) previous: Option<&'a HashMap<RuleId, Arc<Rule>>>,
 }
 

@@ -54,6 +54,8 @@ struct Answered {
     response: Response<Incoming>,
     exchange: Exchange,
     pool: Arc<Pool>,
+    /// Through which session it comes.
+    session: Arc<AgentSession>,
     /// It came before the request's body was wanted, which then never is.
     refused: bool,
 }
@@ -86,7 +88,7 @@ pub(super) async fn forward(
     }
     account.uploads(outgoing.body().progress());
     let answered = forward.attempts(outgoing, upgrade.is_some(), account).await?;
-    let Answered { mut response, exchange, pool, refused } = answered;
+    let Answered { mut response, exchange, pool, session, refused } = answered;
     account.backend_answered(response.status());
 
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -94,7 +96,8 @@ pub(super) async fn forward(
             return Err(ProxyError::InvalidResponse("it switches protocols unasked".into()));
         };
         let stream = exchange.into_stream().await.ok_or(ProxyError::BackendClosed)?;
-        let mut response = upgrade::accept(forward.rule.timeouts.upgrade_idle, response, stream, upgrade, account)?;
+        let terms = (forward.rule.timeouts.upgrade_idle, session.ending().clone());
+        let mut response = upgrade::accept(terms, response, stream, upgrade, account)?;
         gate::change_response(forward.rule, response.headers_mut());
         return Ok(response);
     }
@@ -150,9 +153,15 @@ impl Forward<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            match self.exchange(connected, request).await {
+            match self.exchange(&session, connected, request).await {
                 Ok(answered) => return Ok(answered),
-                Err((error, Some(unsent))) => (failure, request) = (Some(error), unsent),
+                Err((error, Some(unsent))) => {
+                    // It may still be listed.
+                    if error == ProxyError::SessionLost {
+                        tried.push((session.id, target));
+                    }
+                    (failure, request) = (Some(error), unsent);
+                }
                 Err((error, None)) => return Err(error),
             }
         }
@@ -167,7 +176,7 @@ impl Forward<'_> {
             let upstream = self.dial(session, target, &pool, own_link).await?;
             return Ok(Connected { upstream, reused: false, pool });
         }
-        let pool = self.state.pool(session.id, target, &self.backend.protocol);
+        let pool = self.state.pool(session.process, target, &self.backend.protocol);
         if own_link {
             let upstream = self.dial(session, target, &pool, true).await?;
             return Ok(Connected { upstream, reused: false, pool });
@@ -253,15 +262,15 @@ impl Forward<'_> {
     }
 
     /// Sends a request and waits for its response's head. The error gives the request back where it may be sent
-    /// again: the backend saw nothing of it, or it is safe to repeat and a reused connection was closing.
+    /// again: the backend did nothing of it, or it is safe to repeat and a reused connection was closing or the session was lost.
     fn exchange(
         &self,
+        session: &Arc<AgentSession>,
         connected: Connected,
         request: Request<RequestBody>,
     ) -> impl Future<Output = Result<Answered, (ProxyError, Option<Request<RequestBody>>)>> {
         let Connected { upstream, reused, pool } = connected;
-        let repeatable =
-            (reused && is_idempotent(request.method()) && request.body().is_empty()).then(|| copy(&request));
+        let repeatable = request.body().is_empty().then(|| copy(&request));
         let limit = self.rule.timeouts.response_head;
         let (progress, expectation) = (request.body().progress(), request.body().expectation());
         // Handed over before the future begins, which would else keep room for it.
@@ -277,12 +286,18 @@ impl Forward<'_> {
                         if refused {
                             exchange.abandon_upload();
                         }
-                        return Ok(Answered { response, exchange, pool, refused });
+                        return Ok(Answered { response, exchange, pool, session: session.clone(), refused });
                     }
                     Ok(Err(error)) => {
                         let SendError { error, unsent } = *error;
-                        let repeatable = repeatable.filter(|_| failure::is_close(&error));
-                        return Err((failure::of_exchange(&error), unsent.or(repeatable)));
+                        let lost = session.is_closed();
+                        let may_repeat = |request: &Request<_>| {
+                            let broke_off = lost || reused && failure::is_close(&error);
+                            failure::is_unprocessed(&error) || broke_off && is_idempotent(request.method())
+                        };
+                        let unsent = unsent.or(repeatable.filter(may_repeat));
+                        let error = if lost { ProxyError::SessionLost } else { failure::of_exchange(&error) };
+                        return Err((error, unsent));
                     }
                     // The clock of the response starts when the upload ends.
                     Err(_) => match progress.as_ref().map(|progress| progress.last() + limit) {
@@ -302,7 +317,8 @@ impl Forward<'_> {
 fn outgoing(request: Request<Incoming>, body_limit: Option<u64>) -> Request<RequestBody> {
     let (mut parts, body) = request.into_parts();
     let expectation = Expectation::take(parts.version, &mut parts.headers, !body.is_end_stream());
-    let mut request = Request::new(RequestBody::new(body, expectation.clone(), body_limit));
+    let uploading = parts.extensions.remove();
+    let mut request = Request::new(RequestBody::new(body, expectation.clone(), body_limit, uploading));
     if let Some(expectation) = expectation {
         expectation.watch(&mut request);
     }

@@ -20,7 +20,11 @@ pub enum Note {
         replicas: Vec<Replica>,
     },
     /// The sender is leaving: no new links, the open ones may finish.
-    Drain,
+    Drain {
+        /// How long they may go on, in seconds; an agent that does not say it gives them 5.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seconds: Option<u32>,
+    },
 }
 
 /// One process of the edge.
@@ -69,7 +73,8 @@ mod tests {
         let address = Some("edge-1.example.com:7443".to_owned());
         let replicas = vec![Replica { id: "edge-0".into(), address: None }, Replica { id: "edge-1".into(), address }];
         let welcome = Note::Welcome { replica: "edge-0".into(), version: "0.1.0".into(), replicas: replicas.clone() };
-        for note in [welcome, Note::Replicas { replicas }, Note::Drain] {
+        let drains = [None, Some(25)].map(|seconds| Note::Drain { seconds });
+        for note in [welcome, Note::Replicas { replicas }].into_iter().chain(drains) {
             let value: serde_json::Value = serde_json::from_slice(&note.encode()).expect("JSON");
             assert!(KINDS.contains(&value["kind"].as_str().expect("a kind")));
             assert_eq!(Note::decode(&note.encode()), Ok(Some(note)));
@@ -79,7 +84,7 @@ mod tests {
     #[test]
     fn what_a_later_version_adds_is_skipped() {
         assert_eq!(Note::decode(br#"{"kind":"health","targets":[]}"#), Ok(None));
-        assert_eq!(Note::decode(br#"{"kind":"drain","seconds":5}"#), Ok(Some(Note::Drain)));
+        assert_eq!(Note::decode(br#"{"kind":"drain","because":"of you"}"#), Ok(Some(Note::Drain { seconds: None })));
     }
 
     #[test]

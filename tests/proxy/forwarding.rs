@@ -6,7 +6,7 @@ use std::sync::{
 use culvert::routing::{BasicAuth, Filter, Password, User};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::stage::{HOST, Stage, backend, mirror, read_head, rule};
+use crate::stage::{HOST, Options, Stage, backend, mirror, read_head, rule};
 
 #[tokio::test]
 async fn requests_of_one_visitor_share_a_backend_connection() {
@@ -21,7 +21,8 @@ async fn requests_of_one_visitor_share_a_backend_connection() {
         }
     })
     .await;
-    let stage = Stage::start().await;
+    // However many sessions the agent has: the turn of a new link is another one's, an idle connection is anybody's.
+    let stage = Stage::start_with(Options { connections: 3, ..Options::default() }).await;
     stage.serve(&[&target]);
     let mut visitor = stage.visit().await;
     for _ in 0..20 {

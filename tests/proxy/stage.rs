@@ -33,6 +33,8 @@ pub(crate) struct Stage {
 pub(crate) struct Options {
     pub(crate) config: proxy::Config,
     pub(crate) allow: &'static [&'static str],
+    /// How many the agent holds with the edge.
+    pub(crate) connections: u32,
 }
 
 /// A visitor's connection, byte by byte.
@@ -48,7 +50,7 @@ pub(crate) struct Answer {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { config: proxy::Config::default(), allow: &["127.0.0.1:*"] }
+        Self { config: proxy::Config::default(), allow: &["127.0.0.1:*"], connections: 1 }
     }
 }
 
@@ -80,8 +82,8 @@ impl Stage {
         let (serving, stop) = (proxy.clone(), CancellationToken::new());
         let stopping = stop.clone();
         tokio::spawn(async move { serving.serve(listener, stopping).await });
-        let agent = Some(edge.agent(options.allow));
-        edge.session().await;
+        let agent = Some(edge.agent_in_slots(options.allow, options.connections));
+        edge.sessions(|sessions| sessions.len() == options.connections as usize).await;
         Self { edge, proxy, http, agent, stop }
     }
 

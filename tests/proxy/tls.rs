@@ -1,10 +1,9 @@
 use std::{sync::Arc, time::Duration};
 
 use culvert::{
-    agent::{Proxies, TokenSource, Transport},
+    agent::{Proxies, Transport},
     bridge::AgentSession,
     routing::{EntryPoint, HostRules, Hostname, Listener},
-    tunnel::registration,
 };
 use rustls::{ClientConfig, ProtocolVersion, crypto::aws_lc_rs};
 use tokio::{
@@ -214,12 +213,10 @@ async fn agents_register_on_the_visitors_port_by_the_name_of_the_bridge() {
     secure.stage.serve(&[&mirror().await]);
     let first = secure.stage.edge.session().await.id;
     let url = format!("https://localhost:{}", secure.https.port());
-    let token = TokenSource::Given(registration::Token::new(TOKEN).expect("a token"));
     let certificate = &secure.stage.edge.certificate;
     for (count, (transport, shown)) in [(Transport::Tls, "tls"), (Transport::WebSocket, "websocket")].iter().enumerate()
     {
-        let (token, proxies) = (token.clone(), Proxies::default());
-        let agent = RunningAgent::start_over(&url, certificate, &["127.0.0.1:*"], token, *transport, proxies);
+        let agent = RunningAgent::start_over(&url, certificate, &["127.0.0.1:*"], *transport, Proxies::default());
         let is_it = |session: &Arc<AgentSession>| session.id != first && session.transport == *shown;
         secure.stage.edge.sessions(|sessions| sessions.iter().any(is_it)).await;
         let series = "culvert_tls_handshakes_total{result=\"agent\"}";

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::download::{BodyError, Download};
+use crate::proxy::error::Reason;
 
 /// What the visitor gets.
 pub(in crate::proxy) enum Body {
@@ -30,7 +31,7 @@ impl Body {
     }
 
     /// The visitor does not get the rest, for this reason.
-    pub(in crate::proxy) fn give_up(&mut self, reason: &'static str) {
+    pub(in crate::proxy) fn give_up(&mut self, reason: Reason) {
         if let Self::Download(download) = self {
             download.give_up(reason);
         }

@@ -8,7 +8,7 @@ use std::{
 use crate::proxy::{
     account::Account,
     backend::{Exchange, pool::Pool},
-    error::failure,
+    error::{Reason, failure},
     idle::Idle,
     metrics::Metrics,
 };
@@ -67,7 +67,7 @@ impl Download {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 ready!(self.idle.poll_expired(cx));
-                return self.fail(cx, "stream_idle", "the backend sent nothing for too long".into());
+                return self.fail(cx, Reason::StreamIdle, "the backend sent nothing for too long".into());
             }
         };
         self.idle.moved();
@@ -86,7 +86,7 @@ impl Download {
     }
 
     /// The visitor does not get the rest.
-    pub(super) fn give_up(&mut self, reason: &'static str) {
+    pub(super) fn give_up(&mut self, reason: Reason) {
         if self.exchange.is_some() {
             self.account.failed(reason);
         }
@@ -115,9 +115,9 @@ impl Download {
 
     /// Ends the body early, but not at once: the server forgets what it has not written yet when it hears of an error,
     /// so it gets a turn to write what the backend did send.
-    fn fail<T>(&mut self, cx: &mut Context<'_>, reason: &'static str, error: BodyError) -> Poll<T> {
+    fn fail<T>(&mut self, cx: &mut Context<'_>, reason: Reason, error: BodyError) -> Poll<T> {
         self.exchange = None;
-        self.metrics.errors.with_label_values(&[reason]).inc();
+        self.metrics.failed(reason);
         self.account.failed(reason);
         self.failed = Some(error);
         cx.waker().wake_by_ref();

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::proxy::{
     Shared,
+    error::Reason,
     joiner::upgrade,
     message::download::BodyError,
     service::{self, Visitor},
@@ -104,16 +105,16 @@ fn join_cookies(request: &mut Request<Incoming>) {
 }
 
 /// What the end of a connection by an error counts as.
-pub(super) fn reason(error: &hyper::Error) -> Option<&'static str> {
+pub(super) fn reason(error: &hyper::Error) -> Option<Reason> {
     let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) else {
-        return Some("visitor_closed");
+        return Some(Reason::VisitorClosed);
     };
     match error.reason() {
         // The visitor ended it in order.
         Some(h2::Reason::NO_ERROR) => None,
-        Some(h2::Reason::ENHANCE_YOUR_CALM) => Some("http2_flood"),
-        Some(_) if error.is_library() => Some("malformed_request"),
-        _ => Some("visitor_closed"),
+        Some(h2::Reason::ENHANCE_YOUR_CALM) => Some(Reason::Http2Flood),
+        Some(_) if error.is_library() => Some(Reason::MalformedRequest),
+        _ => Some(Reason::VisitorClosed),
     }
 }
 

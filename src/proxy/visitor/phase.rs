@@ -5,9 +5,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    task::Context,
     time::Duration,
 };
 
+use futures::task::AtomicWaker;
 use tokio::time::Instant;
 
 use crate::proxy::Config;
@@ -37,6 +39,8 @@ pub(super) struct Phase {
     stalled: AtomicU64,
     /// When a visitor that has ended its side last took something, in milliseconds from `start`; [`OPEN`] before it does.
     half_closed: AtomicU64,
+    /// Who waits for more of the request's body, and is not to wait once the visitor has ended its side.
+    uploading: AtomicWaker,
     /// The visitor must not take an orderly end of the connection for that of the response.
     cut: AtomicBool,
     /// The visitor was too slow with a request's head, and hears of it.
@@ -84,6 +88,10 @@ pub(super) struct InProgress {
 #[derive(Debug)]
 pub(in crate::proxy) struct Joined(Arc<Phase>);
 
+/// The body of a request that comes in turn, which nothing more can come of once the visitor has ended its side.
+#[derive(Clone, Debug)]
+pub(in crate::proxy) struct Uploading(Arc<Phase>);
+
 /// Milliseconds, few enough to be added to any moment.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(u64::MAX >> 24)
@@ -103,6 +111,7 @@ impl Phase {
             state: AtomicU64::new(0),
             stalled: AtomicU64::new(FLOWS),
             half_closed: AtomicU64::new(OPEN),
+            uploading: AtomicWaker::new(),
             cut: AtomicBool::new(false),
             too_slow: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
@@ -159,7 +168,9 @@ impl Phase {
             return false;
         }
         if !self.is_half_closed() {
-            self.half_closed.store(self.millis(), Ordering::Relaxed);
+            // What came before is in the body by now.
+            self.half_closed.store(self.millis(), Ordering::Release);
+            self.uploading.wake();
         }
         true
     }
@@ -172,7 +183,7 @@ impl Phase {
     }
 
     fn is_half_closed(&self) -> bool {
-        self.half_closed.load(Ordering::Relaxed) != OPEN
+        self.half_closed.load(Ordering::Acquire) != OPEN
     }
 
     /// The response breaks off where only the end of the connection tells its end.
@@ -303,6 +314,11 @@ impl InProgress {
         }
     }
 
+    /// For who reads the request's body.
+    pub(super) fn upload(&self) -> Uploading {
+        Uploading(self.phase.clone())
+    }
+
     /// A join begins that goes on beside the request.
     pub(super) fn join(&self) -> Joined {
         self.phase.joins.fetch_add(1, Ordering::Relaxed);
@@ -315,6 +331,17 @@ impl Drop for InProgress {
     fn drop(&mut self) {
         self.asked();
         self.phase.end();
+    }
+}
+
+// === impl Uploading ===
+
+impl Uploading {
+    /// Whether the visitor has ended its side. What it sent before can be read from the body then; who asks is woken when
+    /// it happens later.
+    pub(in crate::proxy) fn is_over(&self, cx: &Context<'_>) -> bool {
+        self.0.uploading.register(cx.waker());
+        self.0.is_half_closed()
     }
 }
 
