@@ -153,7 +153,8 @@ impl Host<'_> {
         for hostname in hostnames {
             if !found.covers(hostname) {
                 self.refs.note(format!(
-                    "the certificate of Secret {:?} is not for {:?}, so browsers refuse it; have the name added to it",
+                    "spec.tls.secretRef.name: the certificate of Secret {:?} is not for {:?}, so browsers refuse it; have the \
+                     name added to it, or take the hostname into another TunnelHost",
                     &*secret.name,
                     hostname.to_string()
                 ));

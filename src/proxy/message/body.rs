@@ -25,7 +25,7 @@ pub(in crate::proxy) enum Body {
 // === impl Body ===
 
 impl Body {
-    /// How long the backend may send nothing of it.
+    /// How long nothing may move of it, and of the request's body beside it.
     pub(in crate::proxy) fn idle_timeout(&self) -> Option<Duration> {
         if let Self::Download(download) = self { Some(download.idle_timeout()) } else { None }
     }

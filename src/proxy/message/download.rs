@@ -10,6 +10,7 @@ use crate::proxy::{
     backend::{Exchange, pool::Pool},
     error::{Reason, failure},
     idle::Idle,
+    message::{headers, upload::Progress},
     metrics::Metrics,
 };
 use bytes::Bytes;
@@ -27,6 +28,8 @@ pub(in crate::proxy) struct Download {
     exchange: Option<Exchange>,
     pool: Arc<Pool>,
     idle: Idle,
+    /// The request's body, which may still be on its way.
+    upload: Option<Arc<Progress>>,
     /// Why the body ends early; told with the next poll.
     failed: Option<BodyError>,
     metrics: Arc<Metrics>,
@@ -42,16 +45,18 @@ impl Download {
         exchange: Exchange,
         pool: Arc<Pool>,
         idle: Duration,
+        upload: Option<Arc<Progress>>,
         metrics: Arc<Metrics>,
         account: Account,
     ) -> Self {
         let idle = Idle::new(idle);
-        let mut download = Self { incoming, exchange: Some(exchange), pool, idle, failed: None, metrics, account };
+        let mut download =
+            Self { incoming, exchange: Some(exchange), pool, idle, upload, failed: None, metrics, account };
         download.finish_at_end();
         download
     }
 
-    /// How long the backend may send nothing.
+    /// How long neither body may move.
     pub(super) fn idle_timeout(&self) -> Duration {
         self.idle.timeout()
     }
@@ -66,13 +71,16 @@ impl Download {
         let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                ready!(self.idle.poll_expired(cx));
-                return self.fail(cx, Reason::StreamIdle, "the backend sent nothing for too long".into());
+                ready!(self.poll_idle(cx));
+                return self.fail(cx, Reason::StreamIdle, "nothing came of either body for too long".into());
             }
         };
         self.idle.moved();
         match frame {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::clean_trailers(trailers);
+                }
                 self.account.sends(frame.data_ref().map_or(0, Bytes::len));
                 self.finish_at_end();
                 Poll::Ready(Some(Ok(frame)))
@@ -81,6 +89,17 @@ impl Download {
             None => {
                 self.finish();
                 Poll::Ready(None)
+            }
+        }
+    }
+
+    /// Ready once neither body has moved for too long.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.idle.poll_expired(cx));
+            match self.upload.as_ref().map(|upload| upload.last()) {
+                Some(moved) if moved.elapsed() < self.idle.timeout() => self.idle.moved_at(moved),
+                _ => return Poll::Ready(()),
             }
         }
     }

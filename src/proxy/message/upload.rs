@@ -16,8 +16,11 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::expect::{self, Expectation};
-use crate::proxy::visitor::phase::Uploading;
+use super::{
+    expect::{self, Expectation},
+    headers,
+};
+use crate::proxy::visitor::{identity, phase::Uploading};
 
 /// What the backend gets.
 pub(in crate::proxy) enum RequestBody {
@@ -160,8 +163,12 @@ impl Upload {
             }
         }
         self.progress.waits.store(frame.is_pending(), Ordering::Relaxed);
-        if let Poll::Ready(frame) = &frame {
+        if let Poll::Ready(frame) = &mut frame {
             self.progress.touch();
+            if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
+                headers::clean_trailers(trailers);
+                identity::clean_trailers(trailers);
+            }
             let data = frame.as_ref().and_then(Frame::data_ref);
             if data.is_some_and(|data| self.progress.add(data.len()) > self.limit) {
                 return Poll::Ready(Some(Err(UploadError::TooLarge(self.limit))));

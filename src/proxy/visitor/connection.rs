@@ -132,7 +132,7 @@ impl Accepted {
         } else {
             let service = service_fn(|mut request: Request<Incoming>| {
                 let has_body = !request.body().is_end_stream();
-                let progress = phase.begin(has_body);
+                let mut progress = phase.begin(has_body);
                 if has_body {
                     request.extensions_mut().insert(progress.upload());
                 }
@@ -140,7 +140,7 @@ impl Accepted {
                 let (shared, visitor) = (shared.clone(), visitor.clone());
                 async move {
                     let response = service::handle(&shared, &visitor, request).await;
-                    progress.phase().set_stall_timeout(shared.stall_timeout(response.body()));
+                    progress.set_stall_timeout(shared.stall_timeout(response.body()));
                     Ok::<_, Infallible>(response.map(|body| Tracked { body, progress, ends_with_connection }))
                 }
             });

@@ -63,7 +63,7 @@ pub(super) fn serve(
     let (shared, visitor, phase) = (shared.clone(), visitor.clone(), phase.clone());
     let max_head_bytes = shared.config.max_header_bytes;
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let progress = phase.begin(false);
+        let mut progress = phase.begin(false);
         let (shared, visitor) = (shared.clone(), visitor.clone());
         async move {
             join_cookies(&mut request);
@@ -71,7 +71,7 @@ pub(super) fn serve(
                 upgrade::from_connect(&mut request, progress.join());
             }
             let response = service::handle(&shared, &visitor, request).await;
-            progress.phase().set_stall_timeout(shared.stall_timeout(response.body()));
+            progress.set_stall_timeout(shared.stall_timeout(response.body()));
             Ok::<_, Infallible>(response.map(|body| Tracked::framed(body, progress)))
         }
     });

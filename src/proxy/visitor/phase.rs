@@ -1,5 +1,7 @@
 //! What a visitor's connection waits for, and since when.
 
+mod stall;
+
 use std::{
     sync::{
         Arc,
@@ -12,6 +14,7 @@ use std::{
 use futures::task::AtomicWaker;
 use tokio::time::Instant;
 
+use self::stall::StallTimeout;
 use crate::proxy::Config;
 
 /// How long a visitor that has ended its side may take nothing before it counts as gone. One that only has no more to say
@@ -28,8 +31,7 @@ pub(super) struct Phase {
     start: Instant,
     header_timeout: Duration,
     idle_timeout: Duration,
-    /// How long the visitor may take nothing, in milliseconds; as the rule of the last request has it.
-    stall_timeout: AtomicU64,
+    stall_timeout: StallTimeout,
     /// Several requests may be in progress at once, as over HTTP/2.
     multiplexed: bool,
     /// Milliseconds from `start` above the two bits of the [`Stage`].
@@ -82,6 +84,8 @@ pub(super) struct InProgress {
     phase: Arc<Phase>,
     /// A piece of the response was given to the connection, and the next one not yet asked for.
     handed: bool,
+    /// How long the visitor may take nothing of the response, in milliseconds, where others have their own.
+    stall_timeout: Option<u64>,
 }
 
 /// A join over HTTP/2, which keeps its connection busy.
@@ -106,7 +110,7 @@ impl Phase {
             start: Instant::now(),
             header_timeout: config.header_timeout,
             idle_timeout: config.idle_timeout,
-            stall_timeout: AtomicU64::new(millis(config.stall_timeout)),
+            stall_timeout: StallTimeout::new(millis(config.stall_timeout)),
             multiplexed: false,
             state: AtomicU64::new(0),
             stalled: AtomicU64::new(FLOWS),
@@ -145,7 +149,7 @@ impl Phase {
         self.has_body.store(has_body, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
         self.set(Stage::Busy);
-        InProgress { phase: self.clone(), handed: false }
+        InProgress { phase: self.clone(), handed: false, stall_timeout: None }
     }
 
     /// A request or a join is over.
@@ -222,11 +226,6 @@ impl Phase {
         self.given_up.load(Ordering::Relaxed)
     }
 
-    /// How long the visitor may take nothing from now on.
-    pub(super) fn set_stall_timeout(&self, timeout: Duration) {
-        self.stall_timeout.store(millis(timeout), Ordering::Relaxed);
-    }
-
     /// The visitor took something of what is written, or nothing.
     pub(super) fn wrote(&self, some: bool) {
         let stalled = self.is_stalled();
@@ -268,7 +267,7 @@ impl Phase {
     /// Until when the visitor has time; `None` while it is the edge's turn.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let at = |millis: u64| self.start + Duration::from_millis(millis);
-        let stall_timeout = Duration::from_millis(self.stall_timeout.load(Ordering::Relaxed));
+        let stall_timeout = Duration::from_millis(self.stall_timeout.get());
         if self.is_stalled() {
             return Some(at(self.stalled.load(Ordering::Relaxed)) + stall_timeout);
         }
@@ -293,6 +292,17 @@ impl Phase {
 impl InProgress {
     pub(super) fn phase(&self) -> &Phase {
         &self.phase
+    }
+
+    /// How long the visitor may take nothing of the response.
+    pub(super) fn set_stall_timeout(&mut self, timeout: Duration) {
+        let timeout = millis(timeout);
+        if self.phase.multiplexed {
+            self.stall_timeout = Some(timeout);
+            self.phase.stall_timeout.add(timeout);
+        } else {
+            self.phase.stall_timeout.set(timeout);
+        }
     }
 
     /// The connection asks for the response's next piece: it is rid of the last one.
@@ -330,6 +340,9 @@ impl InProgress {
 impl Drop for InProgress {
     fn drop(&mut self) {
         self.asked();
+        if let Some(timeout) = self.stall_timeout {
+            self.phase.stall_timeout.remove(timeout);
+        }
         self.phase.end();
     }
 }

@@ -4,25 +4,20 @@ use std::{sync::Arc, time::Duration};
 
 use culvert::{
     routing::{Backend, BackendTls, Protocol, Trust},
-    tunnel::{
-        self, Role, Session,
-        registration::{self, Registration},
-    },
+    tunnel,
 };
-use rustls::pki_types::ServerName;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
-use tokio_rustls::TlsConnector;
 
 use super::Scene;
 use crate::{
     backends::https_backend,
     secure::Made,
     stage::{self, Options, mirror, request},
-    support::{TOKEN, accept},
+    support::accept,
 };
 
 pub(super) async fn the_agent_may_not_go_there(reason: &str) {
@@ -78,26 +73,9 @@ pub(super) async fn the_session_is_lost_before_the_response(reason: &str) {
 /// An agent whose session takes no link: the machine of the tunnel itself refuses.
 pub(super) async fn the_agent_has_too_many_links(reason: &str) {
     let mut scene = Scene::of("127.0.0.1:1").await;
-    scene.stage.agent.take().expect("an agent").stop().await;
-    scene.stage.edge.sessions(|sessions| sessions.is_empty()).await;
-    let edge = &scene.stage.edge;
-    let tcp = TcpStream::connect(edge.address).await.expect("connected");
-    let name = ServerName::try_from("localhost").expect("a name");
-    let mut stream = TlsConnector::from(edge.certificate.client()).connect(name, tcp).await.expect("TLS");
-    let registration = Registration {
-        agent: "web/lab".to_owned(),
-        token: registration::Token::new(TOKEN).expect("a token"),
-        instance: "01".to_owned(),
-        version: "0.1.0".to_owned(),
-        slot: 0,
-        met: Vec::new(),
-    };
-    let registered = registration::register(&mut stream, "localhost", &registration).await.expect("registered");
     let config = tunnel::Config { max_links: 0, ..tunnel::Config::default() };
-    let (_session, mut incoming, driver) = Session::start(Role::Agent, stream, registered.early, config);
-    tokio::spawn(driver);
+    let (_session, mut incoming) = scene.stage.agent_by_hand(config).await;
     tokio::spawn(async move { while incoming.next().await.is_some() {} });
-    edge.session().await;
     let answer = scene.stage.get("/").await;
     assert_eq!(answer.header("retry-after"), Some("1"));
     scene.tells(0, &answer, 503, Some("destination_unavailable"), reason).await;
