@@ -38,7 +38,7 @@ use self::{
     stores::Stores,
 };
 pub use self::{
-    membership::Replicas,
+    membership::{Member, Replicas},
     source::{Dating, Entry, FolderError, Manifest, Object, SyntaxError, manifest_names},
 };
 use crate::{api::AgentSession, compile::Compiled, routing::ObjectName};

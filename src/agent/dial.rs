@@ -118,7 +118,7 @@ impl TokenSource {
 // === impl Dialler ===
 
 impl Dialler {
-    /// Dials. Whatever the lane's address is, it has to prove that it is `edge`: all replicas show one certificate. Where
+    /// Dials. Whatever the lane's address is, it has to prove that it is the edge: all replicas show one certificate. Where
     /// something in between seems to let no registration through, the same is tried in a WebSocket.
     pub(super) async fn dial(&self, dial: &Dial, edge: &EdgeUrl, met: Vec<String>) -> Result<Dialled, DialError> {
         let registration = Registration {
@@ -210,11 +210,11 @@ impl Dialler {
 
     /// Connects, through a proxy where one leads there, and makes TLS with the edge.
     async fn connect(&self, destination: &Destination<'_>) -> Result<Connected, DialError> {
-        let &Destination { host, port, edge } = destination;
+        let &Destination { host, port, .. } = destination;
         let Some(proxy) = self.proxies.leading_to(host, port) else {
             let tcp = connect::connect(host, port).await?;
             let address = tcp.peer_addr().map_err(DialError::Connect)?;
-            return Ok(Connected { io: self.secure(tcp, edge).await?, address, proxy: None });
+            return Ok(Connected { io: self.secure(tcp, destination).await?, address, proxy: None });
         };
         let dial = async |host: String, port| connect::connect(&host, port).await.map_err(connect::Error::into_io);
         let through = http_proxy::connect(proxy, &destination.authority(), dial).await.map_err(DialError::Proxy)?;
@@ -222,11 +222,11 @@ impl Dialler {
         Ok(match through {
             http_proxy::Connected::Plain(tcp) => {
                 let address = tcp.peer_addr().map_err(DialError::Connect)?;
-                Connected { io: self.secure(tcp, edge).await?, address, proxy }
+                Connected { io: self.secure(tcp, destination).await?, address, proxy }
             }
             http_proxy::Connected::Encrypted(tls) => {
                 let address = tls.get_ref().0.peer_addr().map_err(DialError::Connect)?;
-                let io = match self.client(edge)? {
+                let io = match self.client(destination)? {
                     Some((connector, name)) => Box::new(connector.connect(name, tls).await.map_err(DialError::Tls)?),
                     None => tls as Box<dyn Duplex>,
                 };
@@ -236,16 +236,16 @@ impl Dialler {
     }
 
     /// What makes TLS with the edge, where there is to be any.
-    fn client(&self, edge: &EdgeUrl) -> Result<Option<(TlsConnector, ServerName<'static>)>, DialError> {
-        match (&self.security, edge.server_name()) {
+    fn client(&self, destination: &Destination<'_>) -> Result<Option<(TlsConnector, ServerName<'static>)>, DialError> {
+        match (&self.security, destination.server_name()) {
             (Security::InsecurePlaintext, _) => Ok(None),
             (Security::Tls(config), Some(name)) => Ok(Some((config.clone().into(), name))),
             (Security::Tls(_), None) => Err(DialError::Tls(std::io::ErrorKind::InvalidInput.into())),
         }
     }
 
-    async fn secure(&self, tcp: TcpStream, edge: &EdgeUrl) -> Result<Io, DialError> {
-        Ok(match self.client(edge)? {
+    async fn secure(&self, tcp: TcpStream, destination: &Destination<'_>) -> Result<Io, DialError> {
+        Ok(match self.client(destination)? {
             Some((connector, name)) => Io::Tls(Box::new(connector.connect(name, tcp).await.map_err(DialError::Tls)?)),
             None => Io::Plaintext(tcp),
         })
@@ -314,6 +314,13 @@ impl<'a> Destination<'a> {
         let (host, port) = parsed.ok_or_else(|| DialError::Resolve(malformed()))?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         Ok(Self { host, port, edge })
+    }
+
+    /// What is asked for, and must be in the certificate where names count: a replica's own name, by which a router may
+    /// have to find it, or where it has none that of the edge.
+    fn server_name(&self) -> Option<ServerName<'static>> {
+        let own = ServerName::try_from(self.host.to_owned()).ok();
+        own.filter(|name| matches!(name, ServerName::DnsName(_))).or_else(|| self.edge.server_name())
     }
 
     /// `host:port`, with brackets where they belong.

@@ -325,16 +325,17 @@ impl Shared {
     }
 }
 
-/// When the links of an agent that leaves in so many seconds have to be asked to end.
-fn links_end(seconds: Option<u32>) -> Instant {
+/// When the links by one that leaves in so many seconds, an agent or a replica, have to be asked to end.
+pub(super) fn links_end(seconds: Option<u32>) -> Instant {
     let grace = seconds.map_or(USUAL_GRACE, |seconds| Duration::from_secs(seconds.into()));
     Instant::now() + grace.saturating_sub(GOODBYE).max(grace / 2)
 }
 
 /// Ends a session whose credential is none of its agent's any more, or that comes from where it may not come from.
 fn end_if_forbidden(session: &AgentSession, agents: &Agents) {
+    let Some(credential) = session.credential() else { return };
     match agents.get(&session.agent) {
-        Some(entry) if !entry.credentials.contains(session.credential()) => session.close(Cause::Revoked),
+        Some(entry) if !entry.credentials.contains(credential) => session.close(Cause::Revoked),
         Some(entry) if !entry.admits(session.remote_address.ip()) => session.close(Cause::Source),
         Some(_) => {}
         None => session.close(Cause::Revoked),

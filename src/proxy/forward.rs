@@ -245,6 +245,7 @@ impl Forward<'_> {
             visitor: of_visitor.then_some(self.visitor),
             request_id: own(Some(self.request_id)),
             traceparent: own(headers.get(TRACEPARENT)),
+            agent: None,
         };
         let limit = self.rule.timeouts.connect;
         let started = Instant::now();

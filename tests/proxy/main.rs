@@ -3,6 +3,8 @@
 #![cfg(all(feature = "edge", feature = "agent"))]
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "../support/balancer.rs"]
+mod balancer;
 #[path = "../support/tunnel.rs"]
 mod support;
 
@@ -17,6 +19,7 @@ mod framing;
 mod http2;
 mod identity;
 mod input;
+mod mesh;
 mod policies;
 mod proxy_protocol;
 mod recorder;

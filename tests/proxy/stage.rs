@@ -105,17 +105,8 @@ impl Stage {
 
     /// Serves this host by these rules.
     pub(crate) fn serve_host(&self, host: &str, rules: Vec<Rule>, max_connections: Option<u32>) {
-        let entry = agents(&[("lab", "lab-token", crate::support::TOKEN)]);
-        let entries = entry.iter().map(|entry| {
-            let mut entry = (**entry).clone();
-            entry.max_connections = max_connections;
-            entry
-        });
-        let agents: Agents = entries.collect();
-        let rules = HostRules { owner: "web".into(), rules: rules.into_iter().map(Arc::new).collect() };
-        let listener = Arc::new(Listener::new(None, [(host.parse::<Hostname>().expect("a hostname"), rules)]));
-        let table = RoutingTable::new([(EntryPoint::Http, listener)], Certificates::default());
-        self.proxy.update(Arc::new(table), &agents);
+        let (table, agents) = tables(host, rules, max_connections);
+        self.proxy.update(table, &agents);
     }
 
     /// Serves nothing any more.
@@ -159,6 +150,21 @@ impl Stage {
     pub(crate) async fn send(&self, request: &str) -> Answer {
         send(self.http, request).await
     }
+}
+
+/// What serves this host by these rules; the limit is the agent's.
+pub(crate) fn tables(host: &str, rules: Vec<Rule>, max_connections: Option<u32>) -> (Arc<RoutingTable>, Agents) {
+    let entry = agents(&[("lab", "lab-token", crate::support::TOKEN)]);
+    let entries = entry.iter().map(|entry| {
+        let mut entry = (**entry).clone();
+        entry.max_connections = max_connections;
+        entry
+    });
+    let agents: Agents = entries.collect();
+    let rules = HostRules { owner: "web".into(), rules: rules.into_iter().map(Arc::new).collect() };
+    let listener = Arc::new(Listener::new(None, [(host.parse::<Hostname>().expect("a hostname"), rules)]));
+    let table = RoutingTable::new([(EntryPoint::Http, listener)], Certificates::default());
+    (Arc::new(table), agents)
 }
 
 /// One request to that edge, on a connection of its own.

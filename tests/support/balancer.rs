@@ -1,5 +1,8 @@
 //! A balancer of TCP connections: one address, the replicas behind it in turn. It counts, cuts and stalls connections.
 
+// Each test program takes what it needs.
+#![allow(dead_code)]
+
 use std::{
     net::SocketAddr,
     sync::{
