@@ -11,5 +11,6 @@ mod chart;
 mod faults;
 mod harness;
 mod install;
+mod replicas;
 mod tls;
 mod traffic;
