@@ -15,6 +15,7 @@ mod plan;
 mod relay;
 mod run;
 mod serve;
+pub mod status;
 mod transport;
 
 pub use self::{

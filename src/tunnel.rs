@@ -17,7 +17,7 @@ pub mod websocket;
 
 pub use self::{
     code::{LinkError, RefuseCode, ResetCode},
-    machine::{Config, Role},
+    machine::{Config, Counts, Role},
     note::{Note, Replica},
     open::Open,
     session::{CloseReason, Driver, Incoming, IncomingEvent, Link, Opening, Session, SessionClosed},

@@ -136,7 +136,7 @@ async fn the_file_is_read_again_on_sighup() {
     std::fs::write(&rules, format!("# backends\n{first}\n")).expect("a file");
     std::fs::write(&token, TOKEN).expect("a file");
     let agent = Command::new(env!("CARGO_BIN_EXE_culvert"))
-        .args(["agent", "--agent", "web/lab", "--edge", &edge.url()])
+        .args(["agent", "--agent", "web/lab", "--connections", "1", "--edge", &edge.url()])
         .args(["--edge-fingerprint", &edge.certificate.fingerprint.to_string()])
         .arg("--token-file")
         .arg(&token)

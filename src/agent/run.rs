@@ -14,6 +14,7 @@ use super::{
     links::Links,
     plan::{Dial, Lane, Plan},
     serve::{News, Serve},
+    status::Status,
     transport::Choice,
 };
 use crate::tunnel::CloseReason;
@@ -48,6 +49,8 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Agent {
     config: Config,
+    instance: String,
+    status: Status,
 }
 
 /// What an agent does at the moment.
@@ -64,6 +67,7 @@ struct Running {
     sessions: JoinSet<Ended>,
     /// The last failure that was logged, and when: an edge that is away is not worth a line a second.
     logged: Option<(String, Instant)>,
+    status: Status,
 }
 
 /// A session that is over.
@@ -80,7 +84,16 @@ impl Agent {
     /// An agent that does nothing before [`Agent::run`].
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config }
+        // Random, so that the edge can tell processes of one name apart.
+        let instance = format!("{:032x}", rand::random::<u128>());
+        let status = Status::new(config.agent.clone(), instance.clone(), &config.edges, config.allow.clone());
+        Self { config, instance, status }
+    }
+
+    /// What it is doing, now and as long as it runs.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status.clone()
     }
 
     /// Runs until `stop`, whatever happens to the edge: what is lost is dialled again.
@@ -88,11 +101,11 @@ impl Agent {
         let Config { edges, agent, token, allow, security, proxies, transport, connect_timeout, grace, connections } =
             self.config;
         let (said, mut news) = mpsc::channel(16);
-        // Random, so that the edge can tell processes of one name apart.
-        let instance = format!("{:032x}", rand::random::<u128>());
+        let (instance, status) = (self.instance, self.status);
         let links = Links::default();
         let following = tokio::spawn(links.clone().follow(allow.clone()));
-        let serve = Serve { allow, links, connect_timeout, grace, stop: stop.clone(), news: said };
+        let serve =
+            Serve { allow, links, connect_timeout, grace, stop: stop.clone(), status: status.clone(), news: said };
         let mut running = Running {
             edges,
             edge: 0,
@@ -103,6 +116,7 @@ impl Agent {
             under_way: HashMap::new(),
             sessions: JoinSet::new(),
             logged: None,
+            status,
         };
         loop {
             running.start_dials();
@@ -170,6 +184,7 @@ impl Running {
         }
         let delay = self.plan.failed(dial, failure, error.retry_after(), rand::random(), now);
         let retry = format!("{:.1} s", delay.as_secs_f64());
+        self.status.dial_failed(failure, &error.to_string());
         if failure == Failure::Met {
             tracing::debug!(%edge, retry, "the edge's balancer led to a replica that is already met");
             return;
@@ -198,6 +213,7 @@ impl Running {
             Some(delay) => format!("{:.1} s", delay.as_secs_f64()),
             None => "not now: it left, or another session is there or comes first".to_owned(),
         };
+        self.status.lost(format!("lost a session with {replica}: {reason}"));
         tracing::warn!(replica, slot, retry, "lost a session with the edge: {reason}");
     }
 

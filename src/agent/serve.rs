@@ -13,6 +13,7 @@ use super::{
     dial::{Dialled, Io},
     links::{Links, Listed},
     relay::Relay,
+    status::{About, Status},
 };
 use crate::tunnel::{
     self, CloseReason, Driver, Incoming, IncomingEvent, Note, Open, Opening, RefuseCode, Replica, Role, Session,
@@ -28,6 +29,7 @@ pub(super) struct Serve {
     /// How long links may go on after `stop`.
     pub(super) grace: Duration,
     pub(super) stop: CancellationToken,
+    pub(super) status: Status,
     /// Takes what the edge says of its replicas.
     pub(super) news: mpsc::Sender<News>,
 }
@@ -51,27 +53,26 @@ impl Serve {
     /// Serves one session, `serial` in the plan, until it is over. After `stop` it takes no more links, waits for those that it
     /// has, at most for the grace, and ends.
     pub(super) async fn session(self: Arc<Self>, serial: u64, dialled: Dialled) -> CloseReason {
-        match dialled.io {
-            Io::Tls(io) => {
-                self.start(serial, Session::start(Role::Agent, *io, dialled.early, tunnel::Config::default())).await
-            }
-            Io::Plaintext(io) => {
-                self.start(serial, Session::start(Role::Agent, io, dialled.early, tunnel::Config::default())).await
-            }
-            Io::Other(io) => {
-                self.start(serial, Session::start(Role::Agent, io, dialled.early, tunnel::Config::default())).await
-            }
+        let Dialled { io, early, replica, address, transport, proxy } = dialled;
+        let about = About { replica, address, transport, proxy };
+        let config = tunnel::Config::default();
+        match io {
+            Io::Tls(io) => self.start(serial, about, Session::start(Role::Agent, *io, early, config)).await,
+            Io::Plaintext(io) => self.start(serial, about, Session::start(Role::Agent, io, early, config)).await,
+            Io::Other(io) => self.start(serial, about, Session::start(Role::Agent, io, early, config)).await,
         }
     }
 
     async fn start<T>(
         self: Arc<Self>,
         serial: u64,
+        about: About,
         (session, incoming, driver): (Session, Incoming, Driver<T>),
     ) -> CloseReason
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let _listed = self.status.connected(about, &session);
         // A task of its own, so that what wakes it for every byte wakes nothing else.
         let driver = tokio::spawn(driver);
         self.serve(serial, &session, incoming).await;

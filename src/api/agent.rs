@@ -30,6 +30,25 @@ use super::{AllowedNamespaces, SecretRef};
         description = "Whether an agent has a session with the edge"
     ),
     printcolumn(
+        name = "Transport",
+        type_ = "string",
+        json_path = ".status.sessions[0].transport",
+        description = "What carries the first of its sessions"
+    ),
+    printcolumn(
+        name = "Version",
+        type_ = "string",
+        json_path = ".status.sessions[0].version",
+        description = "The version of the process of the first of its sessions"
+    ),
+    printcolumn(
+        name = "Sessions",
+        type_ = "string",
+        priority = 1,
+        json_path = r#".status.conditions[?(@.type=="AgentConnected")].message"#,
+        description = "How many sessions it has with all replicas"
+    ),
+    printcolumn(
         name = "Reason",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,

@@ -194,9 +194,10 @@ impl Denied {
         }
     }
 
-    /// Whether somebody did wrong. An agent that meets a replica again was only led there.
+    /// Whether somebody did wrong. An agent that meets a replica again, or one that stops, was only led there, and must be
+    /// sent elsewhere at once.
     pub(super) fn is_failure(&self) -> bool {
-        !matches!(self, Self::AlreadyMet)
+        !matches!(self, Self::AlreadyMet | Self::Leaving)
     }
 
     /// What it is counted as.

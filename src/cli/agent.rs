@@ -1,12 +1,18 @@
 mod allowed;
+pub(super) mod file;
 mod proxies;
+#[cfg(unix)]
+mod status;
 
-use std::{env, path::PathBuf, process::ExitCode, time::Duration};
+use std::{env, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use self::allowed::Allowed;
 use super::{Failure, signals};
 use crate::{
-    agent::{Agent, AllowRule, Config, EdgeUrl, Security, TokenSource, Transport},
+    agent::{Agent, AllowRule, Config, EdgeUrl, Security, TokenSource, Transport, status::Status},
     tunnel::{
         registration::Token,
         tls::{self, Fingerprint, Trust},
@@ -19,17 +25,25 @@ use crate::{
 /// connects to the targets that --allow names, and to no others.
 #[derive(Debug, clap::Args)]
 #[command(
+    args_conflicts_with_subcommands = true,
     after_help = "The token comes from --token-file, or from the environment variable CULVERT_TOKEN. It is never \
                         taken from the command line, where other users of the machine could read it."
 )]
 pub(super) struct Args {
+    #[cfg(unix)]
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// A YAML file with flags: each key is a flag's name without the dashes, as in `edge: https://edge.example.com:7443`;
+    /// lists are written as YAML's. A flag comes before the environment, and that before the file.
+    #[arg(long, value_name = "FILE", env = "CULVERT_CONFIG")]
+    pub(super) config: Option<PathBuf>,
     /// Where the edge's bridge is, as in `https://edge.example.com:7443`. Several are ways to the same edge, tried in
     /// turn.
-    #[arg(long, value_name = "URL", env = "CULVERT_EDGE", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "URL", env = "CULVERT_EDGE", value_delimiter = ',')]
     edge: Vec<EdgeUrl>,
     /// The TunnelAgent to register as.
     #[arg(long, value_name = "NAMESPACE/NAME", env = "CULVERT_AGENT", value_parser = parse_agent)]
-    agent: String,
+    agent: Option<String>,
     /// A file with the agent's token. It is read again at each dial, so that a rotated token needs no restart.
     #[arg(long, value_name = "FILE", env = "CULVERT_TOKEN_FILE")]
     token_file: Option<PathBuf>,
@@ -75,6 +89,21 @@ pub(super) struct Args {
     /// What carries the tunnels. With `auto`, a WebSocket is used where something in between lets nothing else through.
     #[arg(long, value_enum, default_value_t, env = "CULVERT_TRANSPORT")]
     transport: Transport,
+    /// Where to answer `/livez`, `/readyz` (200 with at least one session, else 503) and `/metrics`, as in
+    /// `127.0.0.1:9091`. Unset, nowhere.
+    #[arg(long, value_name = "ADDRESS", env = "CULVERT_ADMIN")]
+    admin: Option<SocketAddr>,
+    /// The Unix socket that `culvert agent status` asks, or `off`. Unset, `culvert/agent-NAMESPACE_NAME.sock` in
+    /// `$XDG_RUNTIME_DIR`, else in `/run`, where that can be written.
+    #[cfg(unix)]
+    #[arg(long, value_name = "FILE", env = "CULVERT_STATUS_SOCKET")]
+    status_socket: Option<PathBuf>,
+}
+
+#[cfg(unix)]
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Status(status::Args),
 }
 
 /// What comes from the environment without being a flag.
@@ -90,6 +119,13 @@ struct Environment {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+    #[cfg(unix)]
+    if let Some(Command::Status(args)) = args.command {
+        return status::run(args).await;
+    }
+    let admin = args.admin;
+    #[cfg(unix)]
+    let status_socket = args.status_socket.clone();
     let allowed = Allowed { flags: args.allow.clone(), file: args.allow_file.clone() };
     let config = match config(args, Environment::read()) {
         Ok(config) => config,
@@ -102,17 +138,49 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         tracing::warn!("nothing is allowed: every link will be refused; give --allow HOST:PORT");
     }
     let (follow, stop) = (allowed.follow(config.allow.clone(), signals::reload()?), signals::stop_token()?);
+    #[cfg(unix)]
+    let socket = status::bind(status_socket, &config.agent);
+    let agent = Agent::new(config);
+    if let Some(address) = admin {
+        serve_admin(address, agent.status(), stop.clone()).await?;
+    }
+    // It ends with the agent, not when that begins to stop: until then it can still be asked.
+    let ended = CancellationToken::new();
+    #[cfg(unix)]
+    let answering = socket.map(|socket| tokio::spawn(socket.serve(agent.status(), ended.clone())));
     tokio::select! {
-        () = Agent::new(config).run(stop) => {}
+        () = agent.run(stop) => {}
         () = follow => {}
+    }
+    ended.cancel();
+    #[cfg(unix)]
+    if let Some(answering) = answering {
+        let _ = answering.await;
     }
     Ok(ExitCode::SUCCESS)
 }
 
+async fn serve_admin(address: SocketAddr, status: Status, stop: CancellationToken) -> Result<(), Failure> {
+    let listener = TcpListener::bind(address).await;
+    let listener = listener
+        .map_err(|error| format!("cannot listen on {address}: {error}; choose another address with --admin"))?;
+    tracing::info!(admin = %listener.local_addr()?, "listening");
+    tokio::spawn(status.serve(listener, stop));
+    Ok(())
+}
+
 /// Checks what clap cannot: flags against each other, and the files that they name. Errors name the flag.
 fn config(args: Args, environment: Environment) -> Result<Config, String> {
+    if args.edge.is_empty() {
+        return Err(
+            "--edge is missing: the agent needs to know where the edge is, as in https://edge.example.com:7443".into(),
+        );
+    }
     let security = security(&args)?;
     let proxies = proxies::proxies(&args, &environment)?;
+    let Some(agent) = args.agent else {
+        return Err("--agent is missing: the agent needs the NAMESPACE/NAME of its TunnelAgent".to_owned());
+    };
     let token = match (args.token_file, environment.token) {
         (Some(file), None) => TokenSource::File(file),
         (None, Some(token)) => {
@@ -127,7 +195,7 @@ fn config(args: Args, environment: Environment) -> Result<Config, String> {
     let allow = Allowed { flags: args.allow, file: args.allow_file }.read()?.into_iter().collect();
     Ok(Config {
         edges: args.edge,
-        agent: args.agent,
+        agent,
         token,
         allow,
         security,

@@ -204,6 +204,6 @@ fn request_id(shared: &Shared, visitor: &Visitor, request: &Request<Incoming>) -
     {
         return id.clone();
     }
-    let id = format!("{:016x}{:016x}", rand::random::<u64>(), rand::random::<u64>());
+    let id = format!("{:032x}", rand::random::<u128>());
     HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("-"))
 }

@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     recorder::Recorder,
     secure::{Made, Secure, client},
-    stage::{HOST, Stage, backend, mirror, read_head, rule},
+    stage::{HOST, Stage, backend, mirror, read_head, request, rule},
     support::{PATIENCE, accept},
 };
 
@@ -203,6 +203,24 @@ async fn other_interim_responses_do_not_disturb() {
     for _ in 0..3 {
         let answer = exchange(&stage, &get()).await;
         assert!(answer.contains("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn interim_responses_without_end_are_no_response() {
+    let target = backend(|mut stream| async move {
+        read_head(&mut stream).await;
+        let hints = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n".repeat(1000);
+        while stream.write_all(&hints).await.is_ok() {}
+    })
+    .await;
+    let stage = Stage::start().await;
+    stage.serve(&[&target]);
+    for fields in ["", "Content-Length: 0\r\n", "Content-Length: 5\r\n"] {
+        let answer = stage.send(&format!("{}hello", request("POST", "/", fields))).await;
+        assert_eq!(answer.status, 502);
+        let cause = answer.header("proxy-status").expect("a cause");
+        assert!(cause.contains("http_protocol_error") && cause.contains("interim responses"), "{cause}");
     }
 }
 

@@ -154,16 +154,14 @@ impl fmt::Display for ProxyError {
             Kind::NoProxy(why) => write!(f, "what answers at {proxy} is no HTTP proxy: {why}; check --proxy"),
             Kind::Refused { status, scheme, authorized } => {
                 write!(f, "the proxy {proxy} answered {status}: ")?;
+                // tinyproxy answers wrong credentials with 401, as if it were the origin.
+                let asks = matches!(*status, StatusCode::PROXY_AUTHENTICATION_REQUIRED | StatusCode::UNAUTHORIZED);
                 match (status, scheme) {
-                    (&StatusCode::PROXY_AUTHENTICATION_REQUIRED, Some(scheme)) => {
+                    (_, Some(scheme)) if asks => {
                         write!(f, "it asks for {scheme} credentials, and only Basic ones can be given")
                     }
-                    (&StatusCode::PROXY_AUTHENTICATION_REQUIRED, None) if *authorized => {
-                        f.write_str("it does not take the user and password in --proxy")
-                    }
-                    (&StatusCode::PROXY_AUTHENTICATION_REQUIRED, None) => {
-                        f.write_str("give credentials in --proxy, as in http://USER:PASSWORD@HOST:PORT")
-                    }
+                    _ if asks && *authorized => f.write_str("it does not take the user and password in --proxy"),
+                    _ if asks => f.write_str("give credentials in --proxy, as in http://USER:PASSWORD@HOST:PORT"),
                     (status, _) if status.is_server_error() => write!(f, "it does not reach {destination}"),
                     _ => write!(f, "it does not let CONNECT through to {destination}; ask those who run it"),
                 }
@@ -218,6 +216,8 @@ mod tests {
         assert!(!wrong.contains("secret") && !wrong.contains("c2Vj"), "{wrong}");
         let other = error("proxy", b"HTTP/1.1 407 No\r\nProxy-Authenticate: Negotiate\r\n\r\n").await;
         assert!(other.contains("it asks for Negotiate credentials"), "{other}");
+        let wrong = error("me:secret@proxy:3128", b"HTTP/1.1 401 Unauthorized\r\n\r\n").await;
+        assert!(wrong.ends_with("401 Unauthorized: it does not take the user and password in --proxy"), "{wrong}");
         let denied = error("proxy", b"HTTP/1.1 403 Filtered\r\nContent-Length: 0\r\n\r\n").await;
         assert!(denied.ends_with("403 Forbidden: it does not let CONNECT through to edge:7443; ask those who run it"));
         let away = error("proxy", b"HTTP/1.1 503 Service Unavailable\r\n\r\nbody").await;

@@ -41,7 +41,7 @@ impl Allowed {
             }
         }
         // Where the system has no such signal, nobody will ever ask.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

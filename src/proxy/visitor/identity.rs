@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, header, uri::Scheme};
 use ipnet::IpNet;
 
+use crate::proxy::message::headers::remove_where;
+
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 pub(in crate::proxy) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -40,11 +42,12 @@ pub(in crate::proxy) fn identify(
 ) -> Identity {
     let is_trusted = trusted.contains(peer.ip());
     let address = if is_trusted { trusted.visitor(headers, peer) } else { peer };
-    remove_where(headers, |name| {
-        if name.contains('_') { is_claim(&name.replace('_', "-")) } else { !is_trusted && is_identity(name) }
+    remove_where(headers, |name| match name {
+        // A program that follows CGI would take it for the address of its own proxy ("httpoxy"); no client has use for it.
+        "proxy" => true,
+        _ if name.contains('_') => is_claim(&name.replace('_', "-")),
+        _ => !is_trusted && is_identity(name),
     });
-    // A program that follows CGI would take it for the address of its own proxy ("httpoxy"); no client has use for it.
-    headers.remove("proxy");
 
     let peer_text = text(peer.ip());
     if is_trusted && headers.contains_key(X_FORWARDED_FOR) {
@@ -168,13 +171,6 @@ fn is_identity(name: &str) -> bool {
 /// `X-Forwarded-For`, so twins with underscores are nobody's word.
 fn is_claim(name: &str) -> bool {
     is_identity(name) || matches!(name, "x-request-id" | "authorization" | "host" | "proxy" | "via" | "traceparent")
-}
-
-fn remove_where(headers: &mut HeaderMap, remove: impl Fn(&str) -> bool) {
-    let names: Vec<HeaderName> = headers.keys().filter(|name| remove(name.as_str())).cloned().collect();
-    for name in names {
-        headers.remove(name);
-    }
 }
 
 /// Puts one more entry at the end of a list, in one field.

@@ -16,8 +16,9 @@ import install
 from culvert import Culvert
 from processes import ROOT, free_port, until
 
-USER, PASSWORD = "me", "p@ss:word"
-URL = "http://me:p%40ss%3aword@127.0.0.1:{port}"
+# tinyproxy takes little else than letters.
+USER, PASSWORD = "me", "s3cret-word"
+URL = f"http://{USER}:{PASSWORD}@127.0.0.1:" + "{port}"
 
 
 def run(processes, program):
@@ -70,7 +71,6 @@ def tinyproxy(processes):
     port, log = free_port(), processes.folder / "tinyproxy.log"
     log.unlink(missing_ok=True)
     file = processes.folder / "tinyproxy.conf"
-    # Its file knows no quotes: the password is one without what it would take for a comment or a space.
     lines = [
         f"Port {port}", "Listen 127.0.0.1", "Timeout 600", "MaxClients 500", "Allow 127.0.0.1", "LogLevel Connect",
         f"BasicAuth {USER} {PASSWORD}",

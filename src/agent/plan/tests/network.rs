@@ -64,9 +64,10 @@ impl Network {
         }
     }
 
-    /// Runs until nothing is to be done any more, or for a minute.
+    /// Runs until nothing is to be done any more; for ten minutes at most, since a balancer that chooses at random may take
+    /// many dials, each of seconds, to lead to the one that is missing.
     fn settle(&mut self, latencies: &mut impl Iterator<Item = u64>) {
-        let end = self.now + Duration::from_mins(1);
+        let end = self.now + Duration::from_mins(10);
         while self.now < end {
             for needless in self.plan.give_up() {
                 self.dials.retain(|(_, dial, _)| *dial != needless);
