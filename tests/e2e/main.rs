@@ -12,5 +12,6 @@ mod faults;
 mod harness;
 mod install;
 mod permission;
+mod replicas;
 mod tls;
 mod traffic;
