@@ -14,6 +14,8 @@ mod demo;
 mod edge;
 mod limits;
 #[cfg(feature = "edge")]
+mod remembered;
+#[cfg(feature = "edge")]
 mod serve;
 mod signals;
 #[cfg(feature = "edge")]

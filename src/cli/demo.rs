@@ -68,6 +68,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         advertise: None,
         visitors: proxy::Config::default(),
         access_log: None,
+        state: None,
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(1),
     })

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, certificate::FollowedCertificate, signals, wiring};
+use super::{Failure, certificate::FollowedCertificate, remembered::Remembered, signals, wiring};
 use crate::{
     bridge::{self, Bridge},
     controller::{ClusterConfig, Controller, Sessions},
@@ -52,6 +52,8 @@ pub(super) struct EdgeConfig {
     pub(super) visitors: proxy::Config,
     /// How requests are logged on standard output, if they are.
     pub(super) access_log: Option<AccessLogFormat>,
+    /// Where an edge without a cluster keeps which agents it had, to wait for them after a restart.
+    pub(super) state: Option<PathBuf>,
     /// How long visitors are still taken after readiness is gone.
     pub(super) drain_delay: Duration,
     /// How long requests in progress and upgraded connections may go on after that.
@@ -78,6 +80,7 @@ pub(super) struct Edge {
     replicas: watch::Sender<Arc<[Replica]>>,
     sessions: watch::Sender<Arc<Sessions>>,
     own: Replica,
+    remembered: Option<Remembered>,
     drain_delay: Duration,
     drain_timeout: Duration,
     /// Writes what is left when the edge has ended.
@@ -176,6 +179,7 @@ impl Edge {
             replicas,
             sessions,
             own,
+            remembered: config.state.as_deref().map(Remembered::read),
             drain_delay,
             drain_timeout,
             access_log_writer,
@@ -226,12 +230,17 @@ impl Edge {
             agents.serve(listeners.bridge, stop).await;
         }));
 
+        let expected = match &self.remembered {
+            Some(remembered) => watch::Sender::new(remembered.agents.clone()).subscribe(),
+            None => outputs.expected,
+        };
         let wiring = async {
             tokio::join!(
                 wiring::publish(outputs.compiled, &proxy, &self.agents, &known),
-                wiring::settle(known.subscribe(), outputs.expected, bridge.registry().watch(), &ready),
+                wiring::settle(known.subscribe(), expected, bridge.registry().watch(), &ready),
                 wiring::follow_replicas(outputs.replicas, &self.own, &proxy, &self.replicas),
                 wiring::follow_sessions(bridge.registry().watch(), &self.own.id, &self.sessions),
+                wiring::remember(ready.subscribe(), bridge.registry().watch(), self.remembered.as_ref()),
             );
             // What they follow ends only with the process.
             std::future::pending::<()>().await;

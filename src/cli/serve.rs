@@ -69,7 +69,8 @@ pub(super) struct Args {
     /// they dial the address that they know again, until they have met every replica.
     #[arg(long, value_name = "HOST:PORT", env = "CULVERT_ADVERTISE")]
     advertise: Option<String>,
-    /// A folder for what must outlive a restart: the bridge's certificate, where --bridge-cert is not given.
+    /// A folder for what must outlive a restart: the bridge's certificate, where --bridge-cert is not given, and with --manifests
+    /// the names of the agents that were connected, which a restarted edge waits for (5s at most) before it takes visitors.
     #[arg(long, value_name = "DIR", default_value = "culvert-state", env = "CULVERT_STATE")]
     state: PathBuf,
     /// A PEM file with the bridge's certificate, the same on all replicas. Without it one is made, and kept in --state.
@@ -122,6 +123,8 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         Some(Hostname::Exact(name)) => Some(name.to_string()),
         None => None,
     };
+    // In a cluster the objects' status tells.
+    let state = args.manifests.is_some().then(|| args.state.clone());
     let (source, usual_delay) = if let Some(dir) = args.manifests {
         (Source::Folder(dir), Duration::ZERO)
     } else {
@@ -149,6 +152,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         advertise: args.advertise,
         access_log: args.visitors.access_log(),
         visitors: args.visitors.into_config()?,
+        state,
         drain_delay: args.drain_delay.unwrap_or(usual_delay),
         drain_timeout: args.drain_timeout,
     })

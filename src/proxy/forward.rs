@@ -146,7 +146,10 @@ impl Forward<'_> {
             let connected = match self.connect(&session, &target, own_link).await {
                 Ok(connected) => connected,
                 Err(error) if error.may_go_elsewhere() => {
-                    failure = Some(error);
+                    // A session that was over before it was of use says no more than that nobody is there.
+                    if error != ProxyError::SessionLost {
+                        failure = Some(error);
+                    }
                     tried.push((session.id, target));
                     continue;
                 }
@@ -169,13 +172,13 @@ impl Forward<'_> {
 
     /// A connection of this TunnelHost to the target that takes a request, or one over a new link.
     async fn connect(&self, session: &AgentSession, target: &Target, own_link: bool) -> Result<Connected, ProxyError> {
+        let pool = self.state.pool(session.id, target, &self.backend.protocol);
         if self.backend.proxy_protocol.is_some() {
             // What was said of one visitor holds for no other.
-            let pool = Arc::new(Pool::closed());
+            let pool = Arc::new(pool.closed());
             let upstream = self.dial(session, target, &pool, own_link).await?;
             return Ok(Connected { upstream, reused: false, pool });
         }
-        let pool = self.state.pool(session.id, target, &self.backend.protocol);
         if own_link {
             let upstream = self.dial(session, target, &pool, true).await?;
             return Ok(Connected { upstream, reused: false, pool });
@@ -225,11 +228,13 @@ impl Forward<'_> {
         };
         let limit = self.rule.timeouts.connect;
         let started = Instant::now();
-        let mut link = session.open(&open).map_err(|_| ProxyError::SessionLost)?;
-        timeout(limit, link.opened())
-            .await
-            .map_err(|_| ProxyError::ConnectTimeout(limit))?
-            .map_err(|error| failure::of_link(&error, limit))?;
+        let opening = async {
+            let _place = pool.opening().await;
+            let mut link = session.open(&open).map_err(|_| ProxyError::SessionLost)?;
+            link.opened().await.map_err(|error| failure::of_link(&error, limit))?;
+            Ok(link)
+        };
+        let link = timeout(limit, opening).await.map_err(|_| ProxyError::ConnectTimeout(limit))??;
         self.shared.makers.metrics.link_open.observe(started.elapsed().as_secs_f64());
         // The TunnelHost may be deleted in this moment.
         let meter = self.state.meter(&session.agent, &self.shared.makers.flow).ok_or(ProxyError::UnknownHost)?;

@@ -17,6 +17,7 @@ mod framing;
 mod http2;
 mod identity;
 mod input;
+mod isolation;
 mod policies;
 mod proxy_protocol;
 mod recorder;

@@ -97,6 +97,15 @@ impl Stage {
 
     /// Serves this host by these rules.
     pub(crate) fn serve_host(&self, host: &str, rules: Vec<Rule>, max_connections: Option<u32>) {
+        self.serve_table(&[(host, rules)], max_connections);
+    }
+
+    /// Serves each of these hosts by its rules.
+    pub(crate) fn serve_hosts(&self, hosts: &[(&str, Vec<Rule>)]) {
+        self.serve_table(hosts, None);
+    }
+
+    fn serve_table(&self, hosts: &[(&str, Vec<Rule>)], max_connections: Option<u32>) {
         let entry = agents(&[("lab", "lab-token", crate::support::TOKEN)]);
         let entries = entry.iter().map(|entry| {
             let mut entry = (**entry).clone();
@@ -104,8 +113,11 @@ impl Stage {
             entry
         });
         let agents: Agents = entries.collect();
-        let rules = HostRules { owner: "web".into(), rules: rules.into_iter().map(Arc::new).collect() };
-        let listener = Arc::new(Listener::new(None, [(host.parse::<Hostname>().expect("a hostname"), rules)]));
+        let hosts = hosts.iter().map(|(host, rules)| {
+            let rules = rules.iter().cloned().map(Arc::new).collect();
+            (host.parse::<Hostname>().expect("a hostname"), HostRules { owner: "web".into(), rules })
+        });
+        let listener = Arc::new(Listener::new(None, hosts));
         let table = RoutingTable::new([(EntryPoint::Http, listener)], Certificates::default());
         self.proxy.update(Arc::new(table), &agents);
     }
