@@ -5,6 +5,7 @@
 //! Kubernetes: who may register comes in as a watch of [`Agents`](crate::routing::Agents), which replicas there are
 //! as a watch of [`Replica`](crate::tunnel::Replica)s, and its sessions go out as a watch.
 
+mod brief;
 mod connection;
 mod ending;
 mod listener;

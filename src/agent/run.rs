@@ -53,14 +53,20 @@ struct Running {
     sessions: JoinSet<Ended>,
     /// The last failure that was logged, and when: an edge that is away is not worth a line a second.
     logged: Option<(String, Instant)>,
+    /// Sessions in a row that ended as soon as they had begun.
+    brief: u32,
 }
 
 /// A session that is over.
 struct Ended {
     replica: String,
     serial: u64,
+    since: Instant,
     reason: CloseReason,
 }
+
+/// With more sessions in a row that ended at once, their beginnings and ends are no news.
+const BRIEF: u32 = 3;
 
 // === impl Agent ===
 
@@ -87,6 +93,7 @@ impl Agent {
             dials: JoinSet::new(),
             sessions: JoinSet::new(),
             logged: None,
+            brief: 0,
         };
         loop {
             running.start_dials();
@@ -128,11 +135,16 @@ impl Running {
 
     fn registered(&mut self, lane: &Lane, edge: &EdgeUrl, dialled: Dialled) {
         let replica = dialled.replica.clone();
-        tracing::info!(%edge, address = %dialled.address, replica, "connected to the edge");
-        self.logged = None;
+        if self.brief < BRIEF {
+            tracing::info!(%edge, address = %dialled.address, replica, "connected to the edge");
+            self.logged = None;
+        } else {
+            tracing::debug!(%edge, address = %dialled.address, replica, "connected to the edge, again");
+        }
         let serial = self.plan.registered(lane, &replica, Instant::now());
         let session = self.serve.clone().session(serial, dialled);
-        self.sessions.spawn(async move { Ended { reason: session.await, replica, serial } });
+        let since = Instant::now();
+        self.sessions.spawn(async move { Ended { reason: session.await, replica, serial, since } });
     }
 
     fn failed(&mut self, lane: &Lane, edge: &EdgeUrl, error: &DialError) {
@@ -165,12 +177,19 @@ impl Running {
     }
 
     fn lost(&mut self, ended: &Ended) {
-        let Ended { replica, serial, reason } = ended;
+        let Ended { replica, serial, since, reason } = ended;
+        self.brief = if since.elapsed() < Duration::from_secs(1) { self.brief.saturating_add(1) } else { 0 };
         let delay = self.plan.lost(replica, *serial, rand::random(), Instant::now());
         let retry = delay.map_or("never: it left, or another session replaced it".to_owned(), |delay| {
             format!("{:.1} s", delay.as_secs_f64())
         });
-        tracing::warn!(replica, retry, "lost the session with the edge: {reason}");
+        let (text, now) = (format!("lost the session with the edge: {reason}"), Instant::now());
+        if self.brief > BRIEF && self.is_repeated(&text, now) {
+            tracing::debug!(replica, retry, "{text}");
+        } else {
+            tracing::warn!(replica, retry, "{text}");
+            self.logged = Some((text, now));
+        }
     }
 
     fn is_repeated(&self, text: &str, now: Instant) -> bool {

@@ -23,6 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Config, Registry, Security,
+    brief::Brief,
     metrics::Metrics,
     registration::{Accepted, Denied, Registrar},
     registry::{AgentSession, Cause, NewSession},
@@ -41,6 +42,7 @@ pub(super) struct Shared {
     pub(super) registry: Registry,
     pub(super) metrics: Metrics,
     pub(super) throttle: Throttle,
+    pub(super) brief: Brief,
     /// The connections, registered or not.
     pub(super) tasks: TaskTracker,
     /// Set once this replica is about to stop.
@@ -214,7 +216,11 @@ impl Shared {
 
     async fn run(self: Arc<Self>, session: Arc<AgentSession>, mut incoming: Incoming, driver: JoinHandle<CloseReason>) {
         let AgentSession { id, agent, instance, version, remote_address: source, .. } = &*session;
-        tracing::info!(session = id, %agent, %instance, %version, %source, "agent connected");
+        let started = Instant::now();
+        let is_news = self.brief.is_news(agent, started);
+        if is_news {
+            tracing::info!(session = id, %agent, %instance, %version, %source, "agent connected");
+        }
         let mut leaves = None;
         loop {
             let next = incoming.next();
@@ -243,7 +249,12 @@ impl Shared {
         self.registry.remove(&session);
         let label = reason_label(&reason, session.cause());
         self.metrics.session_ended(agent, label);
-        tracing::info!(session = id, %agent, %instance, %source, reason = label, "agent disconnected: {reason}");
+        self.brief.ended(agent, started, Instant::now());
+        if is_news {
+            tracing::info!(session = id, %agent, %instance, %source, reason = label, "agent disconnected: {reason}");
+        } else {
+            tracing::debug!(session = id, %agent, %instance, %source, reason = label, "agent disconnected: {reason}");
+        }
     }
 
     fn welcome(&self, session: &AgentSession) {

@@ -19,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Registry,
+    brief::Brief,
     connection::{Shared, end_if_revoked},
     metrics::Metrics,
     registration::Registrar,
@@ -83,6 +84,7 @@ impl Bridge {
             registry,
             metrics,
             throttle: Throttle::default(),
+            brief: Brief::default(),
             tasks: TaskTracker::new(),
             leaves: AtomicBool::new(false),
             abort: CancellationToken::new(),

@@ -1,7 +1,8 @@
 //! Forwarding: one request to a backend through a link, in as many attempts as its safety allows.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc};
 
+use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -53,8 +54,6 @@ struct Answered {
     response: Response<Incoming>,
     exchange: Exchange,
     pool: Arc<Pool>,
-    /// Through which session it comes.
-    session: Arc<AgentSession>,
     /// It came before the request's body was wanted, which then never is.
     refused: bool,
 }
@@ -86,8 +85,8 @@ pub(super) async fn forward(
         outgoing.headers_mut().insert(header::HOST, host);
     }
     account.uploads(outgoing.body().progress());
-    let answered = forward.attempts(outgoing, upgrade.is_some(), account).await?;
-    let Answered { mut response, exchange, pool, session, refused } = answered;
+    let (answered, session) = forward.attempts(outgoing, upgrade.is_some(), account).await?;
+    let Answered { mut response, exchange, pool, refused } = answered;
     account.backend_answered(response.status());
 
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -121,13 +120,13 @@ pub(super) async fn forward(
 
 impl Forward<'_> {
     /// Tries until a backend answers, or until another attempt would not be safe or would change nothing. A request that may
-    /// become a join gets a link of its own.
+    /// become a join gets a link of its own. The answer comes with the session that it comes through.
     async fn attempts(
         &self,
         mut request: Request<RequestBody>,
         own_link: bool,
         account: &mut Account,
-    ) -> Result<Answered, ProxyError> {
+    ) -> Result<(Answered, Arc<AgentSession>), ProxyError> {
         let turn = self.state.turn(self.rule.id.route);
         let mut tried = Vec::new();
         let mut failure = None;
@@ -156,7 +155,7 @@ impl Forward<'_> {
                 Err(error) => return Err(error),
             };
             match self.exchange(&session, connected, request).await {
-                Ok(answered) => return Ok(answered),
+                Ok(answered) => return Ok((answered, session)),
                 Err((error, Some(unsent))) => {
                     // It may still be listed.
                     if error == ProxyError::SessionLost {
@@ -208,8 +207,18 @@ impl Forward<'_> {
         Ok(Connected { upstream, reused: false, pool })
     }
 
-    /// A connection over a new link.
-    async fn dial(
+    /// A connection over a new link. Boxed, so that the requests that need none have no room for what it takes.
+    fn dial<'b>(
+        &'b self,
+        session: &'b AgentSession,
+        target: &'b Target,
+        pool: &'b Pool,
+        own_link: bool,
+    ) -> BoxFuture<'b, Result<Upstream, ProxyError>> {
+        Box::pin(self.dialled(session, target, pool, own_link))
+    }
+
+    async fn dialled(
         &self,
         session: &AgentSession,
         target: &Target,
@@ -257,47 +266,51 @@ impl Forward<'_> {
 
     /// Sends a request and waits for its response's head. The error gives the request back where it may be sent
     /// again: the backend did nothing of it, or it is safe to repeat and a reused connection was closing or the session was lost.
-    async fn exchange(
+    fn exchange(
         &self,
-        session: &Arc<AgentSession>,
+        session: &AgentSession,
         connected: Connected,
         request: Request<RequestBody>,
-    ) -> Result<Answered, (ProxyError, Option<Request<RequestBody>>)> {
+    ) -> impl Future<Output = Result<Answered, (ProxyError, Option<Request<RequestBody>>)>> {
         let Connected { upstream, reused, pool } = connected;
         let repeatable = request.body().is_empty().then(|| copy(&request));
         let limit = self.rule.timeouts.response_head;
         let (progress, expectation) = (request.body().progress(), request.body().expectation());
-        let mut sent = std::pin::pin!(upstream.send(request));
-        let mut deadline = Instant::now() + limit;
-        loop {
-            match timeout_at(deadline, sent.as_mut()).await {
-                Ok(Ok((mut response, mut exchange))) => {
-                    framing::check_response(&mut response).map_err(|error| (error, None))?;
-                    let refused = expectation.is_some_and(|expectation| expectation.answered(response.status()));
-                    if refused {
-                        exchange.abandon_upload();
+        // Handed over before the future begins, which would else keep room for it.
+        let sent = upstream.send(request);
+        async move {
+            let mut sent = pin!(sent);
+            let mut deadline = Instant::now() + limit;
+            loop {
+                match timeout_at(deadline, sent.as_mut()).await {
+                    Ok(Ok((mut response, mut exchange))) => {
+                        framing::check_response(&mut response).map_err(|error| (error, None))?;
+                        let refused = expectation.is_some_and(|expectation| expectation.answered(response.status()));
+                        if refused {
+                            exchange.abandon_upload();
+                        }
+                        return Ok(Answered { response, exchange, pool, refused });
                     }
-                    return Ok(Answered { response, exchange, pool, session: session.clone(), refused });
-                }
-                Ok(Err(error)) => {
-                    let SendError { error, unsent } = *error;
-                    let lost = session.is_closed();
-                    let may_repeat = |request: &Request<_>| {
-                        let broke_off = lost || reused && failure::is_close(&error);
-                        failure::is_unprocessed(&error) || broke_off && is_idempotent(request.method())
-                    };
-                    let unsent = unsent.or(repeatable.filter(may_repeat));
-                    let error = if lost { ProxyError::SessionLost } else { failure::of_exchange(&error) };
-                    return Err((error, unsent));
-                }
-                // The clock of the response starts when the upload ends.
-                Err(_) => match progress.as_ref().map(|progress| progress.last() + limit) {
-                    Some(later) if later > Instant::now() => deadline = later,
-                    Some(_) if progress.as_ref().is_some_and(|progress| progress.waits()) => {
-                        return Err((ProxyError::RequestTimeout(limit), None));
+                    Ok(Err(error)) => {
+                        let SendError { error, unsent } = *error;
+                        let lost = session.is_closed();
+                        let may_repeat = |request: &Request<_>| {
+                            let broke_off = lost || reused && failure::is_close(&error);
+                            failure::is_unprocessed(&error) || broke_off && is_idempotent(request.method())
+                        };
+                        let unsent = unsent.or(repeatable.filter(may_repeat));
+                        let error = if lost { ProxyError::SessionLost } else { failure::of_exchange(&error) };
+                        return Err((error, unsent));
                     }
-                    _ => return Err((ProxyError::ResponseTimeout(limit), None)),
-                },
+                    // The clock of the response starts when the upload ends.
+                    Err(_) => match progress.as_ref().map(|progress| progress.last() + limit) {
+                        Some(later) if later > Instant::now() => deadline = later,
+                        Some(_) if progress.as_ref().is_some_and(|progress| progress.waits()) => {
+                            return Err((ProxyError::RequestTimeout(limit), None));
+                        }
+                        _ => return Err((ProxyError::ResponseTimeout(limit), None)),
+                    },
+                }
             }
         }
     }
