@@ -1,7 +1,7 @@
 """Edges and agents as processes that a scenario may kill, stop and start again; and the backend behind them."""
 
+import datetime
 import json
-import os
 import re
 import secrets
 import signal
@@ -45,24 +45,24 @@ def backend(processes):
 class Edge:
     """An edge of a folder; it keeps its addresses and its certificate over restarts."""
 
-    def __init__(self, fleet, name, listen="127.0.0.1"):
-        self.fleet, self.name, self.log = fleet, name, None
+    def __init__(self, fleet, name, listen="127.0.0.1", flags=()):
+        self.fleet, self.name, self.flags = fleet, name, flags
         self.http, self.https, self.bridge, self.admin = (f"{listen}:{free_port()}" for _ in range(4))
         self.runs = 0
         self.start()
         self.ready()
 
-    def start(self, *flags):
+    def start(self):
         self.runs += 1
         addresses = ("http", "https", "bridge", "admin")
         listen = [word for name in addresses for word in (f"--{name}", getattr(self, name))]
         objects = ["--manifests", self.fleet.manifests, "--state", self.fleet.state, "--access-log=off"]
-        command = [self.fleet.program, "--log-format", "json", "serve", *objects, *listen, *flags]
+        command = [self.fleet.program, "--log-format", "json", "serve", *objects, *listen, *self.flags]
         self.process = self.fleet.processes.start(f"{self.name}-{self.runs}", *command)
         return self
 
     def ready(self):
-        until(f"{self.name}", lambda: b"ready" in fetch(self.admin, "/readyz") or True)
+        until(self.name, lambda: fetch(self.admin, "/readyz") is not None)
         if not self.fleet.pin:
             pattern = r"--edge-fingerprint (sha256:[0-9A-Za-z+/=_-]+)"
             self.fleet.pin = until("the fingerprint", lambda: re.search(pattern, self.process.log.read_text()))[1]
@@ -122,6 +122,11 @@ class Fleet:
         new.write_text("\n---\n".join(map(json.dumps, self.objects)))
         new.rename(self.manifests / "objects.yaml")
 
+    def add(self, name, host, target):
+        """One more TunnelHost."""
+        self.objects.append(tunnel_host(name, host, target))
+        self.write()
+
     def edge(self, name="edge", **options):
         return Edge(self, name, **options)
 
@@ -177,12 +182,6 @@ def rss_kib(*processes):
 
 def logged(process, message):
     """The times, in seconds since the epoch, of the lines of a JSON log that have this message."""
-    import datetime
-
     for line in process.log.read_text().splitlines():
         if message in line and line.startswith("{"):
             yield datetime.datetime.fromisoformat(json.loads(line)["timestamp"].replace("Z", "+00:00")).timestamp()
-
-
-def cores():
-    return os.cpu_count()
