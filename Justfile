@@ -17,6 +17,7 @@ lint:
     cargo clippy --locked --test e2e -- -D warnings
     cargo deny check bans licenses sources
     helm lint --strict charts/culvert
+    helm lint --strict charts/culvert-agent --set 'edge={https://edge},agent=web/lab,token.secret=lab'
 
 # Writes the CustomResourceDefinitions (into the chart's folder, which `crds` points to) and docs/crds.md from the types.
 crds:

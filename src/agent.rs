@@ -9,14 +9,20 @@ mod backend;
 mod backoff;
 mod dial;
 mod edge;
+mod http_proxy;
+mod links;
 mod plan;
 mod relay;
 mod run;
 mod serve;
+pub mod status;
+mod transport;
 
 pub use self::{
     allow::{AllowList, AllowRule, AllowRuleError},
     dial::{Security, TokenSource},
     edge::{EdgeUrl, EdgeUrlError},
+    http_proxy::{HttpProxy, HttpProxyError, Proxies},
     run::{Agent, Config},
+    transport::Transport,
 };

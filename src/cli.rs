@@ -12,6 +12,8 @@ mod crds;
 mod demo;
 #[cfg(feature = "edge")]
 mod edge;
+#[cfg(feature = "edge")]
+mod fleet;
 mod limits;
 #[cfg(feature = "edge")]
 mod remembered;
@@ -25,9 +27,9 @@ mod visitors;
 #[cfg(feature = "edge")]
 mod wiring;
 
-use std::{future::Future, process::ExitCode};
+use std::{env, ffi::OsString, future::Future, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::telemetry::{self, LogFormat};
 
@@ -54,10 +56,10 @@ struct LogArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     #[cfg(feature = "edge")]
-    // By far the largest.
+    // The largest, with the next.
     Serve(Box<serve::Args>),
     #[cfg(feature = "agent")]
-    Agent(agent::Args),
+    Agent(Box<agent::Args>),
     #[cfg(feature = "edge")]
     Check(check::Args),
     #[cfg(all(feature = "edge", feature = "agent"))]
@@ -74,7 +76,13 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// Parses the command line and runs the command: exit code 0, 1 where it failed, 2 where its use was wrong.
 #[must_use]
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match parse(env::args_os().collect()) {
+        Ok(cli) => cli,
+        Err(wrong) => {
+            eprintln!("culvert: {wrong}");
+            return ExitCode::from(2);
+        }
+    };
     if let Err(error) = telemetry::init_logs(cli.logs.log_format, &cli.logs.log) {
         eprintln!("culvert: --log: {error}");
         return ExitCode::from(2);
@@ -84,7 +92,7 @@ pub fn run() -> ExitCode {
         #[cfg(feature = "edge")]
         Command::Serve(args) => block_on(serve::run(*args)),
         #[cfg(feature = "agent")]
-        Command::Agent(args) => block_on(agent::run(args)),
+        Command::Agent(args) => block_on(agent::run(*args)),
         #[cfg(feature = "edge")]
         Command::Check(args) => check::run(&args),
         #[cfg(all(feature = "edge", feature = "agent"))]
@@ -98,6 +106,23 @@ pub fn run() -> ExitCode {
         eprintln!("culvert: {failure}");
         ExitCode::FAILURE
     })
+}
+
+/// The command line; where it names a configuration file, what that adds.
+fn parse(arguments: Vec<OsString>) -> Result<Cli, Failure> {
+    let cli = Cli::parse_from(&arguments);
+    #[cfg(feature = "agent")]
+    if let Command::Agent(args) = &cli.command
+        && let Some(file) = &args.config
+    {
+        let all = agent::file::expand(Cli::command(), "agent", arguments, file)?;
+        return Ok(Cli::try_parse_from(all).unwrap_or_else(|error| {
+            // It is one of the file's, since the others were parsed before.
+            eprintln!("culvert: in {}:", file.display());
+            error.exit()
+        }));
+    }
+    Ok(cli)
 }
 
 fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {

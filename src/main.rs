@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 /// Returns memory of closed connections to the system; the edge holds many small, short-lived buffers.
-#[cfg(not(target_env = "msvc"))]
+#[cfg(unix)]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -13,10 +13,11 @@ pub mod registration;
 mod session;
 pub mod socket;
 pub mod tls;
+pub mod websocket;
 
 pub use self::{
     code::{LinkError, RefuseCode, ResetCode},
-    machine::{Config, Role},
+    machine::{Config, Counts, Role},
     note::{Note, Replica},
     open::Open,
     session::{CloseReason, Driver, Incoming, IncomingEvent, Link, Opening, Session, SessionClosed},

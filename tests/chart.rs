@@ -1,4 +1,4 @@
-//! The chart against the program and against itself. What Helm and an API server think of it is in `tests/e2e`.
+//! The charts against the program and against themselves. What Helm and an API server think of it is in `tests/e2e`.
 #![cfg(feature = "edge")]
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
@@ -6,25 +6,32 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::Value;
 
-fn chart(file: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/culvert").join(file);
+const CHARTS: [&str; 2] = ["culvert", "culvert-agent"];
+
+fn read(chart: &str, file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts").join(chart).join(file);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 #[test]
 fn versions_are_the_programs() {
-    let chart: Value = serde_saphyr::from_str(&chart("Chart.yaml")).unwrap();
-    assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"), "the default image's tag");
+    for name in CHARTS {
+        let chart: Value = serde_saphyr::from_str(&read(name, "Chart.yaml")).unwrap();
+        assert_eq!(chart["name"], name);
+        assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"), "{name}");
+        assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"), "the default image's tag of {name}");
+    }
 }
 
 #[test]
 fn every_value_is_in_the_schema_and_every_property_has_a_value() {
-    let values: Value = serde_saphyr::from_str(&chart("values.yaml")).unwrap();
-    let schema: Value = serde_json::from_str(&chart("values.schema.json")).unwrap();
-    let mut compared = 0;
-    compare(&values, &schema, &schema, "", &mut compared);
-    assert!(compared > 5, "compared {compared} objects only");
+    for name in CHARTS {
+        let values: Value = serde_saphyr::from_str(&read(name, "values.yaml")).unwrap();
+        let schema: Value = serde_json::from_str(&read(name, "values.schema.json")).unwrap();
+        let mut compared = 0;
+        compare(&values, &schema, &schema, name, &mut compared);
+        assert!(compared > 5, "compared {compared} objects only");
+    }
 }
 
 /// Compares the keys of an object with its schema's properties, and so on inside it.
@@ -43,5 +50,29 @@ fn compare(value: &Value, schema: &Value, root: &Value, place: &str, compared: &
     *compared += 1;
     for (key, value) in values {
         compare(value, &properties[key], root, &format!("{place}.{key}"), compared);
+    }
+}
+
+/// The flags that the agent's chart and the unit of systemd give are flags of the program.
+#[cfg(feature = "agent")]
+#[test]
+fn the_agents_flags_are_the_programs() {
+    let help = std::process::Command::new(env!("CARGO_BIN_EXE_culvert")).args(["agent", "--help"]).output();
+    let help = String::from_utf8(help.expect("it ran").stdout).unwrap();
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/culvert-agent.service");
+    let unit = fs::read_to_string(unit).unwrap();
+    let unit = unit.lines().find(|line| line.starts_with("ExecStart=")).expect("a command").to_owned();
+    let deployment = read("culvert-agent", "templates/deployment.yaml");
+    let arguments: Vec<&str> =
+        deployment.split("args:").nth(1).unwrap().split("env:").next().unwrap().lines().collect();
+    let given: BTreeSet<&str> = arguments
+        .into_iter()
+        .chain([unit.as_str()])
+        .flat_map(|line| line.split(['"', ' ']))
+        .filter_map(|word| word.strip_prefix("--")?.split('=').next())
+        .collect();
+    assert!(given.len() > 8, "{given:?}");
+    for flag in given {
+        assert!(help.contains(&format!("--{flag} ")), "--{flag} is no flag of culvert agent");
     }
 }

@@ -63,6 +63,7 @@ fn open() -> Open {
         visitor: Some(SocketAddr::from(([203, 0, 113, 7], 50_000))),
         request_id: Some("r1".into()),
         traceparent: None,
+        agent: None,
     }
 }
 

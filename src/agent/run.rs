@@ -1,18 +1,21 @@
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AllowList, EdgeUrl, Security, TokenSource,
+    AllowList, EdgeUrl, Proxies, Security, TokenSource, Transport,
     backoff::Failure,
     dial::{DialError, Dialled, Dialler},
-    plan::{Lane, Plan},
+    links::Links,
+    plan::{Dial, Lane, Plan},
     serve::{News, Serve},
+    status::Status,
+    transport::Choice,
 };
 use crate::tunnel::CloseReason;
 
@@ -29,16 +32,25 @@ pub struct Config {
     pub allow: AllowList,
     /// How its connections are protected.
     pub security: Security,
+    /// Which HTTP proxies its connections to the edge go through.
+    pub proxies: Proxies,
+    /// What carries its tunnels. Default in `culvert agent`: [`Transport::Auto`].
+    pub transport: Transport,
     /// How long a target's name and connection together may take. Default in `culvert agent`: 5 s.
     pub connect_timeout: Duration,
     /// How long links may go on when the agent stops. Default in `culvert agent`: 25 s.
     pub grace: Duration,
+    /// How many connections it holds with each replica of the edge, at least 1, each with its own flow control. Default
+    /// in `culvert agent`: 2.
+    pub connections: u32,
 }
 
 /// Holds sessions with an edge and serves their links.
 #[derive(Debug)]
 pub struct Agent {
     config: Config,
+    instance: String,
+    status: Status,
 }
 
 /// What an agent does at the moment.
@@ -49,17 +61,21 @@ struct Running {
     dialler: Arc<Dialler>,
     serve: Arc<Serve>,
     plan: Plan,
-    dials: JoinSet<(Lane, EdgeUrl, Result<Dialled, DialError>)>,
+    dials: JoinSet<(Dial, EdgeUrl, Result<Dialled, DialError>)>,
+    /// To end those of `dials` that have become needless.
+    under_way: HashMap<Dial, AbortHandle>,
     sessions: JoinSet<Ended>,
     /// The last failure that was logged, and when: an edge that is away is not worth a line a second.
     logged: Option<(String, Instant)>,
     /// Sessions in a row that ended as soon as they had begun.
     brief: u32,
+    status: Status,
 }
 
 /// A session that is over.
 struct Ended {
     replica: String,
+    slot: u32,
     serial: u64,
     since: Instant,
     reason: CloseReason,
@@ -74,36 +90,53 @@ impl Agent {
     /// An agent that does nothing before [`Agent::run`].
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config }
+        // Random, so that the edge can tell processes of one name apart.
+        let instance = format!("{:032x}", rand::random::<u128>());
+        let status = Status::new(config.agent.clone(), instance.clone(), &config.edges, config.allow.clone());
+        Self { config, instance, status }
+    }
+
+    /// What it is doing, now and as long as it runs.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status.clone()
     }
 
     /// Runs until `stop`, whatever happens to the edge: what is lost is dialled again.
     pub async fn run(self, stop: CancellationToken) {
-        let Config { edges, agent, token, allow, security, connect_timeout, grace } = self.config;
+        let Config { edges, agent, token, allow, security, proxies, transport, connect_timeout, grace, connections } =
+            self.config;
         let (said, mut news) = mpsc::channel(16);
-        // Random, so that the edge can tell processes of one name apart.
-        let instance = format!("{:032x}", rand::random::<u128>());
-        let serve = Serve { allow, connect_timeout, grace, stop: stop.clone(), news: said };
+        let (instance, status) = (self.instance, self.status);
+        let links = Links::default();
+        let following = tokio::spawn(links.clone().follow(allow.clone()));
+        let serve =
+            Serve { allow, links, connect_timeout, grace, stop: stop.clone(), status: status.clone(), news: said };
         let mut running = Running {
             edges,
             edge: 0,
-            dialler: Arc::new(Dialler { security, token, agent, instance }),
+            dialler: Arc::new(Dialler { security, proxies, choice: Choice::new(transport), token, agent, instance }),
             serve: Arc::new(serve),
-            plan: Plan::default(),
+            plan: Plan::new(connections),
             dials: JoinSet::new(),
+            under_way: HashMap::new(),
             sessions: JoinSet::new(),
             logged: None,
             brief: 0,
+            status,
         };
         loop {
             running.start_dials();
             let due = running.plan.next_due(Instant::now());
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(Ok((lane, edge, result))) = running.dials.join_next() => match result {
-                    Ok(dialled) => running.registered(&lane, &edge, dialled),
-                    Err(error) => running.failed(&lane, &edge, &error),
-                },
+                Some(Ok((dial, edge, result))) = running.dials.join_next() => {
+                    running.under_way.remove(&dial);
+                    match result {
+                        Ok(dialled) => running.registered(&dial, &edge, dialled),
+                        Err(error) => running.failed(&dial, &edge, &error),
+                    }
+                }
                 Some(Ok(ended)) = running.sessions.join_next() => running.lost(&ended),
                 Some(news) = news.recv() => match news {
                     News::Replicas(replicas) => running.plan.learned(replicas, Instant::now()),
@@ -115,6 +148,7 @@ impl Agent {
         running.dials.abort_all();
         // Each of them ends by itself, within the grace and a moment for what is on its way.
         while running.sessions.join_next().await.is_some() {}
+        following.abort();
     }
 }
 
@@ -122,43 +156,52 @@ impl Agent {
 
 impl Running {
     fn start_dials(&mut self) {
-        for lane in self.plan.start_due(Instant::now()) {
+        for dial in self.plan.give_up() {
+            if let Some(task) = self.under_way.remove(&dial) {
+                task.abort();
+            }
+        }
+        for dial in self.plan.start_due(Instant::now()) {
             let Some(edge) = self.edges.get(self.edge % self.edges.len().max(1)).cloned() else { return };
             let dialler = self.dialler.clone();
-            let met: Vec<String> = self.plan.met().map(str::to_owned).collect();
-            self.dials.spawn(async move {
-                let result = dialler.dial(&lane, &edge, met).await;
-                (lane, edge, result)
+            let met: Vec<String> = self.plan.met(dial.slot).map(str::to_owned).collect();
+            let key = dial.clone();
+            let task = self.dials.spawn(async move {
+                let result = dialler.dial(&dial, &edge, met).await;
+                (dial, edge, result)
             });
+            self.under_way.insert(key, task);
         }
     }
 
-    fn registered(&mut self, lane: &Lane, edge: &EdgeUrl, dialled: Dialled) {
-        let replica = dialled.replica.clone();
+    fn registered(&mut self, dial: &Dial, edge: &EdgeUrl, dialled: Dialled) {
+        let (replica, slot) = (dialled.replica.clone(), dial.slot);
+        let Dialled { address, transport, proxy, .. } = &dialled;
         if self.brief < BRIEF {
-            tracing::info!(%edge, address = %dialled.address, replica, "connected to the edge");
+            tracing::info!(%edge, %address, replica, slot, transport, proxy, "connected to the edge");
             self.logged = None;
         } else {
-            tracing::debug!(%edge, address = %dialled.address, replica, "connected to the edge, again");
+            tracing::debug!(%edge, %address, replica, slot, transport, proxy, "connected to the edge, again");
         }
-        let serial = self.plan.registered(lane, &replica, Instant::now());
+        let serial = self.plan.registered(dial, &replica, Instant::now());
         let session = self.serve.clone().session(serial, dialled);
         let since = Instant::now();
-        self.sessions.spawn(async move { Ended { reason: session.await, replica, serial, since } });
+        self.sessions.spawn(async move { Ended { reason: session.await, replica, slot, serial, since } });
     }
 
-    fn failed(&mut self, lane: &Lane, edge: &EdgeUrl, error: &DialError) {
+    fn failed(&mut self, dial: &Dial, edge: &EdgeUrl, error: &DialError) {
         let (failure, now) = (error.failure(), Instant::now());
-        if *lane == Lane::Edge && failure != Failure::Met {
+        if dial.lane == Lane::Edge && failure != Failure::Met {
             self.edge = self.edge.wrapping_add(1);
         }
-        let delay = self.plan.failed(lane, failure, error.retry_after(), rand::random(), now);
+        let delay = self.plan.failed(dial, failure, error.retry_after(), rand::random(), now);
         let retry = format!("{:.1} s", delay.as_secs_f64());
+        self.status.dial_failed(failure, &error.to_string());
         if failure == Failure::Met {
             tracing::debug!(%edge, retry, "the edge's balancer led to a replica that is already met");
             return;
         }
-        let text = match lane {
+        let text = match &dial.lane {
             Lane::Edge => error.to_string(),
             Lane::Replica { id, address } => format!("replica {id} at {address}: {error}"),
         };
@@ -177,17 +220,18 @@ impl Running {
     }
 
     fn lost(&mut self, ended: &Ended) {
-        let Ended { replica, serial, since, reason } = ended;
+        let Ended { replica, slot, serial, since, reason } = ended;
         self.brief = if since.elapsed() < Duration::from_secs(1) { self.brief.saturating_add(1) } else { 0 };
-        let delay = self.plan.lost(replica, *serial, rand::random(), Instant::now());
-        let retry = delay.map_or("never: it left, or another session replaced it".to_owned(), |delay| {
-            format!("{:.1} s", delay.as_secs_f64())
-        });
-        let (text, now) = (format!("lost the session with the edge: {reason}"), Instant::now());
+        let retry = match self.plan.lost(*serial, rand::random(), Instant::now()) {
+            Some(delay) => format!("{:.1} s", delay.as_secs_f64()),
+            None => "not now: it left, or another session is there or comes first".to_owned(),
+        };
+        self.status.lost(format!("lost a session with {replica}: {reason}"));
+        let (text, now) = (format!("lost a session with the edge: {reason}"), Instant::now());
         if self.brief > BRIEF && self.is_repeated(&text, now) {
-            tracing::debug!(replica, retry, "{text}");
+            tracing::debug!(replica, slot, retry, "{text}");
         } else {
-            tracing::warn!(replica, retry, "{text}");
+            tracing::warn!(replica, slot, retry, "{text}");
             self.logged = Some((text, now));
         }
     }

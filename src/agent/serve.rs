@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -8,23 +8,28 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AllowList, backend,
+    AllowList,
+    backend::{self, Refusal},
     dial::{Dialled, Io},
+    links::{Links, Listed},
     relay::Relay,
+    status::{About, Status},
 };
 use crate::tunnel::{
-    self, CloseReason, Driver, Incoming, IncomingEvent, Note, Opening, RefuseCode, Replica, Role, Session,
+    self, CloseReason, Driver, Incoming, IncomingEvent, Note, Open, Opening, RefuseCode, Replica, Role, Session,
 };
 
 /// What the sessions of an agent share.
 #[derive(Debug)]
 pub(super) struct Serve {
     pub(super) allow: AllowList,
+    pub(super) links: Links,
     /// For a target's name and connection together.
     pub(super) connect_timeout: Duration,
     /// How long links may go on after `stop`.
     pub(super) grace: Duration,
     pub(super) stop: CancellationToken,
+    pub(super) status: Status,
     /// Takes what the edge says of its replicas.
     pub(super) news: mpsc::Sender<News>,
 }
@@ -48,24 +53,26 @@ impl Serve {
     /// Serves one session, `serial` in the plan, until it is over. After `stop` it takes no more links, waits for those that it
     /// has, at most for the grace, and ends.
     pub(super) async fn session(self: Arc<Self>, serial: u64, dialled: Dialled) -> CloseReason {
-        match dialled.io {
-            Io::Tls(io) => {
-                self.start(serial, Session::start(Role::Agent, *io, dialled.early, tunnel::Config::default())).await
-            }
-            Io::Plaintext(io) => {
-                self.start(serial, Session::start(Role::Agent, io, dialled.early, tunnel::Config::default())).await
-            }
+        let Dialled { io, early, replica, address, transport, proxy } = dialled;
+        let about = About { replica, address, transport, proxy };
+        let config = tunnel::Config::default();
+        match io {
+            Io::Tls(io) => self.start(serial, about, Session::start(Role::Agent, *io, early, config)).await,
+            Io::Plaintext(io) => self.start(serial, about, Session::start(Role::Agent, io, early, config)).await,
+            Io::Other(io) => self.start(serial, about, Session::start(Role::Agent, io, early, config)).await,
         }
     }
 
     async fn start<T>(
         self: Arc<Self>,
         serial: u64,
+        about: About,
         (session, incoming, driver): (Session, Incoming, Driver<T>),
     ) -> CloseReason
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let _listed = self.status.connected(about, &session);
         // A task of its own, so that what wakes it for every byte wakes nothing else.
         let driver = tokio::spawn(driver);
         self.serve(serial, &session, incoming).await;
@@ -89,6 +96,8 @@ impl Serve {
                     Some(IncomingEvent::Note(Note::Drain { .. })) => {
                         let _ = self.news.send(News::Leaving(serial)).await;
                     }
+                    // Of the agents a replica tells only other replicas.
+                    Some(IncomingEvent::Note(Note::Agents { .. })) => {}
                     None => return,
                 },
                 () = self.stop.cancelled() => break,
@@ -120,9 +129,8 @@ impl Serve {
 /// Connects a link to its target and copies until it is over.
 async fn link(opening: Opening, serve: Arc<Serve>) {
     // Boxed, so that what is needed for connecting is freed before the link's long life begins.
-    let connect = Box::pin(backend::connect(&opening.request.target, &serve.allow, serve.connect_timeout));
-    let backend = match connect.await {
-        Ok(backend) => backend,
+    let (backend, listed) = match Box::pin(connect(&opening, &serve)).await {
+        Ok(connected) => connected,
         Err(refusal) => {
             let tunnel_host = &opening.request.tunnel_host;
             tracing::debug!(tunnel_host, code = ?refusal.code, "link refused: {}", refusal.text);
@@ -130,8 +138,22 @@ async fn link(opening: Opening, serve: Arc<Serve>) {
         }
     };
     drop(serve);
-    let link = opening.accept();
-    if let Err(failure) = Relay::new(link, backend).await {
-        tracing::debug!("link ended: {failure}");
+    let mut relay = Relay::new(opening.accept(), backend);
+    let over = future::poll_fn(|cx| {
+        if listed.is_forbidden() { Poll::Ready(None) } else { Pin::new(&mut relay).poll(cx).map(Some) }
+    });
+    match over.await {
+        Some(Ok(())) => {}
+        Some(Err(failure)) => tracing::debug!("link ended: {failure}"),
+        None => relay.end(),
     }
+}
+
+/// The connection that a link leads to, if it may, and its place among the links.
+async fn connect(opening: &Opening, serve: &Serve) -> Result<(backend::Stream, Listed), Refusal> {
+    let Open { target, tunnel_host, .. } = &opening.request;
+    let namespace = tunnel_host.split_once('/').map_or("", |(namespace, _)| namespace);
+    let (backend, address) = backend::connect(target, namespace, &serve.allow, serve.connect_timeout).await?;
+    let listed = serve.links.list(target, namespace, address, &serve.allow).await;
+    Ok((backend, listed.ok_or_else(|| Refusal::not_allowed(target, &serve.allow))?))
 }

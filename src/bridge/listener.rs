@@ -20,10 +20,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Registry,
     brief::Brief,
-    connection::{Shared, end_if_revoked},
+    connection::Shared,
     metrics::Metrics,
     registration::Registrar,
+    source::Source,
     throttle::Throttle,
+    waiting::{Place, WaitingRoom},
 };
 use crate::{
     routing::Agents,
@@ -37,7 +39,7 @@ pub struct Config {
     pub replica: String,
     /// How connections are protected.
     pub security: Security,
-    /// Who may register. A change ends the sessions whose credential is gone.
+    /// Who may register. A change ends the sessions of those who may not any more.
     pub agents: watch::Receiver<Arc<Agents>>,
     /// All replicas of the edge, this one among them. Agents are told of a change.
     pub replicas: watch::Receiver<Arc<[Replica]>>,
@@ -85,6 +87,7 @@ impl Bridge {
             metrics,
             throttle: Throttle::default(),
             brief: Brief::default(),
+            waiting: WaitingRoom::default(),
             tasks: TaskTracker::new(),
             leaves: AtomicBool::new(false),
             abort: CancellationToken::new(),
@@ -141,16 +144,25 @@ impl Bridge {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        self.spawn(self.0.clone().handed_over(handshake, source, deadline));
+        self.spawn(source, |place| {
+            place.speaks();
+            self.0.clone().handed_over(handshake, source, deadline, place)
+        });
     }
 
     /// Runs a connection until it is registered or sent away.
-    fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        let abort = self.0.abort.clone();
+    fn spawn<F>(&self, source: SocketAddr, connection: impl FnOnce(Place) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let place = self.0.waiting.enter(Source::of(source.ip()));
+        let (shared, sent_away) = (self.0.clone(), place.sent_away());
+        let connection = connection(place);
         self.0.tasks.spawn(async move {
             tokio::select! {
                 () = connection => {}
-                () = abort.cancelled() => {}
+                () = shared.abort.cancelled() => {}
+                () = sent_away.cancelled() => shared.metrics.reject("crowded"),
             }
         });
     }
@@ -158,7 +170,7 @@ impl Bridge {
     async fn listen(&self, listener: TcpListener) {
         loop {
             match listener.accept().await {
-                Ok((tcp, source)) => self.spawn(self.0.clone().connection(tcp, source)),
+                Ok((tcp, source)) => self.spawn(source, |place| self.0.clone().connection(tcp, source, place)),
                 // The connection's own trouble, over with it.
                 Err(error) if is_of_connection(&error) => {}
                 Err(error) => {
@@ -170,15 +182,13 @@ impl Bridge {
         }
     }
 
-    /// Ends the sessions whose credential is gone. Never returns, unless nobody can change the agents any more.
+    /// Ends the sessions of those who could not register any more. Never returns, unless nobody can change the agents any more.
     async fn revoke(&self) {
         let mut agents = self.0.config.agents.clone();
         while agents.changed().await.is_ok() {
             let agents = agents.borrow_and_update().clone();
             self.0.metrics.follow(&agents);
-            for session in self.0.registry.sessions().iter() {
-                end_if_revoked(session, &agents);
-            }
+            self.0.end_forbidden(&agents);
         }
         std::future::pending::<()>().await;
     }

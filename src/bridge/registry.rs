@@ -1,10 +1,10 @@
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
     net::SocketAddr,
     sync::{
         Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::SystemTime,
 };
@@ -25,17 +25,21 @@ pub struct Registry(Arc<Inner>);
 /// All live sessions at one moment, in no particular order.
 pub type Sessions = Arc<Vec<Arc<AgentSession>>>;
 
-/// One registered agent's connection to this replica.
+/// A way to an agent: its connection to this replica, or that of another replica which holds one.
 pub struct AgentSession {
     /// Names the session in this process; never used twice.
     pub id: u64,
+    /// Names the agent process in this process, as long as it has a session: its sessions lead to the same backends, so
+    /// that what was made through one of them (a pooled connection) serves for all. Never used twice.
+    pub process: u64,
     /// The TunnelAgent that it registered as.
     pub agent: ObjectName,
     /// The agent process: several may run under one name, and each makes up a new id when it starts.
     pub instance: Arc<str>,
     /// The version of the agent's program.
     pub version: Arc<str>,
-    /// What carries the session: `tls`, or `plaintext` where that was asked for.
+    /// What carries the session: `mesh` by way of another replica; `tls`, or `websocket` where the agent's network lets through nothing else; `plaintext` or
+    /// `plaintext-websocket` where that was asked for.
     pub transport: &'static str,
     /// Where the connection comes from; a balancer in between shows its own address.
     pub remote_address: SocketAddr,
@@ -44,10 +48,13 @@ pub struct AgentSession {
     /// The Secret, in the agent's namespace, with whose token it registered.
     pub secret: Arc<str>,
     slot: u32,
-    credential: Credential,
+    /// `None`: the agent registered with another replica.
+    credential: Option<Credential>,
     session: Session,
     /// Why this side ended it, where it did.
     cause: OnceLock<Cause>,
+    /// Its agent takes no more links.
+    leaving: AtomicBool,
     ending: Ending,
     ended: CancellationToken,
 }
@@ -57,6 +64,10 @@ pub struct AgentSession {
 pub(super) enum Cause {
     /// The token, its Secret or the whole agent is no longer valid.
     Revoked,
+    /// The agent may no longer be where it is.
+    Source,
+    /// More processes run as the agent than may.
+    Surplus,
     /// The same agent process dialled again for the same slot, so the old connection is of no use to it.
     Replaced,
     /// This replica or the agent stops.
@@ -81,9 +92,31 @@ struct Inner {
     last_id: AtomicU64,
 }
 
-/// The sessions of one agent that take new links.
+/// The ways to one agent that take new links.
 #[derive(Debug, Default)]
 struct Group {
+    processes: Vec<Process>,
+    turn: AtomicUsize,
+    /// Other replicas that hold it, for as long as this one does not.
+    elsewhere: Vec<Arc<AgentSession>>,
+    turn_elsewhere: AtomicUsize,
+}
+
+/// Another replica that this one holds a session with.
+#[derive(Clone, Debug)]
+pub(super) struct Neighbour {
+    /// The replica's id.
+    pub(super) replica: Arc<str>,
+    pub(super) address: SocketAddr,
+    pub(super) session: Session,
+    /// Names the session; from [`Registry::next_id`].
+    pub(super) id: u64,
+}
+
+/// The sessions of one process that take new links; at least one.
+#[derive(Debug)]
+struct Process {
+    id: u64,
     sessions: Vec<Arc<AgentSession>>,
     turn: AtomicUsize,
 }
@@ -97,7 +130,8 @@ impl Registry {
         Self::default()
     }
 
-    /// A session of that agent to open the next link through, all its sessions in turn; `None` where it has none.
+    /// A session of that agent to open the next link through: all its processes in turn, and so the sessions of each.
+    /// Where this replica has none, another one that has; `None` where nobody has.
     ///
     /// It may have ended a moment ago; [`AgentSession::open`] then says so, and the next turn is another one's.
     #[must_use]
@@ -114,21 +148,79 @@ impl Registry {
     ) -> Option<Arc<AgentSession>> {
         let agents = self.read();
         let group = agents.get(agent)?;
-        // One that this side is ending is listed until it has ended. Whether the agent's side has just ended one is not
-        // asked here, where it would mean to wait for the session's lock: opening a link tells.
-        (0..group.sessions.len()).find_map(|_| {
-            let turn = group.turn.fetch_add(1, Ordering::Relaxed);
-            let session = group.sessions.get(turn % group.sessions.len())?;
-            (session.cause().is_none() && wanted(session)).then(|| session.clone())
+        let own = group.choose(&mut wanted);
+        let elsewhere = || in_turn(&group.elsewhere, &group.turn_elsewhere).find(|session| wanted(session));
+        own.or_else(elsewhere).cloned()
+    }
+
+    /// As [`Registry::choose_where`], but never by way of another replica.
+    pub(super) fn choose_own(
+        &self,
+        agent: &ObjectName,
+        mut wanted: impl FnMut(&AgentSession) -> bool,
+    ) -> Option<Arc<AgentSession>> {
+        self.read().get(agent)?.choose(&mut wanted).cloned()
+    }
+
+    /// Whether the process of that id takes new links. One whose agent is leaving is still listed, and takes none:
+    /// links to it that are kept for later should be let go, since the agent waits for them. Looks at all sessions.
+    #[must_use]
+    pub fn is_active(&self, process: u64) -> bool {
+        let takes_links = |session: &Arc<AgentSession>| session.cause().is_none();
+        let is_it = |known: &Process| known.id == process && known.sessions.iter().any(takes_links);
+        self.read().values().any(|group| {
+            group.processes.iter().any(is_it) || group.elsewhere.iter().any(|session| session.process == process)
         })
     }
 
-    /// Whether the session of that id takes new links. One whose agent is leaving is still listed, and takes none:
-    /// links to it that are kept for later should be let go, since the agent waits for them. Looks at all sessions.
-    #[must_use]
-    pub fn is_active(&self, id: u64) -> bool {
-        let is_it = |session: &Arc<AgentSession>| session.id == id && session.cause().is_none();
-        self.read().values().any(|group| group.sessions.iter().any(is_it))
+    /// The agents that registered with this replica and take new links.
+    pub(super) fn held(&self) -> BTreeSet<ObjectName> {
+        let agents = self.read();
+        let held = agents.iter().filter(|(_, group)| !group.processes.is_empty());
+        held.map(|(agent, _)| agent.clone()).collect()
+    }
+
+    /// A number that names nothing yet.
+    pub(super) fn next_id(&self) -> u64 {
+        self.0.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Follows what a neighbour says of the agents that it holds.
+    pub(super) fn heard(&self, from: &Neighbour, held: Vec<ObjectName>, gone: &[ObjectName]) {
+        let mut agents = self.write();
+        for agent in held {
+            let group = agents.entry(agent.clone()).or_default();
+            if !group.elsewhere.iter().any(|session| session.id == from.id) {
+                let process = self.next_id();
+                group.elsewhere.push(Arc::new(AgentSession::elsewhere(from, process, agent)));
+            }
+        }
+        for agent in gone {
+            if let Some(group) = agents.get_mut(agent) {
+                for session in group.elsewhere.extract_if(.., |session| session.id == from.id) {
+                    // Whether its agent stops or comes back somewhere else, nobody tells.
+                    session.ending.ask();
+                }
+                if group.is_empty() {
+                    agents.remove(agent);
+                }
+            }
+        }
+        if !gone.is_empty() {
+            self.0.all.send_modify(|_| {});
+        }
+    }
+
+    /// A neighbour takes no more links, or its session has ended. Returns the ways that led by it.
+    pub(super) fn forget(&self, neighbour: &Neighbour) -> Vec<Arc<AgentSession>> {
+        let mut agents = self.write();
+        let mut forgotten = Vec::new();
+        agents.retain(|_, group| {
+            forgotten.extend(group.elsewhere.extract_if(.., |session| session.id == neighbour.id));
+            !group.is_empty()
+        });
+        self.0.all.send_modify(|_| {});
+        forgotten
     }
 
     /// Follows the live sessions: a new value for each one that comes or goes, and the same list again when one of
@@ -149,13 +241,20 @@ impl Registry {
         for session in self.sessions().iter() {
             session.ending.ask();
         }
+        for session in self.read().values().flat_map(|group| &group.elsewhere) {
+            session.ending.ask();
+        }
     }
 
     /// Lists a new session. One that the same process had for the same slot is closed: an agent never dials for a
     /// slot that it believes to hold, so that one is dead and only this side does not know it yet.
     pub(super) fn insert(&self, new: NewSession) -> Arc<AgentSession> {
+        let mut agents = self.write();
+        let group = agents.entry(new.agent.clone()).or_default();
+        let process = group.processes.iter().position(|process| *process.instance() == *new.registration.instance);
         let session = Arc::new(AgentSession {
-            id: self.0.last_id.fetch_add(1, Ordering::Relaxed) + 1,
+            id: self.next_id(),
+            process: process.map_or_else(|| self.next_id(), |index| group.processes[index].id),
             agent: new.agent,
             instance: new.registration.instance.as_str().into(),
             version: new.registration.version.as_str().into(),
@@ -164,17 +263,14 @@ impl Registry {
             since: SystemTime::now(),
             secret: new.credential.secret.clone(),
             slot: new.registration.slot,
-            credential: new.credential,
+            credential: Some(new.credential),
             session: new.session,
             cause: OnceLock::new(),
+            leaving: AtomicBool::new(false),
             ending: Ending::default(),
             ended: CancellationToken::new(),
         });
-        let mut agents = self.write();
-        let group = agents.entry(session.agent.clone()).or_default();
-        let old = group.sessions.iter().position(|other| other.is_same_slot(&session));
-        let old = old.map(|index| group.sessions.swap_remove(index));
-        group.sessions.push(session.clone());
+        let old = group.add(session.clone());
         // Still under the lock, so that the list follows the groups in the same order.
         self.0.all.send_modify(|all| Arc::make_mut(all).push(session.clone()));
         drop(agents);
@@ -186,6 +282,7 @@ impl Registry {
 
     /// Gives a session no more links; those that it has go on.
     pub(super) fn retire(&self, session: &AgentSession) {
+        session.leaving.store(true, Ordering::Relaxed);
         let mut agents = self.write();
         // Once only, however often an agent says that it leaves.
         if leave_group(&mut agents, session) {
@@ -219,24 +316,109 @@ impl Registry {
 /// Returns whether it was in one.
 fn leave_group(agents: &mut HashMap<ObjectName, Group>, session: &AgentSession) -> bool {
     let Some(group) = agents.get_mut(&session.agent) else { return false };
-    let before = group.sessions.len();
-    group.sessions.retain(|other| other.id != session.id);
-    let left = group.sessions.len() < before;
-    if group.sessions.is_empty() {
+    let left = group.remove(session.id);
+    if group.is_empty() {
         agents.remove(&session.agent);
     }
     left
 }
 
+/// All of them, from the one whose turn it is.
+fn in_turn<'a, T>(all: &'a [T], turn: &AtomicUsize) -> impl Iterator<Item = &'a T> {
+    // Most agents have one process.
+    let first = if all.len() > 1 { turn.fetch_add(1, Ordering::Relaxed) % all.len() } else { 0 };
+    let (before, from) = all.split_at(first);
+    from.iter().chain(before)
+}
+
+// === impl Group ===
+
+impl Group {
+    fn choose(&self, wanted: &mut impl FnMut(&AgentSession) -> bool) -> Option<&Arc<AgentSession>> {
+        in_turn(&self.processes, &self.turn).find_map(|process| {
+            // One that this side is ending is listed until it has ended. Whether the agent's side has just ended one is
+            // not asked here, where it would mean to wait for the session's lock: opening a link tells.
+            let mut sessions = in_turn(&process.sessions, &process.turn);
+            sessions.find(|session| session.cause().is_none() && wanted(session))
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.processes.is_empty() && self.elsewhere.is_empty()
+    }
+
+    /// Returns the session whose place it takes, if there is one.
+    fn add(&mut self, session: Arc<AgentSession>) -> Option<Arc<AgentSession>> {
+        let Some(process) = self.processes.iter_mut().find(|process| process.id == session.process) else {
+            let process = Process { id: session.process, sessions: vec![session], turn: AtomicUsize::new(0) };
+            self.processes.push(process);
+            return None;
+        };
+        if let Some(place) = process.sessions.iter_mut().find(|other| other.slot == session.slot) {
+            return Some(std::mem::replace(place, session));
+        }
+        process.sessions.push(session);
+        None
+    }
+
+    /// Returns whether it was there.
+    fn remove(&mut self, id: u64) -> bool {
+        let before = self.len();
+        for process in &mut self.processes {
+            process.sessions.retain(|session| session.id != id);
+        }
+        let left = self.len() < before;
+        self.processes.retain(|process| !process.sessions.is_empty());
+        left
+    }
+
+    fn len(&self) -> usize {
+        self.processes.iter().map(|process| process.sessions.len()).sum()
+    }
+}
+
+// === impl Process ===
+
+impl Process {
+    fn instance(&self) -> &str {
+        self.sessions.first().map_or("", |session| &session.instance)
+    }
+}
+
 // === impl AgentSession ===
 
 impl AgentSession {
+    /// The way to an agent by a neighbour.
+    fn elsewhere(neighbour: &Neighbour, process: u64, agent: ObjectName) -> Self {
+        Self {
+            id: neighbour.id,
+            process,
+            agent,
+            instance: neighbour.replica.clone(),
+            version: Arc::from(""),
+            transport: "mesh",
+            remote_address: neighbour.address,
+            since: SystemTime::now(),
+            secret: Arc::from(""),
+            slot: 0,
+            credential: None,
+            session: neighbour.session.clone(),
+            cause: OnceLock::new(),
+            leaving: AtomicBool::new(false),
+            ending: Ending::default(),
+            ended: CancellationToken::new(),
+        }
+    }
+
     /// Opens a link to a target. It never waits: bytes may be written before the agent has connected.
     ///
     /// # Errors
     /// Where the session has ended; another one may be chosen, since nothing was sent.
     pub fn open(&self, open: &Open) -> Result<Link, SessionClosed> {
-        self.session.open(open)
+        if self.credential.is_some() {
+            return self.session.open(open);
+        }
+        self.session.open(&Open { agent: Some(self.agent.to_string()), ..open.clone() })
     }
 
     /// Waits until the session has ended and is in the registry no more.
@@ -262,9 +444,9 @@ impl AgentSession {
         &self.ending
     }
 
-    /// The credential that it registered with.
-    pub(super) fn credential(&self) -> &Credential {
-        &self.credential
+    /// The credential that it registered with; `None` where that was with another replica.
+    pub(super) fn credential(&self) -> Option<&Credential> {
+        self.credential.as_ref()
     }
 
     /// Tells the agent something; one that is gone need not know.
@@ -295,13 +477,14 @@ impl AgentSession {
         self.session.close();
     }
 
+    /// Whether its agent has said that it takes no more links.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
     /// Why this side ended it, where it did.
     pub(super) fn cause(&self) -> Option<Cause> {
         self.cause.get().copied()
-    }
-
-    fn is_same_slot(&self, other: &Self) -> bool {
-        self.instance == other.instance && self.slot == other.slot
     }
 }
 
@@ -313,5 +496,90 @@ impl fmt::Debug for AgentSession {
             .field("instance", &self.instance)
             .field("remote_address", &self.remote_address)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        routing::Token as Known,
+        tunnel::{Config, Driver, Incoming, Role, registration::Token},
+    };
+
+    /// A session that nobody drives, and what has to live as long as it.
+    fn session() -> (Session, Incoming, Driver<tokio::io::DuplexStream>) {
+        Session::start(Role::Edge, tokio::io::duplex(1024).0, Bytes::new(), Config::default())
+    }
+
+    fn new(slot: u32, session: &Session) -> NewSession {
+        let token = "0123456789abcdef";
+        NewSession {
+            agent: lab(),
+            credential: Credential { secret: "lab".into(), token: Known::new(token.as_bytes()).expect("a token") },
+            registration: Registration {
+                agent: lab().to_string(),
+                token: Token::new(token).expect("a token"),
+                instance: "0a".to_owned(),
+                version: "0.1.0".to_owned(),
+                slot,
+                met: Vec::new(),
+            },
+            transport: "tls",
+            remote_address: ([192, 0, 2, 1], 1).into(),
+            session: session.clone(),
+        }
+    }
+
+    fn lab() -> ObjectName {
+        ObjectName::new("web", "lab")
+    }
+
+    #[tokio::test]
+    async fn what_another_replica_holds_is_chosen_last_and_never_handed_on() {
+        let (registry, mesh, own) = (Registry::new(), session(), session());
+        let replica = "r2".into();
+        let address = ([192, 0, 2, 2], 7444).into();
+        let neighbour = Neighbour { replica, address, session: mesh.0.clone(), id: registry.next_id() };
+        registry.heard(&neighbour, vec![lab(), lab()], &[]);
+        let elsewhere = registry.choose(&lab()).expect("by the other replica");
+        assert_eq!((&*elsewhere.instance, elsewhere.id), ("r2", neighbour.id));
+        assert!(registry.choose_own(&lab(), |_| true).is_none());
+        assert!(registry.held().is_empty() && registry.sessions().is_empty(), "it is not held here");
+        assert!(registry.is_active(elsewhere.process));
+
+        let session = registry.insert(new(0, &own.0));
+        assert_eq!(registry.choose(&lab()).expect("its own").id, session.id);
+        assert_eq!(registry.held(), BTreeSet::from([lab()]));
+        let not_own = registry.choose_where(&lab(), |other| other.id != session.id).expect("where that one failed");
+        assert_eq!(not_own.id, neighbour.id);
+        registry.remove(&session);
+        assert_eq!(registry.choose(&lab()).expect("by the other replica").id, neighbour.id);
+
+        registry.heard(&neighbour, Vec::new(), &[lab()]);
+        assert!(registry.choose(&lab()).is_none());
+        registry.heard(&neighbour, vec![lab()], &[]);
+        let again = registry.choose(&lab()).expect("it is back");
+        assert_ne!(again.process, elsewhere.process, "what was kept for the one before is gone");
+        registry.forget(&neighbour);
+        assert!(registry.choose(&lab()).is_none() && !registry.is_active(again.process));
+    }
+
+    #[tokio::test]
+    async fn the_sessions_of_a_process_share_its_number_as_long_as_there_is_one() {
+        let (registry, io) = (Registry::new(), session());
+        let first = registry.insert(new(0, &io.0));
+        let second = registry.insert(new(1, &io.0));
+        assert_eq!(first.process, second.process);
+        let again = registry.insert(new(0, &io.0));
+        assert_eq!((again.process, first.cause()), (first.process, Some(Cause::Replaced)));
+        registry.remove(&first);
+        registry.retire(&again);
+        assert!(registry.is_active(first.process), "by its second session");
+        registry.remove(&second);
+        assert!(!registry.is_active(first.process));
+        assert_ne!(registry.insert(new(0, &io.0)).process, first.process);
     }
 }

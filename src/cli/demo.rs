@@ -11,6 +11,7 @@ use std::{
 use super::{
     Failure, certificate,
     edge::{Addresses, Edge, EdgeConfig, Source},
+    fleet::Fleet,
     signals, token,
 };
 use crate::{
@@ -56,16 +57,16 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let certificate = certificate::ephemeral()?;
     let edge = Edge::bind(EdgeConfig {
         source: Source::Folder(folder.0.clone()),
-        replica: "demo".to_owned(),
+        fleet: Fleet { own: "demo".to_owned(), advertise: None, peers: Vec::new(), mesh_port: None },
         http: args.http,
         // The demo has no certificate that a browser would believe.
         https: None,
         bridge: args.bridge,
         admin: args.admin,
+        mesh: None,
         security: bridge::Security::Tls(certificate.config),
         default_certificate: None,
         bridge_hostname: None,
-        advertise: None,
         visitors: proxy::Config::default(),
         access_log: None,
         state: None,
@@ -101,7 +102,10 @@ fn agent(bridge: SocketAddr, token: &str, fingerprint: Fingerprint, backend: Soc
         token: TokenSource::Given(Token::new(token)?),
         allow: [allow].into_iter().collect(),
         security: agent::Security::Tls(tls::client(&Trust::Pinned(vec![fingerprint]))?),
+        proxies: agent::Proxies::default(),
+        transport: agent::Transport::Tls,
         connect_timeout: Duration::from_secs(5),
+        connections: 1,
         grace: Duration::from_secs(1),
     }))
 }

@@ -13,12 +13,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, certificate::FollowedCertificate, remembered::Remembered, signals, wiring};
+use super::{Failure, certificate::FollowedCertificate, fleet::Fleet, remembered::Remembered, signals, wiring};
 use crate::{
-    bridge::{self, Bridge},
+    bridge::{self, Bridge, Mesh, MeshConfig, MeshIdentity, MeshPeer},
     controller::{ClusterConfig, Controller, Sessions},
     proxy::{self, Proxy, Tls, TlsOptions},
-    routing::Agents,
+    routing::{Agents, RoutingTable},
     telemetry::{
         self,
         access_log::{AccessLog, AccessLogFormat, AccessLogWriter},
@@ -36,18 +36,20 @@ const REST: Duration = Duration::from_secs(5);
 /// What an edge is made of.
 pub(super) struct EdgeConfig {
     pub(super) source: Source,
-    pub(super) replica: String,
+    /// Which replica it is, and what it was told of others.
+    pub(super) fleet: Fleet,
     pub(super) http: SocketAddr,
     /// `None`: no visitors over TLS.
     pub(super) https: Option<SocketAddr>,
     pub(super) bridge: SocketAddr,
     pub(super) admin: SocketAddr,
+    /// Where other replicas come in, and what they know this one by; `None`: nothing is forwarded between replicas.
+    pub(super) mesh: Option<(SocketAddr, MeshIdentity)>,
     pub(super) security: bridge::Security,
     /// What visitors over TLS are shown for hosts that have no certificate of their own.
     pub(super) default_certificate: Option<FollowedCertificate>,
     /// The hostname by which agents may register on the visitors' port.
     pub(super) bridge_hostname: Option<String>,
-    pub(super) advertise: Option<String>,
     /// Its `access_log` is made of the format below.
     pub(super) visitors: proxy::Config,
     /// How requests are logged on standard output, if they are.
@@ -76,10 +78,13 @@ pub(super) struct Edge {
     tls: Arc<Tls>,
     default_certificate: Option<FollowedCertificate>,
     bridge: Bridge,
+    mesh: Option<(TcpListener, Mesh)>,
+    table: watch::Sender<Arc<RoutingTable>>,
+    neighbours: watch::Sender<Arc<[MeshPeer]>>,
     agents: watch::Sender<Arc<Agents>>,
     replicas: watch::Sender<Arc<[Replica]>>,
     sessions: watch::Sender<Arc<Sessions>>,
-    own: Replica,
+    fleet: Fleet,
     remembered: Option<Remembered>,
     drain_delay: Duration,
     drain_timeout: Duration,
@@ -128,12 +133,12 @@ impl Edge {
 
         let metrics = MetricsRegistry::new();
         telemetry::register_build_info(&metrics)?;
-        let own = Replica { id: config.replica.clone(), address: config.advertise };
+        let mut fleet = config.fleet;
         let agents = watch::Sender::new(Arc::new(Agents::default()));
-        let replicas = watch::Sender::new(Arc::from([own.clone()]));
+        let replicas = watch::Sender::new(fleet.alone());
         let bridge = Bridge::new(
             bridge::Config {
-                replica: config.replica.clone(),
+                replica: fleet.own.clone(),
                 security: config.security,
                 agents: agents.subscribe(),
                 replicas: replicas.subscribe(),
@@ -141,6 +146,19 @@ impl Edge {
             },
             &metrics,
         )?;
+        let (table, neighbours) = (watch::Sender::default(), watch::Sender::default());
+        let mesh = match config.mesh {
+            None => None,
+            Some((address, identity)) => {
+                let listener = bind("--mesh", address).await?;
+                let address = listener.local_addr()?;
+                tracing::info!(mesh = %address, "listening");
+                fleet.mesh_port = Some(address.port());
+                let (peers, table) = (neighbours.subscribe(), table.subscribe());
+                let config = MeshConfig { identity, peers, table, drain: GOODBYE };
+                Some((listener, Mesh::new(config, bridge.registry().clone(), &metrics)?))
+            }
+        };
         let (access_log, access_log_writer) = match config.access_log {
             Some(format) => {
                 let (log, writer) = AccessLog::start(format, std::io::stdout(), &metrics)?;
@@ -163,7 +181,7 @@ impl Edge {
         let sessions = watch::Sender::new(Arc::new(Sessions::new()));
         let controller = match config.source {
             Source::Cluster { client, config } => Controller::cluster(client, config, sessions.subscribe(), &metrics)?,
-            Source::Folder(dir) => Controller::folder(&dir, &config.replica, &metrics)?,
+            Source::Folder(dir) => Controller::folder(&dir, &fleet.own, sessions.subscribe(), &metrics)?,
         };
         let EdgeConfig { drain_delay, drain_timeout, .. } = config;
         Ok(Self {
@@ -175,10 +193,13 @@ impl Edge {
             tls: Arc::new(tls),
             default_certificate: config.default_certificate,
             bridge,
+            mesh,
+            table,
+            neighbours,
             agents,
             replicas,
             sessions,
-            own,
+            fleet,
             remembered: config.state.as_deref().map(Remembered::read),
             drain_delay,
             drain_timeout,
@@ -195,7 +216,7 @@ impl Edge {
     /// progress end, and upgraded connections at the deadline, before the tunnels that they need, and those before what only
     /// watches.
     pub(super) async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
-        let Self { listeners, metrics, controller, proxy, tls, default_certificate, bridge, .. } = self;
+        let Self { listeners, metrics, controller, proxy, tls, default_certificate, bridge, mesh, .. } = self;
         let Self { drain_delay, drain_timeout, access_log_writer, .. } = self;
         let (known, ready) = (watch::Sender::new(false), watch::Sender::new(false));
         let [stop_visitors, stop_agents, stop_rest] = [(); 3].map(|()| CancellationToken::new());
@@ -229,6 +250,13 @@ impl Edge {
         data.spawn(once(known.subscribe(), stop_agents.clone(), move |stop| async move {
             agents.serve(listeners.bridge, stop).await;
         }));
+        let mesh = mesh.map(|(listener, mesh)| {
+            let serving = mesh.clone();
+            data.spawn(once(known.subscribe(), stop_agents.clone(), move |stop| async move {
+                serving.serve(listener, stop).await;
+            }));
+            mesh
+        });
 
         let expected = match &self.remembered {
             Some(remembered) => watch::Sender::new(remembered.agents.clone()).subscribe(),
@@ -236,10 +264,10 @@ impl Edge {
         };
         let wiring = async {
             tokio::join!(
-                wiring::publish(outputs.compiled, &proxy, &self.agents, &known),
+                wiring::publish(outputs.compiled, &proxy, &self.agents, &self.table, &known),
                 wiring::settle(known.subscribe(), expected, bridge.registry().watch(), &ready),
-                wiring::follow_replicas(outputs.replicas, &self.own, &proxy, &self.replicas),
-                wiring::follow_sessions(bridge.registry().watch(), &self.own.id, &self.sessions),
+                wiring::follow_replicas(outputs.replicas, &self.fleet, &proxy, &self.replicas, &self.neighbours),
+                wiring::follow_sessions(bridge.registry().watch(), &self.fleet.own, &self.sessions),
                 wiring::remember(ready.subscribe(), bridge.registry().watch(), self.remembered.as_ref()),
             );
             // What they follow ends only with the process.
@@ -259,12 +287,18 @@ impl Edge {
         }
         stop_visitors.cancel();
         bridge.leave();
+        if let Some(mesh) = &mesh {
+            mesh.leave(drain_timeout);
+        }
         let drained = timeout(drain_timeout, async {
             for _ in 0..visitors_listeners {
                 data.join_next().await;
             }
             proxy.drop_idle();
             bridge.idle().await;
+            if let Some(mesh) = &mesh {
+                mesh.idle().await;
+            }
         });
         if drained.await.is_err() {
             tracing::warn!("some requests or upgraded connections did not end within {drain_timeout:?} and are ended");

@@ -1,6 +1,6 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -11,10 +11,15 @@ use super::{
     Failure,
     certificate::{self, BridgeCertificate, FollowedCertificate},
     edge::{Edge, EdgeConfig, Source},
+    fleet::{Advertise, Fleet, Peer},
     signals,
     visitors::{VisitorArgs, any_duration},
 };
-use crate::{bridge, controller::ClusterConfig, routing::Hostname};
+use crate::{
+    bridge::{self, MeshIdentity},
+    controller::ClusterConfig,
+    routing::Hostname,
+};
 
 /// Runs the edge: controller, proxy and bridge in one process.
 ///
@@ -65,10 +70,31 @@ pub(super) struct Args {
         env = "CULVERT_DRAIN_TIMEOUT"
     )]
     drain_timeout: Duration,
-    /// The address that agents are told to dial for this replica, HOST:PORT, where it has one of its own. Without it
-    /// they dial the address that they know again, until they have met every replica.
+    /// The address that agents are told to dial for this replica, HOST:PORT, where it has one of its own. With {replica}
+    /// in it, which stands for the replica's name, or {ip}, for its pod's address, it is that of each replica. Without
+    /// it agents dial the address that they know again, until they have met every replica; so they do where an address
+    /// cannot be reached from where they are.
     #[arg(long, value_name = "HOST:PORT", env = "CULVERT_ADVERTISE")]
-    advertise: Option<String>,
+    advertise: Option<Advertise>,
+    /// The other replicas, each with its --replica and the address where agents dial it. They share the limits, and
+    /// agents hold sessions with all of them. Only with --manifests: in a cluster the replicas find each other. Where the
+    /// port of a replica's --mesh is not that of this one's, it follows behind a slash: REPLICA=HOST:PORT/MESH-PORT.
+    #[arg(
+        long,
+        value_name = "REPLICA=HOST:PORT",
+        env = "CULVERT_PEERS",
+        value_delimiter = ',',
+        requires = "manifests"
+    )]
+    peers: Vec<Peer>,
+    /// Where the other replicas come in, as in 0.0.0.0:7444: a replica without a session to an agent forwards requests to
+    /// one that has it, by mutual TLS. Without it visitors of such a replica get 503 for that agent.
+    #[arg(long, value_name = "ADDRESS", env = "CULVERT_MESH", requires = "mesh_key")]
+    mesh: Option<SocketAddr>,
+    /// A PEM file with the private key that all replicas share, and nobody else has: with it each signs the certificate
+    /// that the others know it by.
+    #[arg(long, value_name = "FILE", env = "CULVERT_MESH_KEY", requires = "mesh")]
+    mesh_key: Option<PathBuf>,
     /// A folder for what must outlive a restart: the bridge's certificate, where --bridge-cert is not given, and with --manifests
     /// the names of the agents that were connected, which a restarted edge waits for (5s at most) before it takes visitors.
     #[arg(long, value_name = "DIR", default_value = "culvert-state", env = "CULVERT_STATE")]
@@ -125,6 +151,9 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     };
     // In a cluster the objects' status tells.
     let state = args.manifests.is_some().then(|| args.state.clone());
+    if let Some(same) = args.peers.iter().find(|peer| peer.id == args.replica) {
+        return Err(format!("--peers: {same} has the name of this replica; give each another --replica").into());
+    }
     let (source, usual_delay) = if let Some(dir) = args.manifests {
         (Source::Folder(dir), Duration::ZERO)
     } else {
@@ -141,7 +170,8 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     };
     let edge = Edge::bind(EdgeConfig {
         source,
-        replica: args.replica,
+        mesh: mesh(&args.replica, args.mesh, args.mesh_key.as_deref())?,
+        fleet: Fleet { own: args.replica, advertise: args.advertise, peers: args.peers, mesh_port: None },
         http: args.http,
         https: Some(args.https),
         bridge: args.bridge,
@@ -149,7 +179,6 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         security,
         default_certificate,
         bridge_hostname,
-        advertise: args.advertise,
         access_log: args.visitors.access_log(),
         visitors: args.visitors.into_config()?,
         state,
@@ -171,6 +200,18 @@ fn security(args: &Args) -> Result<bridge::Security, Failure> {
     };
     tracing::info!("agents can trust this edge with --edge-fingerprint {fingerprint}");
     Ok(bridge::Security::Tls(config))
+}
+
+fn mesh(
+    replica: &str,
+    address: Option<SocketAddr>,
+    key: Option<&Path>,
+) -> Result<Option<(SocketAddr, MeshIdentity)>, Failure> {
+    let (Some(address), Some(file)) = (address, key) else { return Ok(None) };
+    let shown = file.display();
+    let key = std::fs::read_to_string(file).map_err(|error| format!("--mesh-key: cannot read {shown}: {error}"))?;
+    let identity = MeshIdentity::new(replica, &key).map_err(|error| format!("--mesh-key: {shown}: {error}"))?;
+    Ok(Some((address, identity)))
 }
 
 fn any(port: u16) -> SocketAddr {

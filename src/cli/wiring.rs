@@ -9,25 +9,26 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use tokio::{sync::watch, time::timeout};
 
-use super::remembered::Remembered;
+use super::{fleet::Fleet, remembered::Remembered};
 use crate::{
     api,
-    bridge::{self, AgentSession},
+    bridge::{self, AgentSession, MeshPeer},
     compile::Compiled,
     controller,
     proxy::Proxy,
-    routing::{Agents, ObjectName},
+    routing::{Agents, ObjectName, RoutingTable},
     tunnel::Replica,
 };
 
 /// How long a replica that starts waits for the agents that others have.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// Gives each compilation to the proxy and the bridge; the objects are known from the first one on.
+/// Gives each compilation to the proxy, the bridge and the mesh; the objects are known from the first one on.
 pub(super) async fn publish(
     mut compiled: watch::Receiver<Option<Arc<Compiled>>>,
     proxy: &Proxy,
     agents: &watch::Sender<Arc<Agents>>,
+    table: &watch::Sender<Arc<RoutingTable>>,
     known: &watch::Sender<bool>,
 ) {
     loop {
@@ -36,6 +37,7 @@ pub(super) async fn publish(
             // The proxy first, so that an agent that may register now finds its limits there.
             proxy.update(latest.table.clone(), &latest.agents);
             agents.send_replace(latest.agents.clone());
+            table.send_replace(latest.table.clone());
             known.send_replace(true);
         }
         if compiled.changed().await.is_err() {
@@ -83,31 +85,33 @@ pub(super) async fn remember(
     }
 }
 
-/// Tells the proxy and the agents which replicas there are. Only `own` has an address that agents can be told: that
-/// of another replica they learn from itself, once they have met it.
+/// Tells the proxy, the agents and the mesh which replicas there are.
 pub(super) async fn follow_replicas(
     mut known: watch::Receiver<controller::Replicas>,
-    own: &Replica,
+    fleet: &Fleet,
     proxy: &Proxy,
     replicas: &watch::Sender<Arc<[Replica]>>,
+    neighbours: &watch::Sender<Arc<[MeshPeer]>>,
 ) {
     loop {
         let controller::Replicas { running, ready } = known.borrow_and_update().clone();
-        proxy.set_replicas(ready);
-        let replica = |id: &String| {
-            if *id == own.id { own.clone() } else { Replica { id: id.clone(), address: None } }
-        };
-        let running: Arc<[Replica]> = running.iter().map(replica).collect();
+        proxy.set_replicas(fleet.ready(ready));
         // Agents hear of each change, and one of readiness is nothing to them.
-        replicas.send_if_modified(|last| {
-            let changed = *last != running;
-            *last = running;
-            changed
-        });
+        set(replicas, fleet.replicas(&running));
+        set(neighbours, fleet.neighbours(&running));
         if known.changed().await.is_err() {
             return;
         }
     }
+}
+
+/// Where it differs.
+fn set<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
+    sender.send_if_modified(|last| {
+        let changed = *last != value;
+        *last = value;
+        changed
+    });
 }
 
 /// Tells the controller which sessions this replica has, in the form that the agents' status shows.
@@ -139,5 +143,7 @@ fn status(session: &AgentSession, replica: &str) -> api::AgentSession {
         transport: session.transport.to_owned(),
         remote_address: session.remote_address.to_string(),
         since: since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        // Counted where those of an instance become one entry.
+        connections: None,
     }
 }

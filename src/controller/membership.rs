@@ -1,5 +1,6 @@
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -21,11 +22,20 @@ use super::{metrics::Metrics, source};
 /// there. If a limit were shared among all that run, one that never becomes ready would take its part for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replicas {
-    /// Those that agents should hold a session with, by id, in order: all that run and are not on their way out; this one
-    /// is always among them.
-    pub running: Arc<[String]>,
+    /// Those that agents should hold a session with, in order of their ids: all that run and are not on their way out;
+    /// this one is always among them.
+    pub running: Arc<[Member]>,
     /// How many of them take visitors, and so share the limits; this one is always counted.
     pub ready: u32,
+}
+
+/// One replica of the edge.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Member {
+    /// Its id: its pod's name.
+    pub id: String,
+    /// The address of its pod, where it is known.
+    pub ip: Option<IpAddr>,
 }
 
 /// The replicas of the edge, as the EndpointSlices of the bridge's headless Service show them.
@@ -68,6 +78,7 @@ pub(super) async fn follow(
         members.send_if_modified(|last| {
             if last.replicas != now.replicas {
                 let Replicas { running, ready } = &now.replicas;
+                let running: Vec<_> = running.iter().map(|member| member.id.as_str()).collect();
                 info!(replicas = ?running, ready, "the set of replicas has changed");
             }
             let changed = *last != now;
@@ -82,18 +93,22 @@ pub(super) async fn follow(
 impl Members {
     /// Only this replica, as far as is known.
     pub(super) fn alone(own: &str) -> Self {
-        Self { replicas: Replicas { running: [own.to_owned()].into(), ready: 1 }, existing: None }
+        let own = Member { id: own.to_owned(), ip: None };
+        Self { replicas: Replicas { running: [own].into(), ready: 1 }, existing: None }
     }
 
     /// This replica is always one of them: before a slice lists it, agents may reach it, and it must know its share of the
     /// limits when its first visitor comes, which may be before it hears that its pod is ready.
     fn of<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, own: &str) -> Self {
         let only_own = BTreeSet::from([own.to_owned()]);
-        let (mut running, mut ready, mut existing) = (only_own.clone(), only_own.clone(), only_own);
+        let (mut ready, mut existing) = (only_own.clone(), only_own);
+        let mut running = BTreeMap::from([(own.to_owned(), None)]);
         for endpoint in slices.flat_map(|slice| &slice.endpoints) {
             let Some(pod) = endpoint.target_ref.as_ref().and_then(|target| target.name.clone()) else { continue };
             if runs(endpoint) {
-                running.insert(pod.clone());
+                // A dual-stack Service has a slice for each family; one address is enough.
+                let ip = running.entry(pod.clone()).or_default();
+                *ip = ip.or_else(|| endpoint.addresses.first()?.parse().ok());
                 if is_ready(endpoint) {
                     ready.insert(pod.clone());
                 }
@@ -101,7 +116,8 @@ impl Members {
             existing.insert(pod);
         }
         let ready = u32::try_from(ready.len()).unwrap_or(u32::MAX);
-        let replicas = Replicas { running: running.into_iter().collect(), ready };
+        let running = running.into_iter().map(|(id, ip)| Member { id, ip });
+        let replicas = Replicas { running: running.collect(), ready };
         Self { replicas, existing: Some(Arc::new(existing)) }
     }
 }
@@ -137,6 +153,10 @@ mod tests {
         }
     }
 
+    fn ids(replicas: &Replicas) -> Vec<&str> {
+        replicas.running.iter().map(|member| member.id.as_str()).collect()
+    }
+
     fn slice(endpoints: Vec<Endpoint>) -> EndpointSlice {
         EndpointSlice { endpoints, ..EndpointSlice::default() }
     }
@@ -148,7 +168,7 @@ mod tests {
             slice(vec![endpoint("a", true, false), endpoint("leaving", true, true), Endpoint::default()]),
         ];
         let members = Members::of(slices.iter(), "own");
-        assert_eq!(*members.replicas.running, ["a", "b", "own", "starting"]);
+        assert_eq!(ids(&members.replicas), ["a", "b", "own", "starting"]);
         assert_eq!(members.replicas.ready, 3, "a, b and own");
         let existing = members.existing.expect("known");
         assert_eq!(existing.iter().collect::<Vec<_>>(), ["a", "b", "leaving", "own", "starting"]);
@@ -158,11 +178,25 @@ mod tests {
     fn a_replica_counts_itself_once_and_before_it_is_ready() {
         for own in [endpoint("own", false, false), endpoint("own", true, false)] {
             let slices = [slice(vec![own, endpoint("a", true, false)])];
-            assert_eq!(
-                Members::of(slices.iter(), "own").replicas,
-                Replicas { running: ["a".to_owned(), "own".to_owned()].into(), ready: 2 }
-            );
+            let replicas = Members::of(slices.iter(), "own").replicas;
+            assert_eq!((ids(&replicas), replicas.ready), (vec!["a", "own"], 2));
         }
+    }
+
+    #[test]
+    fn each_replica_has_the_first_address_that_is_known() {
+        let with = |pod: &str, addresses: &[&str]| Endpoint {
+            addresses: addresses.iter().map(|&address| address.to_owned()).collect(),
+            ..endpoint(pod, true, false)
+        };
+        let slices = [
+            slice(vec![with("a", &["10.0.0.1"]), with("own", &["10.0.0.2"])]),
+            slice(vec![with("a", &["fd00::1"]), with("b", &["fd00::3"]), with("c", &[])]),
+        ];
+        let replicas = Members::of(slices.iter(), "own").replicas;
+        let ips: Vec<_> = replicas.running.iter().map(|member| member.ip.map(|ip| ip.to_string())).collect();
+        let wanted = [Some("10.0.0.1"), Some("fd00::3"), None, Some("10.0.0.2")];
+        assert_eq!(ips, wanted.map(|ip| ip.map(str::to_owned)));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Connections to backends, each over one link: one for one request at a time, or one shared by many over HTTP/2.
 
+mod before_head;
 mod http1;
 mod http2;
 pub(super) mod pool;
@@ -15,6 +16,7 @@ use hyper::{body::Incoming, client::conn::TrySendError};
 
 use self::pool::Pool;
 pub(super) use self::{
+    before_head::TooMuch,
     http1::Idle,
     http2::{Lease, MAX_STREAMS, Shared},
     stream::BackendStream,
@@ -26,7 +28,6 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_HEADERS: usize = 100;
 
 /// A connection that takes a request.
-#[expect(clippy::large_enum_variant, reason = "the large one is the common one, and a box is an allocation a request")]
 pub(super) enum Upstream {
     Http1(Idle),
     Http2(Lease),
@@ -34,7 +35,6 @@ pub(super) enum Upstream {
 
 /// A connection while a response runs over it. Dropped before the response's end, it ends the backend's work: by a reset of
 /// the link or, over HTTP/2, of the stream.
-#[expect(clippy::large_enum_variant, reason = "the large one is the common one, and a box is an allocation a request")]
 pub(super) enum Exchange {
     Http1(http1::Exchange),
     /// The stream's place, free when the response is over; the response's body resets the stream.

@@ -3,7 +3,7 @@
 use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc};
 
 use futures::future::BoxFuture;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -17,7 +17,7 @@ use super::{
     joiner::upgrade::{self, Upgrade},
     live::{HostState, Live},
     message::{body::Body, download::Download, expect::Expectation, framing, headers, upload::RequestBody},
-    visitor::proxy_protocol,
+    visitor::{identity::TRACEPARENT, proxy_protocol},
 };
 use crate::{
     bridge::AgentSession,
@@ -84,7 +84,8 @@ pub(super) async fn forward(
     {
         outgoing.headers_mut().insert(header::HOST, host);
     }
-    account.uploads(outgoing.body().progress());
+    let upload = outgoing.body().progress();
+    account.uploads(upload.clone());
     let (answered, session) = forward.attempts(outgoing, upgrade.is_some(), account).await?;
     let Answered { mut response, exchange, pool, refused } = answered;
     account.backend_answered(response.status());
@@ -114,8 +115,9 @@ pub(super) async fn forward(
     let idle = forward.rule.timeouts.stream_idle;
     let metrics = forward.shared.makers.metrics.clone();
     let account = account.take();
-    Ok(response
-        .map(|incoming| Body::Download(Box::new(Download::new(incoming, exchange, pool, idle, metrics, account)))))
+    Ok(response.map(|incoming| {
+        Body::Download(Box::new(Download::new(incoming, exchange, pool, idle, upload, metrics, account)))
+    }))
 }
 
 impl Forward<'_> {
@@ -142,7 +144,7 @@ impl Forward<'_> {
             };
             account.permit = Some(permit);
             account.tries(&session.agent, &target);
-            let connected = match self.connect(&session, &target, own_link).await {
+            let connected = match self.connect(&session, &target, own_link, request.headers()).await {
                 Ok(connected) => connected,
                 Err(error) if error.may_go_elsewhere() => {
                     // A session that was over before it was of use says no more than that nobody is there.
@@ -170,23 +172,29 @@ impl Forward<'_> {
     }
 
     /// A connection of this TunnelHost to the target that takes a request, or one over a new link.
-    async fn connect(&self, session: &AgentSession, target: &Target, own_link: bool) -> Result<Connected, ProxyError> {
-        let pool = self.state.pool(session.id, target, &self.backend.protocol);
+    async fn connect(
+        &self,
+        session: &AgentSession,
+        target: &Target,
+        own_link: bool,
+        headers: &HeaderMap,
+    ) -> Result<Connected, ProxyError> {
+        let pool = self.state.pool(session.process, target, &self.backend.protocol);
         if self.backend.proxy_protocol.is_some() {
             // What was said of one visitor holds for no other.
             let pool = Arc::new(pool.closed());
-            let upstream = self.dial(session, target, &pool, own_link).await?;
+            let upstream = self.dial(session, target, &pool, own_link, headers).await?;
             return Ok(Connected { upstream, reused: false, pool });
         }
         if own_link {
-            let upstream = self.dial(session, target, &pool, true).await?;
+            let upstream = self.dial(session, target, &pool, true, headers).await?;
             return Ok(Connected { upstream, reused: false, pool });
         }
         if let Some(upstream) = pool.take() {
             return Ok(Connected { reused: upstream.is_reused(), upstream, pool });
         }
         if matches!(self.backend.protocol, Protocol::Http) {
-            let upstream = self.dial(session, target, &pool, false).await?;
+            let upstream = self.dial(session, target, &pool, false, headers).await?;
             return Ok(Connected { upstream, reused: false, pool });
         }
         // One connection is for many: who comes while it is made waits for it.
@@ -198,7 +206,7 @@ impl Forward<'_> {
             drop(dialling);
             return Ok(Connected { reused: upstream.is_reused(), upstream, pool });
         }
-        let upstream = self.dial(session, target, &pool, false).await?;
+        let upstream = self.dial(session, target, &pool, false, headers).await?;
         pool.speaks_http2(matches!(upstream, Upstream::Http2(_)));
         if let Upstream::Http2(lease) = &upstream {
             pool.share(lease.shared());
@@ -214,8 +222,9 @@ impl Forward<'_> {
         target: &'b Target,
         pool: &'b Pool,
         own_link: bool,
+        headers: &'b HeaderMap,
     ) -> BoxFuture<'b, Result<Upstream, ProxyError>> {
-        Box::pin(self.dialled(session, target, pool, own_link))
+        Box::pin(self.dialled(session, target, pool, own_link, headers))
     }
 
     async fn dialled(
@@ -224,16 +233,20 @@ impl Forward<'_> {
         target: &Target,
         pool: &Pool,
         own_link: bool,
+        headers: &HeaderMap,
     ) -> Result<Upstream, ProxyError> {
         // A link that will be reused belongs to no one visitor or request.
         let of_visitor = own_link || self.backend.proxy_protocol.is_some();
-        let own = |value| if of_visitor { value } else { None };
+        let own = |value: Option<&HeaderValue>| {
+            value.filter(|_| of_visitor).and_then(|value| value.to_str().ok()).map(str::to_owned)
+        };
         let open = Open {
             target: target.as_str().to_owned(),
             tunnel_host: self.state.name.to_string(),
             visitor: of_visitor.then_some(self.visitor),
-            request_id: own(self.request_id.to_str().ok().map(str::to_owned)),
-            traceparent: None,
+            request_id: own(Some(self.request_id)),
+            traceparent: own(headers.get(TRACEPARENT)),
+            agent: None,
         };
         let limit = self.rule.timeouts.connect;
         let started = Instant::now();
@@ -320,7 +333,8 @@ impl Forward<'_> {
 fn outgoing(request: Request<Incoming>, body_limit: Option<u64>) -> Request<RequestBody> {
     let (mut parts, body) = request.into_parts();
     let expectation = Expectation::take(parts.version, &mut parts.headers, !body.is_end_stream());
-    let mut request = Request::new(RequestBody::new(body, expectation.clone(), body_limit));
+    let uploading = parts.extensions.remove();
+    let mut request = Request::new(RequestBody::new(body, expectation.clone(), body_limit, uploading));
     if let Some(expectation) = expectation {
         expectation.watch(&mut request);
     }

@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use self::frames::{Frames, Sender};
-use super::idle::Idle;
+use super::{error::Reason, idle::Idle};
 use crate::{
     bridge::Ending,
     flow::{Counted, Meter},
@@ -212,12 +212,12 @@ fn goodbye(frames: Option<&Frames>) -> Option<Bytes> {
 
 impl JoinError {
     /// The access log's name for it.
-    pub(super) fn reason(&self) -> &'static str {
+    pub(super) fn reason(&self) -> Reason {
         match self {
-            Self::Visitor(_) => "visitor_closed",
-            Self::Link(_) => "backend_closed",
-            Self::Idle => "upgrade_idle",
-            Self::GoingAway | Self::Cut => "going_away",
+            Self::Visitor(_) => Reason::VisitorClosed,
+            Self::Link(_) => Reason::BackendClosed,
+            Self::Idle => Reason::UpgradeIdle,
+            Self::GoingAway | Self::Cut => Reason::GoingAway,
         }
     }
 

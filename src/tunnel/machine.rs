@@ -68,6 +68,20 @@ pub struct Machine {
     arrivals: VecDeque<Arrival>,
     /// How many of the arrivals are notes.
     notes: usize,
+    counts: Counts,
+}
+
+/// What a session did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Links that this side accepted.
+    pub accepted: u64,
+    /// Links that this side refused, by the number of the [`RefuseCode`]; codes of later versions are under 0.
+    pub refused: [u64; 8],
+    /// Bytes of links that came in.
+    pub received: u64,
+    /// Bytes of links that were framed to go out.
+    pub sent: u64,
 }
 
 /// Something that a user of a link may wait for.
@@ -137,6 +151,7 @@ impl Machine {
             events: VecDeque::new(),
             arrivals: VecDeque::new(),
             notes: 0,
+            counts: Counts::default(),
             config,
         }
     }
@@ -163,6 +178,12 @@ impl Machine {
     #[must_use]
     pub fn links(&self) -> usize {
         self.links.len()
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts { sent: self.outbox.sent, ..self.counts }
     }
 
     /// The shortest of the last round trips.
@@ -235,6 +256,7 @@ impl Machine {
     pub fn accept(&mut self, id: u32) {
         if let Some(link) = self.links.get_mut(&id).filter(|link| !link.closed && !link.accepted) {
             link.accepted = true;
+            self.counts.accepted += 1;
             frame::put(&mut self.outbox.control, Kind::Opened, id, &[]);
         }
     }
@@ -242,6 +264,8 @@ impl Machine {
     /// Does not open a link that the edge wants.
     pub fn refuse(&mut self, id: u32, code: RefuseCode, text: &str) {
         if self.links.get(&id).is_some_and(|link| !link.closed && !link.accepted) {
+            let number = usize::from(code.number());
+            self.counts.refused[if number < self.counts.refused.len() { number } else { 0 }] += 1;
             self.put_refused(id, code, text);
         }
         self.remove(id);
@@ -450,7 +474,7 @@ impl Machine {
             link.receiving.window.release(&mut self.budget);
         }
         self.links.retain(|_, link| !link.released);
-        self.outbox = Outbox::default();
+        self.outbox.lose();
         self.arrivals.clear();
         self.notes = 0;
     }

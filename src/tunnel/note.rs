@@ -25,6 +25,15 @@ pub enum Note {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seconds: Option<u32>,
     },
+    /// Between replicas: which agents the sender holds sessions with, as far as that has changed since it said so last.
+    Agents {
+        /// Those that it holds now, `namespace/name`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        held: Vec<String>,
+        /// Those that it holds no more.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        gone: Vec<String>,
+    },
 }
 
 /// One process of the edge.
@@ -38,7 +47,7 @@ pub struct Replica {
 }
 
 /// The kinds that this version knows.
-const KINDS: [&str; 3] = ["welcome", "replicas", "drain"];
+const KINDS: [&str; 4] = ["welcome", "replicas", "drain", "agents"];
 
 // === impl Note ===
 
@@ -73,8 +82,9 @@ mod tests {
         let address = Some("edge-1.example.com:7443".to_owned());
         let replicas = vec![Replica { id: "edge-0".into(), address: None }, Replica { id: "edge-1".into(), address }];
         let welcome = Note::Welcome { replica: "edge-0".into(), version: "0.1.0".into(), replicas: replicas.clone() };
+        let agents = Note::Agents { held: vec!["web/lab".into()], gone: Vec::new() };
         let drains = [None, Some(25)].map(|seconds| Note::Drain { seconds });
-        for note in [welcome, Note::Replicas { replicas }].into_iter().chain(drains) {
+        for note in [welcome, Note::Replicas { replicas }].into_iter().chain(drains).chain([agents]) {
             let value: serde_json::Value = serde_json::from_slice(&note.encode()).expect("JSON");
             assert!(KINDS.contains(&value["kind"].as_str().expect("a kind")));
             assert_eq!(Note::decode(&note.encode()), Ok(Some(note)));

@@ -13,6 +13,8 @@ pub struct Open {
     pub request_id: Option<String>,
     /// The request's `traceparent` (W3C Trace Context).
     pub traceparent: Option<String>,
+    /// Between replicas: the agent, `namespace/name`, whose session the link is to go on through. Agents are not told.
+    pub agent: Option<String>,
 }
 
 /// The types of OPEN's fields.
@@ -22,6 +24,7 @@ mod field {
     pub(super) const VISITOR: u8 = 3;
     pub(super) const REQUEST_ID: u8 = 4;
     pub(super) const TRACEPARENT: u8 = 5;
+    pub(super) const AGENT: u8 = 6;
 }
 
 // === impl Open ===
@@ -46,13 +49,16 @@ impl Open {
         if let Some(traceparent) = &self.traceparent {
             put(&mut out, field::TRACEPARENT, traceparent.as_bytes());
         }
+        if let Some(agent) = &self.agent {
+            put(&mut out, field::AGENT, agent.as_bytes());
+        }
         out
     }
 
     /// Reads the payload of OPEN; the error says what is wrong with it.
     pub(super) fn decode(mut payload: &[u8]) -> Result<Self, String> {
-        let (mut target, mut tunnel_host, mut visitor, mut request_id, mut traceparent) =
-            (None, None, None, None, None);
+        let (mut target, mut tunnel_host, mut visitor, mut request_id, mut traceparent, mut agent) =
+            (None, None, None, None, None, None);
         while let Some(([kind, a, b], rest)) = payload.split_first_chunk() {
             let length = usize::from(u16::from_be_bytes([*a, *b]));
             let Some((value, rest)) = rest.split_at_checked(length) else {
@@ -65,6 +71,7 @@ impl Open {
                 field::VISITOR => visitor.replace(address(value)?).is_some(),
                 field::REQUEST_ID => request_id.replace(text(*kind, value)?).is_some(),
                 field::TRACEPARENT => traceparent.replace(text(*kind, value)?).is_some(),
+                field::AGENT => agent.replace(text(*kind, value)?).is_some(),
                 _ => false,
             };
             if again {
@@ -76,7 +83,7 @@ impl Open {
         }
         let target = target.ok_or("there is no target")?;
         let tunnel_host = tunnel_host.ok_or("there is no tunnel host")?;
-        Ok(Self { target, tunnel_host, visitor, request_id, traceparent })
+        Ok(Self { target, tunnel_host, visitor, request_id, traceparent, agent })
     }
 }
 
@@ -118,12 +125,13 @@ mod tests {
             target in ".{0,60}", tunnel_host in ".{0,60}",
             ip in prop::option::of(any::<([u8; 16], bool)>()), port: u16,
             request_id in prop::option::of(".{0,60}"), traceparent in prop::option::of(".{0,60}"),
+            agent in prop::option::of(".{0,60}"),
         ) {
             let visitor = ip.map(|(bytes, v4)| {
                 let ip = if v4 { IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]) } else { IpAddr::from(bytes) };
                 SocketAddr::new(ip.to_canonical(), port)
             });
-            let open = Open { target, tunnel_host, visitor, request_id, traceparent };
+            let open = Open { target, tunnel_host, visitor, request_id, traceparent, agent };
             prop_assert_eq!(Open::decode(&open.encode()), Ok(open));
         }
 

@@ -21,7 +21,7 @@ pub use self::{
 };
 use super::{
     Note, Open,
-    machine::{Config, Machine, Role},
+    machine::{Config, Counts, Machine, Role},
 };
 
 /// A handle to a session; cheap to clone. The session lives in its [`Driver`], and ends with it.
@@ -110,6 +110,12 @@ impl Session {
     #[must_use]
     pub fn links(&self) -> usize {
         self.0.look(Machine::links)
+    }
+
+    /// What was done in it so far; also once it is over.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.0.look(Machine::counts)
     }
 
     /// The round-trip time, once measured: the shortest of the last few.

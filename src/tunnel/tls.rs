@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_cheaper_of_two_good_ciphers_comes_first() {
-        let suites: Vec<_> = provider().cipher_suites.iter().map(|suite| suite.suite()).collect();
+        let suites: Vec<_> = provider().cipher_suites.iter().map(rustls::SupportedCipherSuite::suite).collect();
         assert_eq!(suites[0], CipherSuite::TLS13_AES_128_GCM_SHA256);
         assert_eq!(suites.len(), aws_lc_rs::default_provider().cipher_suites.len());
     }

@@ -464,7 +464,7 @@ async fn an_error_of_the_edge_is_a_grpc_status_for_a_grpc_call() {
 // === HTTPS ===
 
 /// A backend behind TLS that speaks one of these protocols, and mirrors requests.
-async fn https_backend(made: &Made, alpn: &'static [&'static str]) -> String {
+pub(crate) async fn https_backend(made: &Made, alpn: &'static [&'static str]) -> String {
     let key = PrivateKeyDer::try_from(made.pkcs8.clone()).expect("a key");
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()

@@ -229,7 +229,7 @@ async fn an_agent_is_replaced_and_nobody_notices() {
     // The old one takes no more, and is there for the download alone.
     let one_is_left = || {
         let sessions = stage.edge.bridge.registry().sessions();
-        sessions.iter().filter(|session| stage.edge.bridge.registry().is_active(session.id)).count() == 1
+        sessions.iter().filter(|session| stage.edge.bridge.registry().is_active(session.process)).count() == 1
     };
     crate::stage::becomes("one session takes requests", one_is_left).await;
     assert_eq!(stage.edge.bridge.registry().sessions().len(), 2);

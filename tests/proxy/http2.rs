@@ -379,31 +379,6 @@ async fn a_slow_visitor_that_moves_is_served_to_the_end() {
 }
 
 #[tokio::test]
-async fn a_flood_of_requests_that_are_taken_back_ends_the_connection() {
-    let (secure, _visitor) = visit(&mirror().await).await;
-    let stream = TcpStream::connect(secure.stage.http).await.expect("a connection");
-    let (mut sender, connection) = h2::client::handshake(stream).await.expect("a connection");
-    let connection = tokio::spawn(connection);
-    let flood = async {
-        loop {
-            let Ok(mut ready) = sender.clone().ready().await else { return };
-            for _ in 0..50 {
-                let request = Request::get(format!("http://{HOST}/")).body(()).expect("a request");
-                let Ok((_, mut stream)) = ready.send_request(request, true) else { break };
-                stream.send_reset(h2::Reason::CANCEL);
-            }
-            sender = ready;
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(PATIENCE, flood).await.expect("an end in time");
-    let end = timeout(PATIENCE, connection).await.expect("in time").expect("no panic").expect_err("an error");
-    assert_eq!(end.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM), "{end}");
-    secure.stage.edge.metric_becomes("culvert_errors_total{reason=\"http2_flood\"}", 1).await;
-    assert_eq!(secure.stage.get("/").await.status, 200, "others are served");
-}
-
-#[tokio::test]
 async fn too_many_fields_are_refused() {
     let (_secure, mut visitor) = visit(&mirror().await).await;
     let mut request = get("/");

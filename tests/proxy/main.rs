@@ -3,6 +3,8 @@
 #![cfg(all(feature = "edge", feature = "agent"))]
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "../support/balancer.rs"]
+mod balancer;
 #[path = "../support/tunnel.rs"]
 mod support;
 
@@ -18,6 +20,7 @@ mod http2;
 mod identity;
 mod input;
 mod isolation;
+mod mesh;
 mod policies;
 mod proxy_protocol;
 mod recorder;

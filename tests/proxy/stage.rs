@@ -8,15 +8,21 @@ use culvert::{
         Agents, Backend, Certificates, EntryPoint, Filter, HostRules, Hostname, Listener, Matches, ObjectName,
         PathMatch, Protocol, RoutingTable, Rule, RuleId, Timeouts, TunnelBackend,
     },
+    tunnel::{
+        self, Incoming, Role, Session,
+        registration::{self, Registration},
+    },
 };
+use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     time::timeout,
 };
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Edge, PATIENCE, RunningAgent, agents, lab};
+use crate::support::{Edge, PATIENCE, RunningAgent, TOKEN, agents, lab};
 
 /// The host that every stage serves, as TunnelHost `web/shop`.
 pub(crate) const HOST: &str = "shop.example.com";
@@ -33,6 +39,8 @@ pub(crate) struct Stage {
 pub(crate) struct Options {
     pub(crate) config: proxy::Config,
     pub(crate) allow: &'static [&'static str],
+    /// How many the agent holds with the edge.
+    pub(crate) connections: u32,
 }
 
 /// A visitor's connection, byte by byte.
@@ -48,7 +56,7 @@ pub(crate) struct Answer {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { config: proxy::Config::default(), allow: &["127.0.0.1:*"] }
+        Self { config: proxy::Config::default(), allow: &["127.0.0.1:*"], connections: 1 }
     }
 }
 
@@ -80,8 +88,8 @@ impl Stage {
         let (serving, stop) = (proxy.clone(), CancellationToken::new());
         let stopping = stop.clone();
         tokio::spawn(async move { serving.serve(listener, stopping).await });
-        let agent = Some(edge.agent(options.allow));
-        edge.session().await;
+        let agent = Some(edge.agent_in_slots(options.allow, options.connections));
+        edge.sessions(|sessions| sessions.len() == options.connections as usize).await;
         Self { edge, proxy, http, agent, stop }
     }
 
@@ -106,25 +114,36 @@ impl Stage {
     }
 
     fn serve_table(&self, hosts: &[(&str, Vec<Rule>)], max_connections: Option<u32>) {
-        let entry = agents(&[("lab", "lab-token", crate::support::TOKEN)]);
-        let entries = entry.iter().map(|entry| {
-            let mut entry = (**entry).clone();
-            entry.max_connections = max_connections;
-            entry
-        });
-        let agents: Agents = entries.collect();
-        let hosts = hosts.iter().map(|(host, rules)| {
-            let rules = rules.iter().cloned().map(Arc::new).collect();
-            (host.parse::<Hostname>().expect("a hostname"), HostRules { owner: "web".into(), rules })
-        });
-        let listener = Arc::new(Listener::new(None, hosts));
-        let table = RoutingTable::new([(EntryPoint::Http, listener)], Certificates::default());
-        self.proxy.update(Arc::new(table), &agents);
+        let (table, agents) = tables(hosts, max_connections);
+        self.proxy.update(table, &agents);
     }
 
     /// Serves nothing any more.
     pub(crate) fn serve_nothing(&self) {
         self.proxy.update(Arc::default(), &Agents::default());
+    }
+
+    /// Puts the agent's side of a session, made by hand, in the agent's place.
+    pub(crate) async fn agent_by_hand(&mut self, config: tunnel::Config) -> (Session, Incoming) {
+        self.agent.take().expect("an agent").stop().await;
+        self.edge.sessions(|sessions| sessions.is_empty()).await;
+        let tcp = TcpStream::connect(self.edge.address).await.expect("connected");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let connector = TlsConnector::from(self.edge.certificate.client());
+        let mut stream = connector.connect(name, tcp).await.expect("TLS");
+        let registration = Registration {
+            agent: "web/lab".to_owned(),
+            token: registration::Token::new(TOKEN).expect("a token"),
+            instance: "01".to_owned(),
+            version: "0.1.0".to_owned(),
+            slot: 0,
+            met: Vec::new(),
+        };
+        let registered = registration::register(&mut stream, "localhost", &registration).await.expect("registered");
+        let (session, incoming, driver) = Session::start(Role::Agent, stream, registered.early, config);
+        tokio::spawn(driver);
+        self.edge.session().await;
+        (session, incoming)
     }
 
     pub(crate) async fn visit(&self) -> Visitor {
@@ -140,6 +159,24 @@ impl Stage {
     pub(crate) async fn send(&self, request: &str) -> Answer {
         send(self.http, request).await
     }
+}
+
+/// What serves each of these hosts by its rules; the limit is the agent's.
+pub(crate) fn tables(hosts: &[(&str, Vec<Rule>)], max_connections: Option<u32>) -> (Arc<RoutingTable>, Agents) {
+    let entry = agents(&[("lab", "lab-token", crate::support::TOKEN)]);
+    let entries = entry.iter().map(|entry| {
+        let mut entry = (**entry).clone();
+        entry.max_connections = max_connections;
+        entry
+    });
+    let agents: Agents = entries.collect();
+    let hosts = hosts.iter().map(|(host, rules)| {
+        let rules = rules.iter().cloned().map(Arc::new).collect();
+        (host.parse::<Hostname>().expect("a hostname"), HostRules { owner: "web".into(), rules })
+    });
+    let listener = Arc::new(Listener::new(None, hosts));
+    let table = RoutingTable::new([(EntryPoint::Http, listener)], Certificates::default());
+    (Arc::new(table), agents)
 }
 
 /// One request to that edge, on a connection of its own.

@@ -33,6 +33,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- default (printf "%s-bridge" (include "culvert.fullname" .)) .Values.bridge.certificate.existingSecret }}
 {{- end }}
 
+{{- define "culvert.meshSecret" -}}
+{{- default (printf "%s-mesh" (include "culvert.fullname" .)) .Values.mesh.existingSecret }}
+{{- end }}
+
 {{/* What is cluster-wide carries the namespace in its name, so that two releases do not meet. */}}
 {{- define "culvert.clusterName" -}}
 {{- printf "%s:%s" .Release.Namespace (include "culvert.fullname" .) }}

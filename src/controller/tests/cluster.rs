@@ -68,7 +68,10 @@ async fn nothing_is_published_before_all_lists_are_complete() {
     call.answer(&list(&[host("shop", "shop.example.com", "1")], "1"));
     let compiled = running.compiled(|_| true).await;
     assert!(knows(&compiled, "shop.example.com"));
-    assert_eq!(*running.outputs.replicas.borrow().running, ["edge-1"]);
+    assert_eq!(
+        running.outputs.replicas.borrow().running.iter().map(|member| &*member.id).collect::<Vec<_>>(),
+        ["edge-1"]
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,7 +17,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{BackendStream, MAX_HEAD_BYTES, MAX_HEADERS, SendError, pool::Pool};
+use super::{
+    BackendStream, MAX_HEAD_BYTES, MAX_HEADERS, SendError,
+    before_head::{Allowance, BeforeHead},
+    pool::Pool,
+};
 use crate::proxy::message::upload::RequestBody;
 
 /// How long the rest of an upload may take after its answer.
@@ -28,12 +32,16 @@ const MAX_BUFFER: usize = MAX_HEAD_BYTES + 8 * 1024;
 
 type Sender = http1::SendRequest<RequestBody>;
 /// Boxed, once for all of its requests: it is large, and each request hands it on several times.
-type Connection = Box<http1::Connection<TokioIo<BackendStream>, RequestBody>>;
+type Connection = Box<http1::Connection<TokioIo<BeforeHead<BackendStream>>, RequestBody>>;
+
+/// What the task of a connection needs to give it back to its pool.
+type Release = (Sender, Allowance, Arc<Pool>);
 
 /// An HTTP/1.1 connection that is not in use.
 pub(crate) struct Idle {
     sender: Sender,
     connection: Connection,
+    allowance: Allowance,
     pub(crate) since: Instant,
 }
 
@@ -42,6 +50,7 @@ pub(crate) struct Idle {
 pub(crate) struct Exchange {
     sender: Sender,
     driver: Driver,
+    allowance: Allowance,
     reusable: bool,
 }
 
@@ -52,7 +61,7 @@ pub(crate) struct Exchange {
 /// while nobody reads the response.
 enum Driver {
     InPlace { connection: Connection, done: bool },
-    Task { release: oneshot::Sender<(Sender, Arc<Pool>)> },
+    Task { release: oneshot::Sender<Release> },
 }
 
 // === impl Idle ===
@@ -60,13 +69,14 @@ enum Driver {
 impl Idle {
     /// Speaks HTTP/1.1 over a link.
     pub(crate) async fn handshake(stream: BackendStream) -> hyper::Result<Self> {
+        let (stream, allowance) = BeforeHead::new(stream);
         let (sender, connection) = http1::Builder::new()
             .max_header_size(MAX_HEAD_BYTES)
             .max_buf_size(MAX_BUFFER)
             .max_headers(MAX_HEADERS)
             .handshake(TokioIo::new(stream))
             .await?;
-        Ok(Self { sender, connection: Box::new(connection), since: Instant::now() })
+        Ok(Self { sender, connection: Box::new(connection), allowance, since: Instant::now() })
     }
 
     /// Whether the backend still waits for a request: it has neither closed nor said anything unasked. Whoever asks is not
@@ -82,7 +92,8 @@ impl Idle {
         self,
         request: Request<RequestBody>,
     ) -> impl Future<Output = Result<(Response<Incoming>, Exchange), Box<SendError>>> {
-        let Self { mut sender, connection, .. } = self;
+        let Self { mut sender, connection, allowance, .. } = self;
+        allowance.renew();
         // Handed over before the future begins, which would else keep room for it.
         let has_body = !request.body().is_empty();
         let response = sender.try_send_request(request);
@@ -100,7 +111,9 @@ impl Idle {
                 driver.poll(cx);
                 response.as_mut().poll(cx)
             });
-            Ok((response.await?, Exchange { sender, driver, reusable: true }))
+            let response = response.await?;
+            allowance.lift();
+            Ok((response, Exchange { sender, driver, allowance, reusable: true }))
         }
     }
 }
@@ -138,12 +151,13 @@ impl Exchange {
         }
         match self.driver {
             Driver::InPlace { connection, done: false } => {
-                let upstream = Idle { sender: self.sender, connection, since: Instant::now() };
+                let upstream =
+                    Idle { sender: self.sender, connection, allowance: self.allowance, since: Instant::now() };
                 pool.put(upstream);
             }
             Driver::InPlace { done: true, .. } => {}
             // Where the task has ended, so has the connection.
-            Driver::Task { release } => drop(release.send((self.sender, pool.clone()))),
+            Driver::Task { release } => drop(release.send((self.sender, self.allowance, pool.clone()))),
         }
     }
 
@@ -155,12 +169,12 @@ impl Exchange {
             poll_fn(|cx| connection.poll_without_shutdown(cx)).await.ok()?;
         }
         let parts = connection.into_parts();
-        Some((parts.io.into_inner(), parts.read_buf))
+        Some((parts.io.into_inner().into_inner(), parts.read_buf))
     }
 }
 
 /// Polls a connection until it ends, or until it is given back idle.
-async fn drive(mut connection: Connection, released: oneshot::Receiver<(Sender, Arc<Pool>)>) {
+async fn drive(mut connection: Connection, released: oneshot::Receiver<Release>) {
     let mut released = pin!(released);
     let release = poll_fn(|cx| {
         if let Poll::Ready(release) = released.as_mut().poll(cx) {
@@ -169,7 +183,7 @@ async fn drive(mut connection: Connection, released: oneshot::Receiver<(Sender, 
         connection.poll_without_shutdown(cx).map(|_| None)
     })
     .await;
-    let Some((mut sender, pool)) = release else { return };
+    let Some((mut sender, allowance, pool)) = release else { return };
     // The response is complete, but the backend may have answered before it had all of the request. Nobody counts the rest
     // any more, so it has to come soon.
     let ready = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
@@ -177,6 +191,6 @@ async fn drive(mut connection: Connection, released: oneshot::Receiver<(Sender, 
         Poll::Pending => sender.poll_ready(cx).map(|ready| ready.is_ok()),
     });
     if timeout(REST, ready).await == Ok(true) {
-        pool.put(Idle { sender, connection, since: Instant::now() });
+        pool.put(Idle { sender, connection, allowance, since: Instant::now() });
     }
 }

@@ -21,10 +21,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Links that wait for the agent's answer at a time. With more, the opens of one TunnelHost, or those to one dead target, would
 /// stand before those of all others of the session.
 const MAX_OPENING: usize = 128;
-/// Most idle connections that are kept for one target through one session.
+/// Most idle connections that are kept for one target through one agent process.
 const MAX_IDLE: usize = 256;
 
-/// The connections of one TunnelHost to one target through one session. Since they are never shared between
+/// The connections of one TunnelHost to one target through one agent process, by whichever of its sessions. Since they are never shared between
 /// TunnelHosts, the flow of a link belongs to one of them.
 pub(in crate::proxy) struct Pool {
     /// `None` once the pool is closed: what comes back then is dropped.

@@ -51,7 +51,7 @@ impl BackendConfigs {
         link: Counted<Link>,
         limit: Duration,
     ) -> Result<(BackendStream, bool), ProxyError> {
-        let name = tls.server_name.as_deref().unwrap_or_else(|| host_of(target)).to_owned();
+        let name = tls.server_name.as_deref().or(target.host()).unwrap_or_default().to_owned();
         let name = ServerName::try_from(name.clone())
             .map_err(|_| ProxyError::BackendTls(format!("{name:?} is no name that a certificate can have")))?;
         let Configs { either, http1 } = self.of(tls).map_err(|error| ProxyError::BackendTls(error.to_string()))?;
@@ -75,12 +75,6 @@ impl BackendConfigs {
         self.0.lock().insert(tls.clone(), made.clone());
         Ok(made)
     }
-}
-
-/// The host of a target as certificates name it.
-fn host_of(target: &Target) -> &str {
-    let host = target.as_str().rsplit_once(':').map_or(target.as_str(), |(host, _)| host);
-    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// Why there is no TLS with a backend.
@@ -162,13 +156,6 @@ impl ServerCertVerifier for AnyCertificate {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_host_of_a_target_is_without_port_and_brackets() {
-        let host = |target: &str| host_of(&target.parse().expect("a target")).to_owned();
-        assert_eq!(host("app.lan:443"), "app.lan");
-        assert_eq!(host("[::1]:443"), "::1");
-    }
 
     #[test]
     fn a_configuration_is_made_once_and_forgotten_with_its_rule() {

@@ -4,7 +4,7 @@ use std::{error::Error, io, time::Duration};
 
 use super::ProxyError;
 use crate::{
-    proxy::message::upload::UploadError,
+    proxy::{backend::TooMuch, message::upload::UploadError},
     tunnel::{LinkError, RefuseCode},
 };
 
@@ -30,12 +30,17 @@ pub(in crate::proxy) fn of_link(error: &LinkError, limit: Duration) -> ProxyErro
 pub(in crate::proxy) fn of_exchange(error: &hyper::Error) -> ProxyError {
     if let Some(LinkError::SessionLost) = link_error(error) {
         ProxyError::SessionLost
+    } else if let Some(too_much) = io_error(error).and_then(|error| error.get_ref()?.downcast_ref::<TooMuch>()) {
+        ProxyError::InvalidResponse(too_much.to_string().into())
     } else if error.is_parse_too_large() {
         ProxyError::ResponseHeadTooLarge
     } else if error.is_parse() {
         ProxyError::InvalidResponse(error.to_string().into())
-    } else if let Some(UploadError::TooLarge(limit)) = error.source().and_then(|source| source.downcast_ref()) {
-        ProxyError::BodyTooLarge(*limit)
+    } else if let Some(error) = error.source().and_then(|source| source.downcast_ref()) {
+        match error {
+            UploadError::TooLarge(limit) => ProxyError::BodyTooLarge(*limit),
+            error => ProxyError::RequestBody(error.to_string()),
+        }
     } else if error.is_user() {
         ProxyError::RequestBody(error.to_string())
     } else {
@@ -62,5 +67,9 @@ pub(in crate::proxy) fn is_unprocessed(error: &hyper::Error) -> bool {
 }
 
 fn link_error(error: &hyper::Error) -> Option<&LinkError> {
-    LinkError::from_io(error.source()?.downcast_ref::<io::Error>()?)
+    LinkError::from_io(io_error(error)?)
+}
+
+fn io_error(error: &hyper::Error) -> Option<&io::Error> {
+    error.source()?.downcast_ref()
 }

@@ -2,17 +2,47 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
-/// Fields of one connection, never passed on (RFC 9110, 7.6.1, and those of RFC 2068 that are still met).
-static HOP_BY_HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    HeaderName::from_static("http2-settings"),
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
+/// Whether a field is of one connection, and never passed on (RFC 9110, 7.6.1, and those of RFC 2068 that are still met).
+fn is_of_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// Whether a field frames, routes or authenticates a message, and so has no meaning behind it.
+fn is_of_head(name: &str) -> bool {
+    matches!(
+        name,
+        "authorization"
+            | "content-encoding"
+            | "content-length"
+            | "content-range"
+            | "content-type"
+            | "cookie"
+            | "expect"
+            | "host"
+            | "set-cookie"
+            | "te"
+            | "trailer"
+            | "via"
+    )
+}
+
+/// Removes the fields of these names. It looks at those that are there, since most of what may be removed never is.
+pub(in crate::proxy) fn remove_where(headers: &mut HeaderMap, remove: impl Fn(&str) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| remove(name.as_str())).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
 
 /// Removes what belongs to one hop, including the fields that `Connection` names. Returns the protocol of a
 /// requested or accepted upgrade.
@@ -35,9 +65,7 @@ pub(in crate::proxy) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<Head
             }
         }
     }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
+    remove_where(headers, is_of_hop);
     // `TE` is of one hop too, but trailers pass all of them, and gRPC servers need to hear that.
     if headers.contains_key(header::TE) {
         let is_trailers = |value: &HeaderValue| {
@@ -50,6 +78,13 @@ pub(in crate::proxy) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<Head
         }
     }
     upgrade
+}
+
+/// Removes from a message's trailers what only its head may say (RFC 9110, 6.5.1): about the hop, its framing, where it goes and
+/// who sends it. Some recipients put trailers beside the head's fields as if they had come with them.
+pub(in crate::proxy) fn clean_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    remove_where(trailers, is_of_head);
 }
 
 /// Marks a message as carrying an upgrade on its next hop.
@@ -95,6 +130,25 @@ mod tests {
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["host", "te", "x-kept"]);
+    }
+
+    #[test]
+    fn trailers_say_nothing_of_the_head() {
+        let mut trailers = headers(&[
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "5"),
+            ("host", "evil.example.com"),
+            ("authorization", "Basic YTpi"),
+            ("te", "trailers"),
+            ("grpc-status", "0"),
+            ("x-sum", "1"),
+        ]);
+        clean_trailers(&mut trailers);
+        let mut left: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["grpc-status", "x-sum"]);
     }
 
     #[test]

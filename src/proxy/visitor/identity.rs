@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, header, uri::Scheme};
 use ipnet::IpNet;
 
+use crate::proxy::message::headers::remove_where;
+
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(in crate::proxy) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -40,11 +42,12 @@ pub(in crate::proxy) fn identify(
 ) -> Identity {
     let is_trusted = trusted.contains(peer.ip());
     let address = if is_trusted { trusted.visitor(headers, peer) } else { peer };
-    remove_where(headers, |name| {
-        if name.contains('_') { is_claim(&name.replace('_', "-")) } else { !is_trusted && is_identity(name) }
+    remove_where(headers, |name| match name {
+        // A program that follows CGI would take it for the address of its own proxy ("httpoxy"); no client has use for it.
+        "proxy" => true,
+        _ if name.contains('_') => is_claim(&name.replace('_', "-")),
+        _ => !is_trusted && is_identity(name),
     });
-    // A program that follows CGI would take it for the address of its own proxy ("httpoxy"); no client has use for it.
-    headers.remove("proxy");
 
     let peer_text = text(peer.ip());
     if is_trusted && headers.contains_key(X_FORWARDED_FOR) {
@@ -74,6 +77,12 @@ pub(in crate::proxy) fn identify(
     }
     check_trace(headers);
     Identity { address, secure }
+}
+
+/// Removes from a request's trailers what only its head may say of the visitor, or the edge. Of a trusted proxy too: none says it
+/// so late.
+pub(in crate::proxy) fn clean_trailers(trailers: &mut HeaderMap) {
+    remove_where(trailers, |name| is_claim(&name.replace('_', "-")) || name == "tracestate");
 }
 
 /// The request's place in a trace (W3C Trace Context, 3.2), if that is known.
@@ -162,13 +171,6 @@ fn is_identity(name: &str) -> bool {
 /// `X-Forwarded-For`, so twins with underscores are nobody's word.
 fn is_claim(name: &str) -> bool {
     is_identity(name) || matches!(name, "x-request-id" | "authorization" | "host" | "proxy" | "via" | "traceparent")
-}
-
-fn remove_where(headers: &mut HeaderMap, remove: impl Fn(&str) -> bool) {
-    let names: Vec<HeaderName> = headers.keys().filter(|name| remove(name.as_str())).cloned().collect();
-    for name in names {
-        headers.remove(name);
-    }
 }
 
 /// Puts one more entry at the end of a list, in one field.
@@ -324,6 +326,24 @@ mod tests {
         assert_eq!(visitor("203.0.113.9, nonsense"), "198.51.100.7");
         let (_, untrusted) = identified(&[("x-forwarded-for", "1.2.3.4")], "192.0.2.0/24");
         assert_eq!(untrusted.address, PEER.parse().expect("an address"));
+    }
+
+    #[test]
+    fn trailers_say_nothing_of_the_visitor() {
+        let mut trailers = headers(&[
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x_forwarded_user", "root"),
+            ("forwarded", "for=10.0.0.1"),
+            ("true-client-ip", "10.0.0.1"),
+            ("x-request-id", "1"),
+            ("via", "1.1 evil"),
+            ("traceparent", TRACE),
+            ("tracestate", "a=1"),
+            ("proxy", "http://evil.example.com"),
+            ("x-sum", "1"),
+        ]);
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-sum"]);
     }
 
     #[test]

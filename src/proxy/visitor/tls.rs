@@ -167,7 +167,7 @@ impl Tls {
     }
 }
 
-/// Whether a visitor puts ChaCha20 before AES, as those do whose processors have no instructions for AES.
+/// Whether a visitor puts `ChaCha20` before AES, as those do whose processors have no instructions for AES.
 fn prefers_chacha(suites: &[CipherSuite]) -> bool {
     let known = |suite: &&CipherSuite| {
         matches!(

@@ -121,6 +121,7 @@ impl Machine {
         }
         let held = receiving.queue.held();
         self.budget.recount(before, held);
+        self.counts.received += length as u64;
         if first {
             self.events.push_back(Event::Readable(id));
         }

@@ -34,6 +34,8 @@ pub(super) struct Outbox {
     pub(super) pong: Option<[u8; 8]>,
     /// Whether something was framed that waits for an answer.
     pub(super) asks: bool,
+    /// How many bytes of links were framed so far.
+    pub(super) sent: u64,
 }
 
 /// Reads through several slices as if they were one.
@@ -102,6 +104,7 @@ impl Outbox {
             spend(link, length);
             done += length;
         }
+        self.sent += done as u64;
         self.asks |= done > 0;
         done
     }
@@ -132,6 +135,7 @@ impl Outbox {
             self.stage.copy(&Header::encode(Kind::Data, length, id));
             link.sending.queue.transfer(length, &mut self.stage);
             spend(link, length);
+            self.sent += length as u64;
             self.asks = true;
         }
         if link.sending.queue.is_empty() {
@@ -140,6 +144,11 @@ impl Outbox {
                 self.end(id, link);
             }
         }
+    }
+
+    /// Nothing more will be sent.
+    pub(super) fn lose(&mut self) {
+        *self = Self { sent: self.sent, ..Self::default() };
     }
 
     fn shrink(&mut self) {
