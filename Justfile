@@ -49,3 +49,7 @@ bench *args:
 # Others' test suites against a running Culvert, all or by name; `just conformance --list` names them.
 conformance *args:
     tests/conformance/run {{ args }}
+
+# What visitors notice when something fails, all scenarios or by name; `just faults --list` names them, `--quick` is for a glance.
+faults *args:
+    tests/faults/run {{ args }}

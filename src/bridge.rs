@@ -6,6 +6,7 @@
 //! as a watch of [`Replica`](crate::tunnel::Replica)s, and its sessions go out as a watch. The [`Mesh`] leads from replica to
 //! replica.
 
+mod brief;
 mod connection;
 mod ending;
 mod instances;

@@ -16,6 +16,8 @@ mod edge;
 mod fleet;
 mod limits;
 #[cfg(feature = "edge")]
+mod remembered;
+#[cfg(feature = "edge")]
 mod serve;
 mod signals;
 #[cfg(feature = "edge")]

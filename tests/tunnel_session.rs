@@ -241,7 +241,7 @@ async fn notes_arrive_in_order() {
     let notes = [
         Note::Welcome { replica: "edge-0".into(), version: "0.1.0".into(), replicas: replicas.clone() },
         Note::Replicas { replicas },
-        Note::Drain { seconds: None },
+        Note::Drain { seconds: Some(25) },
     ];
     for note in &notes {
         edge.session.note(note).expect("a session");

@@ -215,7 +215,7 @@ impl Response {
                 written.map_err(|error| Failure::of_link(&error))?;
             }
             match self.state {
-                ResponseState::Open if self.bulk => ready!(self.poll_large(backend, cx))?,
+                ResponseState::Open if self.bulk => ready!(self.poll_large(link, backend, cx))?,
                 ResponseState::Open => ready!(self.poll_small(link, backend, cx))?,
                 ResponseState::Ending => {
                     let ended = ready!(Pin::new(&mut *link).poll_shutdown(cx));
@@ -253,7 +253,9 @@ impl Response {
     }
 
     /// Reads into a buffer that the link then takes over.
-    fn poll_large(&mut self, backend: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    fn poll_large(&mut self, link: &mut Link, backend: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        // What is read has to be kept until the link takes it; the backend can keep it as well.
+        ready!(link.poll_writable(cx));
         let mut buffer = BytesMut::with_capacity(READ);
         let read = match pin!(backend.read_buf(&mut buffer)).poll(cx) {
             Poll::Ready(read) => read.map_err(Failure::Backend)?,

@@ -67,6 +67,8 @@ struct Running {
     sessions: JoinSet<Ended>,
     /// The last failure that was logged, and when: an edge that is away is not worth a line a second.
     logged: Option<(String, Instant)>,
+    /// Sessions in a row that ended as soon as they had begun.
+    brief: u32,
     status: Status,
 }
 
@@ -75,8 +77,12 @@ struct Ended {
     replica: String,
     slot: u32,
     serial: u64,
+    since: Instant,
     reason: CloseReason,
 }
+
+/// With more sessions in a row that ended at once, their beginnings and ends are no news.
+const BRIEF: u32 = 3;
 
 // === impl Agent ===
 
@@ -116,6 +122,7 @@ impl Agent {
             under_way: HashMap::new(),
             sessions: JoinSet::new(),
             logged: None,
+            brief: 0,
             status,
         };
         loop {
@@ -170,11 +177,16 @@ impl Running {
     fn registered(&mut self, dial: &Dial, edge: &EdgeUrl, dialled: Dialled) {
         let (replica, slot) = (dialled.replica.clone(), dial.slot);
         let Dialled { address, transport, proxy, .. } = &dialled;
-        tracing::info!(%edge, %address, replica, slot, transport, proxy, "connected to the edge");
-        self.logged = None;
+        if self.brief < BRIEF {
+            tracing::info!(%edge, %address, replica, slot, transport, proxy, "connected to the edge");
+            self.logged = None;
+        } else {
+            tracing::debug!(%edge, %address, replica, slot, transport, proxy, "connected to the edge, again");
+        }
         let serial = self.plan.registered(dial, &replica, Instant::now());
         let session = self.serve.clone().session(serial, dialled);
-        self.sessions.spawn(async move { Ended { reason: session.await, replica, slot, serial } });
+        let since = Instant::now();
+        self.sessions.spawn(async move { Ended { reason: session.await, replica, slot, serial, since } });
     }
 
     fn failed(&mut self, dial: &Dial, edge: &EdgeUrl, error: &DialError) {
@@ -208,13 +220,20 @@ impl Running {
     }
 
     fn lost(&mut self, ended: &Ended) {
-        let Ended { replica, slot, serial, reason } = ended;
+        let Ended { replica, slot, serial, since, reason } = ended;
+        self.brief = if since.elapsed() < Duration::from_secs(1) { self.brief.saturating_add(1) } else { 0 };
         let retry = match self.plan.lost(*serial, rand::random(), Instant::now()) {
             Some(delay) => format!("{:.1} s", delay.as_secs_f64()),
             None => "not now: it left, or another session is there or comes first".to_owned(),
         };
         self.status.lost(format!("lost a session with {replica}: {reason}"));
-        tracing::warn!(replica, slot, retry, "lost a session with the edge: {reason}");
+        let (text, now) = (format!("lost a session with the edge: {reason}"), Instant::now());
+        if self.brief > BRIEF && self.is_repeated(&text, now) {
+            tracing::debug!(replica, slot, retry, "{text}");
+        } else {
+            tracing::warn!(replica, slot, retry, "{text}");
+            self.logged = Some((text, now));
+        }
     }
 
     fn is_repeated(&self, text: &str, now: Instant) -> bool {

@@ -22,7 +22,9 @@ use tokio_rustls::{TlsAcceptor, server::StartHandshake};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Config, Registry, Security, instances,
+    Config, Registry, Security,
+    brief::Brief,
+    instances,
     metrics::Metrics,
     registration::{Accepted, Denied, Registrar},
     registry::{AgentSession, Cause, NewSession},
@@ -45,6 +47,7 @@ pub(super) struct Shared {
     pub(super) registry: Registry,
     pub(super) metrics: Metrics,
     pub(super) throttle: Throttle,
+    pub(super) brief: Brief,
     pub(super) waiting: WaitingRoom,
     /// The connections, registered or not.
     pub(super) tasks: TaskTracker,
@@ -264,19 +267,22 @@ impl Shared {
 
     async fn run(self: Arc<Self>, session: Arc<AgentSession>, mut incoming: Incoming, driver: JoinHandle<CloseReason>) {
         let AgentSession { id, agent, instance, version, remote_address: source, .. } = &*session;
-        tracing::info!(session = id, %agent, %instance, %version, %source, "agent connected");
+        let started = Instant::now();
+        let is_news = self.brief.is_news(agent, started);
+        if is_news {
+            tracing::info!(session = id, %agent, %instance, %version, %source, "agent connected");
+        }
         let mut leaves = None;
         loop {
             let next = incoming.next();
-            let event = match leaves {
-                None => next.await,
-                Some(links_end) => match timeout(LOOK_AGAIN, next).await {
-                    Ok(event) => event,
-                    Err(_) => {
-                        session.leaves(links_end);
-                        continue;
-                    }
-                },
+            let event = if let Some(links_end) = leaves {
+                let Ok(event) = timeout(LOOK_AGAIN, next).await else {
+                    session.leaves(links_end);
+                    continue;
+                };
+                event
+            } else {
+                next.await
             };
             match event {
                 Some(IncomingEvent::Note(Note::Drain { seconds })) => {
@@ -293,7 +299,12 @@ impl Shared {
         self.registry.remove(&session);
         let label = reason_label(&reason, session.cause());
         self.metrics.session_ended(agent, label);
-        tracing::info!(session = id, %agent, %instance, %source, reason = label, "agent disconnected: {reason}");
+        self.brief.ended(agent, started, Instant::now());
+        if is_news {
+            tracing::info!(session = id, %agent, %instance, %source, reason = label, "agent disconnected: {reason}");
+        } else {
+            tracing::debug!(session = id, %agent, %instance, %source, reason = label, "agent disconnected: {reason}");
+        }
     }
 
     /// Ends the sessions of those who could not register any more.

@@ -19,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Registry,
+    brief::Brief,
     connection::Shared,
     metrics::Metrics,
     registration::Registrar,
@@ -85,6 +86,7 @@ impl Bridge {
             registry,
             metrics,
             throttle: Throttle::default(),
+            brief: Brief::default(),
             waiting: WaitingRoom::default(),
             tasks: TaskTracker::new(),
             leaves: AtomicBool::new(false),

@@ -69,6 +69,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         bridge_hostname: None,
         visitors: proxy::Config::default(),
         access_log: None,
+        state: None,
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(1),
     })

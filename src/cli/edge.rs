@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, certificate::FollowedCertificate, fleet::Fleet, signals, wiring};
+use super::{Failure, certificate::FollowedCertificate, fleet::Fleet, remembered::Remembered, signals, wiring};
 use crate::{
     bridge::{self, Bridge, Mesh, MeshConfig, MeshIdentity, MeshPeer},
     controller::{ClusterConfig, Controller, Sessions},
@@ -54,6 +54,8 @@ pub(super) struct EdgeConfig {
     pub(super) visitors: proxy::Config,
     /// How requests are logged on standard output, if they are.
     pub(super) access_log: Option<AccessLogFormat>,
+    /// Where an edge without a cluster keeps which agents it had, to wait for them after a restart.
+    pub(super) state: Option<PathBuf>,
     /// How long visitors are still taken after readiness is gone.
     pub(super) drain_delay: Duration,
     /// How long requests in progress and upgraded connections may go on after that.
@@ -83,6 +85,7 @@ pub(super) struct Edge {
     replicas: watch::Sender<Arc<[Replica]>>,
     sessions: watch::Sender<Arc<Sessions>>,
     fleet: Fleet,
+    remembered: Option<Remembered>,
     drain_delay: Duration,
     drain_timeout: Duration,
     /// Writes what is left when the edge has ended.
@@ -197,6 +200,7 @@ impl Edge {
             replicas,
             sessions,
             fleet,
+            remembered: config.state.as_deref().map(Remembered::read),
             drain_delay,
             drain_timeout,
             access_log_writer,
@@ -254,12 +258,17 @@ impl Edge {
             mesh
         });
 
+        let expected = match &self.remembered {
+            Some(remembered) => watch::Sender::new(remembered.agents.clone()).subscribe(),
+            None => outputs.expected,
+        };
         let wiring = async {
             tokio::join!(
                 wiring::publish(outputs.compiled, &proxy, &self.agents, &self.table, &known),
-                wiring::settle(known.subscribe(), outputs.expected, bridge.registry().watch(), &ready),
+                wiring::settle(known.subscribe(), expected, bridge.registry().watch(), &ready),
                 wiring::follow_replicas(outputs.replicas, &self.fleet, &proxy, &self.replicas, &self.neighbours),
                 wiring::follow_sessions(bridge.registry().watch(), &self.fleet.own, &self.sessions),
+                wiring::remember(ready.subscribe(), bridge.registry().watch(), self.remembered.as_ref()),
             );
             // What they follow ends only with the process.
             std::future::pending::<()>().await;

@@ -95,7 +95,8 @@ pub(super) struct Args {
     /// that the others know it by.
     #[arg(long, value_name = "FILE", env = "CULVERT_MESH_KEY", requires = "mesh")]
     mesh_key: Option<PathBuf>,
-    /// A folder for what must outlive a restart: the bridge's certificate, where --bridge-cert is not given.
+    /// A folder for what must outlive a restart: the bridge's certificate, where --bridge-cert is not given, and with --manifests
+    /// the names of the agents that were connected, which a restarted edge waits for (5s at most) before it takes visitors.
     #[arg(long, value_name = "DIR", default_value = "culvert-state", env = "CULVERT_STATE")]
     state: PathBuf,
     /// A PEM file with the bridge's certificate, the same on all replicas. Without it one is made, and kept in --state.
@@ -148,6 +149,8 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         Some(Hostname::Exact(name)) => Some(name.to_string()),
         None => None,
     };
+    // In a cluster the objects' status tells.
+    let state = args.manifests.is_some().then(|| args.state.clone());
     if let Some(same) = args.peers.iter().find(|peer| peer.id == args.replica) {
         return Err(format!("--peers: {same} has the name of this replica; give each another --replica").into());
     }
@@ -178,6 +181,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         bridge_hostname,
         access_log: args.visitors.access_log(),
         visitors: args.visitors.into_config()?,
+        state,
         drain_delay: args.drain_delay.unwrap_or(usual_delay),
         drain_timeout: args.drain_timeout,
     })

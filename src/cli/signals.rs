@@ -2,7 +2,8 @@ use std::io;
 
 use tokio_util::sync::CancellationToken;
 
-/// A token that is cancelled when the process is asked to end: SIGTERM, as Kubernetes and systemd ask, or Ctrl-C.
+/// A token that is cancelled when the process is asked to end: SIGTERM, as Kubernetes and systemd ask, or Ctrl-C. Asked for the
+/// second time, it ends at once.
 ///
 /// # Errors
 /// Where the system does not let us hear signals.
@@ -12,15 +13,22 @@ pub(super) fn stop_token() -> io::Result<CancellationToken> {
     #[cfg(unix)]
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::spawn(async move {
-        #[cfg(unix)]
-        let terminated = terminate.recv();
-        #[cfg(not(unix))]
-        let terminated = std::future::pending::<()>();
-        tokio::select! {
-            _ = terminated => {}
-            _ = tokio::signal::ctrl_c() => {}
+        loop {
+            #[cfg(unix)]
+            let terminated = terminate.recv();
+            #[cfg(not(unix))]
+            let terminated = std::future::pending::<()>();
+            tokio::select! {
+                _ = terminated => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            if asked.is_cancelled() {
+                // Whoever asks twice does not want to wait for what is in progress.
+                tracing::warn!("asked to stop for the second time: what is in progress is cut");
+                std::process::exit(1);
+            }
+            asked.cancel();
         }
-        asked.cancel();
     });
     Ok(stop)
 }

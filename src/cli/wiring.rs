@@ -9,7 +9,7 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use tokio::{sync::watch, time::timeout};
 
-use super::fleet::Fleet;
+use super::{fleet::Fleet, remembered::Remembered};
 use crate::{
     api,
     bridge::{self, AgentSession, MeshPeer},
@@ -70,6 +70,19 @@ pub(super) async fn settle(
         tracing::warn!("{} agents that had a session have not come yet, one of them {one}", missing.len());
     }
     ready.send_replace(true);
+}
+
+/// Remembers for the next start which agents there are, once those of the last time have had their time to come.
+pub(super) async fn remember(
+    mut ready: watch::Receiver<bool>,
+    live: watch::Receiver<bridge::Sessions>,
+    remembered: Option<&Remembered>,
+) {
+    if let Some(remembered) = remembered
+        && ready.wait_for(|ready| *ready).await.is_ok()
+    {
+        remembered.follow(live).await;
+    }
 }
 
 /// Tells the proxy, the agents and the mesh which replicas there are.

@@ -79,7 +79,9 @@ pub(super) async fn run(mut source: Source, mut stores: Stores, published: Publi
             Effect::Table => {
                 let now = Instant::now();
                 let at_most = due.map_or(now + AT_MOST, |due| due.at_most);
-                due = Some(Due { quiet: now + QUIET, at_most });
+                // Agents and visitors wait for the first table, which has all there is as soon as the lists are complete.
+                let starts = published.compiled.borrow().is_none() && stores.complete();
+                due = Some(Due { quiet: if starts { now } else { now + QUIET }, at_most });
             }
         }
     }

@@ -54,8 +54,6 @@ struct Answered {
     response: Response<Incoming>,
     exchange: Exchange,
     pool: Arc<Pool>,
-    /// Through which session it comes.
-    session: Arc<AgentSession>,
     /// It came before the request's body was wanted, which then never is.
     refused: bool,
 }
@@ -88,8 +86,8 @@ pub(super) async fn forward(
     }
     let upload = outgoing.body().progress();
     account.uploads(upload.clone());
-    let answered = forward.attempts(outgoing, upgrade.is_some(), account).await?;
-    let Answered { mut response, exchange, pool, session, refused } = answered;
+    let (answered, session) = forward.attempts(outgoing, upgrade.is_some(), account).await?;
+    let Answered { mut response, exchange, pool, refused } = answered;
     account.backend_answered(response.status());
 
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -124,13 +122,13 @@ pub(super) async fn forward(
 
 impl Forward<'_> {
     /// Tries until a backend answers, or until another attempt would not be safe or would change nothing. A request that may
-    /// become a join gets a link of its own.
+    /// become a join gets a link of its own. The answer comes with the session that it comes through.
     async fn attempts(
         &self,
         mut request: Request<RequestBody>,
         own_link: bool,
         account: &mut Account,
-    ) -> Result<Answered, ProxyError> {
+    ) -> Result<(Answered, Arc<AgentSession>), ProxyError> {
         let turn = self.state.turn(self.rule.id.route);
         let mut tried = Vec::new();
         let mut failure = None;
@@ -149,14 +147,17 @@ impl Forward<'_> {
             let connected = match self.connect(&session, &target, own_link, request.headers()).await {
                 Ok(connected) => connected,
                 Err(error) if error.may_go_elsewhere() => {
-                    failure = Some(error);
+                    // A session that was over before it was of use says no more than that nobody is there.
+                    if error != ProxyError::SessionLost {
+                        failure = Some(error);
+                    }
                     tried.push((session.id, target));
                     continue;
                 }
                 Err(error) => return Err(error),
             };
             match self.exchange(&session, connected, request).await {
-                Ok(answered) => return Ok(answered),
+                Ok(answered) => return Ok((answered, session)),
                 Err((error, Some(unsent))) => {
                     // It may still be listed.
                     if error == ProxyError::SessionLost {
@@ -178,13 +179,13 @@ impl Forward<'_> {
         own_link: bool,
         headers: &HeaderMap,
     ) -> Result<Connected, ProxyError> {
+        let pool = self.state.pool(session.process, target, &self.backend.protocol);
         if self.backend.proxy_protocol.is_some() {
             // What was said of one visitor holds for no other.
-            let pool = Arc::new(Pool::closed());
+            let pool = Arc::new(pool.closed());
             let upstream = self.dial(session, target, &pool, own_link, headers).await?;
             return Ok(Connected { upstream, reused: false, pool });
         }
-        let pool = self.state.pool(session.process, target, &self.backend.protocol);
         if own_link {
             let upstream = self.dial(session, target, &pool, true, headers).await?;
             return Ok(Connected { upstream, reused: false, pool });
@@ -249,11 +250,13 @@ impl Forward<'_> {
         };
         let limit = self.rule.timeouts.connect;
         let started = Instant::now();
-        let mut link = session.open(&open).map_err(|_| ProxyError::SessionLost)?;
-        timeout(limit, link.opened())
-            .await
-            .map_err(|_| ProxyError::ConnectTimeout(limit))?
-            .map_err(|error| failure::of_link(&error, limit))?;
+        let opening = async {
+            let _place = pool.opening().await;
+            let mut link = session.open(&open).map_err(|_| ProxyError::SessionLost)?;
+            link.opened().await.map_err(|error| failure::of_link(&error, limit))?;
+            Ok(link)
+        };
+        let link = timeout(limit, opening).await.map_err(|_| ProxyError::ConnectTimeout(limit))??;
         self.shared.makers.metrics.link_open.observe(started.elapsed().as_secs_f64());
         // The TunnelHost may be deleted in this moment.
         let meter = self.state.meter(&session.agent, &self.shared.makers.flow).ok_or(ProxyError::UnknownHost)?;
@@ -278,7 +281,7 @@ impl Forward<'_> {
     /// again: the backend did nothing of it, or it is safe to repeat and a reused connection was closing or the session was lost.
     fn exchange(
         &self,
-        session: &Arc<AgentSession>,
+        session: &AgentSession,
         connected: Connected,
         request: Request<RequestBody>,
     ) -> impl Future<Output = Result<Answered, (ProxyError, Option<Request<RequestBody>>)>> {
@@ -299,7 +302,7 @@ impl Forward<'_> {
                         if refused {
                             exchange.abandon_upload();
                         }
-                        return Ok(Answered { response, exchange, pool, session: session.clone(), refused });
+                        return Ok(Answered { response, exchange, pool, refused });
                     }
                     Ok(Err(error)) => {
                         let SendError { error, unsent } = *error;

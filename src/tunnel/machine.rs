@@ -298,6 +298,18 @@ impl Machine {
         self.links.get(&id)?.failure.as_ref()
     }
 
+    /// Whether a write would have an effect; where not, [`Event::Writable`] tells when it would.
+    pub fn is_writable(&mut self, id: u32) -> bool {
+        let limit = self.config.send_queue;
+        match writable(&mut self.links, id) {
+            Ok(link) => {
+                link.sending.blocked = link.sending.room(limit) == 0;
+                !link.sending.blocked
+            }
+            Err(_) => true,
+        }
+    }
+
     /// Writes to a link: returns how much was taken, 0 where it has to wait for [`Event::Writable`].
     ///
     /// # Errors

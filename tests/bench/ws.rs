@@ -5,7 +5,7 @@
 use std::{
     env,
     error::Error,
-    io::{self, Read, Write},
+    io::{self, Write},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -88,7 +88,8 @@ async fn ping_pong(
     say(&format_args!("{total} {}", started.elapsed().as_secs_f64()))
 }
 
-/// Opens the connections, uses each of them once, says so, and holds them until standard input ends.
+/// Opens the connections, uses each of them once, says so, and holds them until standard input ends; with each line that comes
+/// there, it uses each of them once more.
 async fn idle(address: SocketAddr, host: &str, count: usize) -> Result<(), Failure> {
     let mut sockets = open(address, host, count).await?;
     for socket in &mut sockets {
@@ -96,7 +97,12 @@ async fn idle(address: SocketAddr, host: &str, count: usize) -> Result<(), Failu
     }
     say(&"open")?;
     // Nothing else runs here: what arrives meanwhile, if anything, may wait.
-    io::stdin().read_to_end(&mut Vec::new())?;
+    for _ in io::stdin().lines() {
+        for socket in &mut sockets {
+            round_trip(socket, Message::binary(vec![b'y'; 125])).await?;
+        }
+        say(&"echoed")?;
+    }
     Ok(())
 }
 

@@ -130,7 +130,8 @@ async fn a_session_lost_while_waiting_is_502() {
     stage.serve(&[&target]);
     let mut visitor = stage.visit().await;
     visitor.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await;
-    let _held = crate::support::accept(&listener).await;
+    let mut held = crate::support::accept(&listener).await;
+    read_head(&mut held).await;
     // Removing its credential ends the agent's session at once.
     stage.edge.agents.send_replace(std::sync::Arc::default());
     is_ours(&visitor.answer().await, 502, "connection_terminated");

@@ -19,6 +19,7 @@ mod framing;
 mod http2;
 mod identity;
 mod input;
+mod isolation;
 mod mesh;
 mod policies;
 mod proxy_protocol;

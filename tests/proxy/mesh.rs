@@ -59,7 +59,7 @@ impl Node {
 
     /// Routes [`HOST`] to this target.
     fn serve(&self, target: &str) {
-        let (table, agents) = stage::tables(HOST, vec![rule(&[target], Vec::new())], None);
+        let (table, agents) = stage::tables(&[(HOST, vec![rule(&[target], Vec::new())])], None);
         self.table.send_replace(table.clone());
         self.proxy.update(table, &agents);
     }

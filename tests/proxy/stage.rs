@@ -105,7 +105,16 @@ impl Stage {
 
     /// Serves this host by these rules.
     pub(crate) fn serve_host(&self, host: &str, rules: Vec<Rule>, max_connections: Option<u32>) {
-        let (table, agents) = tables(host, rules, max_connections);
+        self.serve_table(&[(host, rules)], max_connections);
+    }
+
+    /// Serves each of these hosts by its rules.
+    pub(crate) fn serve_hosts(&self, hosts: &[(&str, Vec<Rule>)]) {
+        self.serve_table(hosts, None);
+    }
+
+    fn serve_table(&self, hosts: &[(&str, Vec<Rule>)], max_connections: Option<u32>) {
+        let (table, agents) = tables(hosts, max_connections);
         self.proxy.update(table, &agents);
     }
 
@@ -152,8 +161,8 @@ impl Stage {
     }
 }
 
-/// What serves this host by these rules; the limit is the agent's.
-pub(crate) fn tables(host: &str, rules: Vec<Rule>, max_connections: Option<u32>) -> (Arc<RoutingTable>, Agents) {
+/// What serves each of these hosts by its rules; the limit is the agent's.
+pub(crate) fn tables(hosts: &[(&str, Vec<Rule>)], max_connections: Option<u32>) -> (Arc<RoutingTable>, Agents) {
     let entry = agents(&[("lab", "lab-token", crate::support::TOKEN)]);
     let entries = entry.iter().map(|entry| {
         let mut entry = (**entry).clone();
@@ -161,8 +170,11 @@ pub(crate) fn tables(host: &str, rules: Vec<Rule>, max_connections: Option<u32>)
         entry
     });
     let agents: Agents = entries.collect();
-    let rules = HostRules { owner: "web".into(), rules: rules.into_iter().map(Arc::new).collect() };
-    let listener = Arc::new(Listener::new(None, [(host.parse::<Hostname>().expect("a hostname"), rules)]));
+    let hosts = hosts.iter().map(|(host, rules)| {
+        let rules = rules.iter().cloned().map(Arc::new).collect();
+        (host.parse::<Hostname>().expect("a hostname"), HostRules { owner: "web".into(), rules })
+    });
+    let listener = Arc::new(Listener::new(None, hosts));
     let table = RoutingTable::new([(EntryPoint::Http, listener)], Certificates::default());
     (Arc::new(table), agents)
 }

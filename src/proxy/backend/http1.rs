@@ -27,6 +27,9 @@ use crate::proxy::message::upload::RequestBody;
 /// How long the rest of an upload may take after its answer.
 const REST: Duration = Duration::from_secs(5);
 
+/// What a connection reads or holds at a time: a whole head, or a piece of a body that its visitor may not take for long.
+const MAX_BUFFER: usize = MAX_HEAD_BYTES + 8 * 1024;
+
 type Sender = http1::SendRequest<RequestBody>;
 /// Boxed, once for all of its requests: it is large, and each request hands it on several times.
 type Connection = Box<http1::Connection<TokioIo<BeforeHead<BackendStream>>, RequestBody>>;
@@ -69,6 +72,7 @@ impl Idle {
         let (stream, allowance) = BeforeHead::new(stream);
         let (sender, connection) = http1::Builder::new()
             .max_header_size(MAX_HEAD_BYTES)
+            .max_buf_size(MAX_BUFFER)
             .max_headers(MAX_HEADERS)
             .handshake(TokioIo::new(stream))
             .await?;

@@ -8,13 +8,19 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{sync::MutexGuard, time::Instant};
+use tokio::{
+    sync::{MutexGuard, Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
 use super::{Idle, Lease, MAX_STREAMS, Shared, Upstream};
 use crate::routing::{BackendTls, Protocol};
 
 /// Longer than this, an idle connection is not worth its memory. Most servers close theirs earlier.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+/// Links that wait for the agent's answer at a time. With more, the opens of one TunnelHost, or those to one dead target, would
+/// stand before those of all others of the session.
+const MAX_OPENING: usize = 128;
 /// Most idle connections that are kept for one target through one agent process.
 const MAX_IDLE: usize = 256;
 
@@ -23,6 +29,8 @@ const MAX_IDLE: usize = 256;
 pub(in crate::proxy) struct Pool {
     /// `None` once the pool is closed: what comes back then is dropped.
     connections: Mutex<Option<Connections>>,
+    /// The places of [`MAX_OPENING`].
+    opening: Arc<Semaphore>,
     /// Whoever makes a connection that others may share holds it, so that they wait for that one.
     dialling: tokio::sync::Mutex<()>,
     /// The backend does not speak HTTP/2, as its TLS has told.
@@ -87,17 +95,18 @@ impl Hash for Speaks {
 
 impl Pool {
     pub(in crate::proxy) fn new() -> Self {
-        Self::with(Some(Connections::default()))
+        Self::with(Some(Connections::default()), Arc::new(Semaphore::new(MAX_OPENING)))
     }
 
-    /// One that keeps nothing.
-    pub(in crate::proxy) fn closed() -> Self {
-        Self::with(None)
+    /// One beside this one that keeps nothing.
+    pub(in crate::proxy) fn closed(&self) -> Self {
+        Self::with(None, self.opening.clone())
     }
 
-    fn with(connections: Option<Connections>) -> Self {
+    fn with(connections: Option<Connections>, opening: Arc<Semaphore>) -> Self {
         Self {
             connections: Mutex::new(connections),
+            opening,
             dialling: tokio::sync::Mutex::default(),
             only_http1: AtomicBool::new(false),
             stream_limit: Arc::new(AtomicUsize::new(MAX_STREAMS)),
@@ -136,6 +145,12 @@ impl Pool {
         if let Some(connections) = &mut *self.connections.lock() {
             connections.shared.push(connection);
         }
+    }
+
+    /// Waits for a place among the links that are being opened, which is free again when it is dropped.
+    pub(in crate::proxy) async fn opening(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.opening.acquire().await.ok()
     }
 
     /// Waits until nobody else makes a connection that could be shared; `None` where none can be.

@@ -140,11 +140,11 @@ mod tests {
         match payload.len() {
             length @ ..126 => frame.push(mask | u8::try_from(length).expect("small")),
             length @ ..0x1_0000 => {
-                frame.push(mask | 126);
+                frame.push(mask | 0x7e);
                 frame.extend(u16::try_from(length).expect("small").to_be_bytes());
             }
             length => {
-                frame.push(mask | 127);
+                frame.push(mask | 0x7f);
                 frame.extend((length as u64).to_be_bytes());
             }
         }

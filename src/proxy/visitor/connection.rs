@@ -37,6 +37,9 @@ use crate::proxy::{
     service::{self, Visitor},
 };
 
+/// What a connection holds at least of what its visitor does not take; more where heads may be larger.
+const MIN_BUFFER: usize = 64 * 1024;
+
 /// A connection that was accepted, and by whom.
 pub(in crate::proxy) struct Accepted {
     pub(in crate::proxy) shared: Arc<Shared>,
@@ -147,6 +150,7 @@ impl Accepted {
             let connection = http1::Builder::new()
                 .max_header_size(shared.config.max_header_bytes)
                 .max_headers(shared.config.max_headers)
+                .max_buf_size(shared.config.max_header_bytes.max(MIN_BUFFER))
                 .serve_connection(io, service)
                 .with_upgrades();
             watch(&shared, &phase, connection, peer, shutdown, token).await;

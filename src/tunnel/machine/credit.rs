@@ -15,6 +15,12 @@ const FAST: u32 = 1024 * 1024;
 /// A round trip counts as at least this long: below, it is scheduling that is measured.
 const SHORTEST_TRIP: Duration = Duration::from_millis(1);
 
+/// Until a reader has taken this much over a short way, its window stays at the floor, which is enough there: what it takes at
+/// first goes into sockets and buffers between it and the link, and tells nothing of the reader.
+const BUFFERED: u64 = 1024 * 1024;
+/// A short way. On a long one a window has to grow at once, or the beginning of a download would take seconds.
+const SHORT_TRIP: Duration = Duration::from_millis(5);
+
 /// What all links of a session share: how much windows may have beyond the floor, and what is unread.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -81,7 +87,8 @@ impl Window {
         self.used = true;
         if self.taken - self.mark >= u64::from(self.size / 2) {
             let trip = trip.unwrap_or_default().max(SHORTEST_TRIP);
-            if now.saturating_duration_since(self.since) <= trip {
+            let told = self.taken >= BUFFERED || trip > SHORT_TRIP;
+            if told && now.saturating_duration_since(self.since) <= trip {
                 self.grow(budget);
             }
             (self.mark, self.since) = (self.taken, now);
@@ -163,6 +170,20 @@ mod tests {
         }
         assert!(!window.is_grown());
         assert!(u64::from(granted) - window.taken <= u64::from(FLOOR));
+    }
+
+    #[test]
+    fn what_goes_into_buffers_over_a_short_way_is_no_sign_of_a_fast_reader() {
+        let (start, mut budget) = (Instant::now(), Budget::new(32 << 20));
+        let mut window = Window::new(start);
+        let mut outstanding = INITIAL;
+        while window.taken < BUFFERED / 2 {
+            assert!(window.receive(16 * 1024));
+            outstanding -= 16 * 1024;
+            outstanding += window.take(16 * 1024, start, Some(Duration::from_micros(100)), &mut budget);
+        }
+        assert!(!window.is_grown());
+        assert!(outstanding <= FLOOR, "what a reader that stalls now leaves unread");
     }
 
     #[test]

@@ -83,6 +83,12 @@ impl Link {
         self.write(cx, |machine, id| machine.write_chunk(id, chunk))
     }
 
+    /// Ready once something can be written, or the link can be used no more. For one who would else have to keep what it has
+    /// read for the link.
+    pub fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.shared.attempt(self.id, Interest::Write, cx, |machine| machine.is_writable(self.id).then_some(()))
+    }
+
     /// Ends the link at once, in both directions.
     pub fn reset(&mut self, code: ResetCode) {
         self.shared.command(|machine| machine.reset(self.id, code));

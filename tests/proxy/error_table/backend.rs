@@ -16,7 +16,7 @@ use super::Scene;
 use crate::{
     backends::https_backend,
     secure::Made,
-    stage::{self, Options, mirror, request},
+    stage::{self, Options, mirror, read_head, request},
     support::accept,
 };
 
@@ -63,7 +63,8 @@ pub(super) async fn the_session_is_lost_before_the_response(reason: &str) {
     let scene = Scene::of(&target).await;
     let mut visitor = scene.stage.visit().await;
     visitor.send(request("POST", "/", "Content-Length: 0\r\n").as_bytes()).await;
-    let _held = accept(&listener).await;
+    let mut held = accept(&listener).await;
+    read_head(&mut held).await;
     // Removing its credential ends the agent's session at once.
     scene.stage.edge.agents.send_replace(Arc::default());
     let answer = visitor.answer().await;

@@ -1,0 +1,187 @@
+"""Edges and agents as processes that a scenario may kill, stop and start again; and the backend behind them."""
+
+import datetime
+import json
+import re
+import secrets
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "lib"))
+from culvert import object_of, tunnel_host
+from nginx import nginx
+from processes import ROOT, free_port, until
+
+HOST = "shop.faults.test"
+SMALL_BYTES, LARGE_BYTES = 1024, 1 << 30
+SLOW_BYTES, SLOW_RATE = 4 << 20, 512 << 10  # a download of eight seconds
+
+
+def backend(processes):
+    """An nginx with a small file, a large one, and one that takes its time; answers its address."""
+    www = processes.folder / "www"
+    www.mkdir(exist_ok=True)
+    (www / "small").write_text("x" * SMALL_BYTES)
+    for name, size in (("large", LARGE_BYTES), ("slow", SLOW_BYTES)):
+        with open(www / name, "wb") as file:
+            file.truncate(size)
+    port = free_port()
+    # On all addresses: agents in namespaces of their own have another way here than those outside.
+    nginx(processes, "backend", f"""server {{
+        listen 0.0.0.0:{port} backlog=4096; root {www};
+        client_max_body_size 0;
+        location /slow {{ limit_rate {SLOW_RATE}; }}
+        location /upload {{ proxy_pass http://127.0.0.1:{port}/small; proxy_method GET; proxy_pass_request_body off; }}
+    }}""")
+    address = f"127.0.0.1:{port}"
+    until("the backend", lambda: urllib.request.urlopen(f"http://{address}/small", timeout=5).read())
+    return address
+
+
+class Edge:
+    """An edge of a folder; it keeps its addresses and its certificate over restarts."""
+
+    def __init__(self, fleet, name, listen="127.0.0.1", flags=()):
+        self.fleet, self.name, self.flags = fleet, name, flags
+        self.http, self.https, self.bridge, self.admin = (f"{listen}:{free_port()}" for _ in range(4))
+        self.runs = 0
+        self.start()
+        self.ready()
+
+    def start(self):
+        self.runs += 1
+        addresses = ("http", "https", "bridge", "admin")
+        listen = [word for name in addresses for word in (f"--{name}", getattr(self, name))]
+        objects = ["--manifests", self.fleet.manifests, "--state", self.fleet.state, "--access-log=off"]
+        command = [self.fleet.program, "--log-format", "json", "serve", *objects, *listen, *self.flags]
+        self.process = self.fleet.processes.start(f"{self.name}-{self.runs}", *command)
+        return self
+
+    def ready(self):
+        until(self.name, lambda: fetch(self.admin, "/readyz") is not None)
+        if not self.fleet.pin:
+            pattern = r"--edge-fingerprint (sha256:[0-9A-Za-z+/=_-]+)"
+            self.fleet.pin = until("the fingerprint", lambda: re.search(pattern, self.process.log.read_text()))[1]
+
+    def metric(self, series):
+        for line in fetch(self.admin, "/metrics").decode().splitlines():
+            if line.startswith(series + " "):
+                return float(line.rpartition(" ")[2])
+        return 0.0
+
+    def sessions(self):
+        return self.metric('culvert_agent_sessions{agent="lab",namespace="default"}')
+
+
+class Agent:
+    """An agent process; `edges` are bridge addresses."""
+
+    def __init__(self, fleet, name, edges, allow="*", prefix=()):
+        self.fleet, self.name, self.edges, self.prefix, self.runs = fleet, name, edges, prefix, 0
+        self.allow = allow
+        self.start()
+
+    def start(self):
+        self.runs += 1
+        edges = ",".join(f"https://{edge}" for edge in self.edges)
+        dial = ["--edge", edges, "--edge-fingerprint", self.fleet.pin, "--agent", "default/lab"]
+        command = [self.fleet.program, "--log-format", "json", "agent", *dial, "--token-file", self.fleet.token]
+        command += ["--allow", f"0.0.0.0/0:{self.allow}"]
+        self.process = self.fleet.processes.start(f"{self.name}-{self.runs}", *self.prefix, *command)
+        return self
+
+    def connected(self):
+        until(f"{self.name}'s session", lambda: b"connected to the edge" in self.process.log.read_bytes())
+        return self
+
+
+class Fleet:
+    """The objects, the certificate and the token that all edges and agents of a scenario share."""
+
+    def __init__(self, processes, program, target):
+        self.processes, self.program = processes, program
+        folder = processes.folder / f"fleet-{secrets.token_hex(4)}"
+        self.manifests, self.state, self.token = folder / "manifests", folder / "state", folder / "token"
+        self.manifests.mkdir(parents=True, mode=0o700)
+        token, self.pin = secrets.token_urlsafe(), None
+        self.token.write_text(token)
+        metadata = {"name": "lab-token"}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "culvert.dev/agent-token"}
+        secret["stringData"] = {"token": token}
+        credentials = [{"secretRef": {"name": "lab-token"}}]
+        agent = object_of("TunnelAgent", "lab", {"credentials": credentials, "limits": {"connections": 100000}})
+        self.objects = [secret, agent, tunnel_host("shop", HOST, target)]
+        self.write()
+
+    def write(self):
+        new = self.manifests / ".objects.new"
+        new.write_text("\n---\n".join(map(json.dumps, self.objects)))
+        new.rename(self.manifests / "objects.yaml")
+
+    def add(self, name, host, target):
+        """One more TunnelHost."""
+        self.objects.append(tunnel_host(name, host, target))
+        self.write()
+
+    def edge(self, name="edge", **options):
+        return Edge(self, name, **options)
+
+    def agent(self, name, *edges, **options):
+        return Agent(self, name, [edge.bridge for edge in edges], **options)
+
+
+def fetch(address, path, timeout=5):
+    with urllib.request.urlopen(f"http://{address}{path}", timeout=timeout) as answer:
+        return answer.read()
+
+
+def get(address, path="/small", timeout=15):
+    """One request on a connection of its own; answers the status, what `Retry-After` says, and the body's length."""
+    host, port = address.split(":")
+    with socket.create_connection((host, int(port)), timeout=timeout) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
+        answer = b""
+        while piece := connection.recv(1 << 16):
+            answer += piece
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status = re.match(rb"HTTP/1.1 (\d{3}) ", head)
+    if not status:
+        raise ConnectionError("no answer")
+    length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+    if length and int(length[1]) != len(body):
+        raise ConnectionError("a body that was cut")
+    return int(status[1]), b"\r\nretry-after:" in head.lower(), len(body)
+
+
+def answers(address, timeout=20, every=0.002):
+    """Waits for the first 200, and answers when it came."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        try:
+            if get(address, timeout=1)[0] == 200:
+                return time.monotonic()
+        except OSError:
+            pass
+        time.sleep(every)
+    sys.exit(f"faults: {address} did not answer 200 within {timeout} s")
+
+
+def kill(process):
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def rss_kib(*processes):
+    status = "\n".join(Path(f"/proc/{process.pid}/status").read_text() for process in processes)
+    return sum(int(kib) for kib in re.findall(r"^VmRSS:\s+(\d+) kB$", status, re.M))
+
+
+def logged(process, message):
+    """The times, in seconds since the epoch, of the lines of a JSON log that have this message."""
+    for line in process.log.read_text().splitlines():
+        if message in line and line.startswith("{"):
+            yield datetime.datetime.fromisoformat(json.loads(line)["timestamp"].replace("Z", "+00:00")).timestamp()
