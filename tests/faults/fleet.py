@@ -90,7 +90,8 @@ class Agent:
         edges = ",".join(f"https://{edge}" for edge in self.edges)
         dial = ["--edge", edges, "--edge-fingerprint", self.fleet.pin, "--agent", "default/lab"]
         command = [self.fleet.program, "--log-format", "json", "agent", *dial, "--token-file", self.fleet.token]
-        command += ["--allow", f"0.0.0.0/0:{self.allow}"]
+        # One connection each, so that what an edge counts as sessions are agents.
+        command += ["--allow", f"0.0.0.0/0:{self.allow}", "--connections", "1"]
         self.process = self.fleet.processes.start(f"{self.name}-{self.runs}", *self.prefix, *command)
         return self
 
