@@ -24,9 +24,9 @@ pub use self::{
     crds::crds,
     host::{
         Access, AgentRef, Auth, Backend, BackendTls, BasicAuth, HeaderMatch, HeaderRules, Headers, Hsts, Limits,
-        MatchType, PathRule, PathType, Protocol, ProxyProtocol, QueryMatch, RateKey, Redirect, RedirectPath,
-        RedirectPathType, RequestRate, Retries, Rewrite, Route, RouteMatch, Scheme, TargetAddress, Timeouts, Tls,
-        TunnelHost, TunnelHostSpec, TunnelHostStatus,
+        LoadBalancing, MatchType, PathRule, PathType, Protocol, ProxyProtocol, QueryMatch, RateKey, Redirect,
+        RedirectPath, RedirectPathType, RequestRate, Retries, Rewrite, Route, RouteMatch, Scheme, TargetAddress,
+        Timeouts, Tls, TunnelHost, TunnelHostSpec, TunnelHostStatus,
     },
     quantity::Quantity,
     secrets::{SecretRef, SecretType},

@@ -38,7 +38,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     backend::tls::BackendConfigs,
     gate::Passwords,
-    live::{Live, Makers},
+    live::{Live, Makers, places::PlaceStates},
     metrics::{HostMetrics, Metrics},
     visitor::{connection::Accepted, socket},
 };
@@ -92,6 +92,7 @@ impl Proxy {
             flow: Flow::new(metrics)?,
             connections: Connections::new(metrics)?,
             metrics: Arc::new(Metrics::new(metrics)?),
+            places: PlaceStates::default(),
         };
         let unrouted = Arc::new(makers.metrics.host("", ""));
         let shared = Shared {
@@ -130,7 +131,10 @@ impl Proxy {
                     Ok(()) = sessions.changed() => {
                         self.shared.live.load().drop_pools(|session| !self.shared.registry.is_active(session));
                     }
-                    _ = sweep.tick() => self.shared.live.load().sweep(Instant::now()),
+                    _ = sweep.tick() => {
+                        self.shared.live.load().sweep(Instant::now());
+                        self.shared.makers.places.sweep();
+                    }
                 }
             }
         };

@@ -14,6 +14,7 @@ mod matches;
 mod object;
 mod path;
 mod pattern;
+mod places;
 mod rule;
 mod table;
 mod target;
@@ -31,6 +32,7 @@ pub use self::{
     object::ObjectName,
     path::{PathMatch, normalize_path, normalized_end},
     pattern::{Pattern, PatternError},
+    places::{Draw, LoadBalancing, Member, Place, Places, Tier, affinity},
     rule::{Rule, RuleId},
     table::{EntryPoint, HostRules, Listener, Lookup, RoutingTable},
     target::{Target, TargetError},

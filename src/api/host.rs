@@ -14,7 +14,7 @@ mod tls;
 
 pub use self::{
     auth::{Access, Auth, BasicAuth},
-    backend::{AgentRef, Backend, BackendTls, Protocol, ProxyProtocol, TargetAddress},
+    backend::{AgentRef, Backend, BackendTls, LoadBalancing, Protocol, ProxyProtocol, TargetAddress},
     headers::{HeaderRules, Headers},
     limits::{Limits, RateKey, RequestRate, Retries, Timeouts},
     route::{

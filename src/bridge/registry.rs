@@ -1,7 +1,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    routing::{Credential, ObjectName},
+    routing::{Credential, ObjectName, affinity},
     tunnel::{Link, Note, Open, Session, SessionClosed, registration::Registration},
 };
 
@@ -119,6 +119,24 @@ impl Registry {
             let session = group.sessions.get(turn % group.sessions.len())?;
             (session.cause().is_none() && wanted(session)).then(|| session.clone())
         })
+    }
+
+    /// As [`Registry::choose_where`], among the sessions of that one of the agent's processes which is this visitor's: the
+    /// same as long as it is there, and when one goes, only its visitors move.
+    #[must_use]
+    pub fn choose_for(
+        &self,
+        agent: &ObjectName,
+        visitor: IpAddr,
+        mut wanted: impl FnMut(&AgentSession) -> bool,
+    ) -> Option<Arc<AgentSession>> {
+        let mine = {
+            let agents = self.read();
+            let sessions = agents.get(agent)?.sessions.iter();
+            let usable = sessions.filter(|session| session.cause().is_none() && wanted(session));
+            usable.max_by_key(|session| affinity(visitor, &session.instance))?.instance.clone()
+        };
+        self.choose_where(agent, |session| session.instance == mine && wanted(session))
     }
 
     /// Whether the session of that id takes new links. One whose agent is leaving is still listed, and takes none:

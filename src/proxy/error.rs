@@ -41,6 +41,8 @@ pub(super) enum ProxyError {
     ConnectionLimit { agent: String },
     #[error("no agent of this route has a session")]
     NoSession,
+    #[error("every agent or every target of this route has the weight 0")]
+    Drained,
     #[error("the agent's allow-list does not have the target: {0}")]
     TargetNotAllowed(String),
     #[error("the backend refused the connection: {0}")]
@@ -96,7 +98,7 @@ impl ProxyError {
             | Self::TooManyLogins
             | Self::RequestRate { .. }
             | Self::ConcurrentRequests => StatusCode::TOO_MANY_REQUESTS,
-            Self::NoSession | Self::AgentOverloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoSession | Self::Drained | Self::AgentOverloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout(_) | Self::ResponseTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::TargetNotAllowed(_)
             | Self::BackendRefused(_)
@@ -129,7 +131,7 @@ impl ProxyError {
             | Self::RequestRate { .. }
             | Self::ConcurrentRequests
             | Self::BodyTooLarge(_) => "http_request_denied",
-            Self::NoSession | Self::AgentOverloaded(_) => "destination_unavailable",
+            Self::NoSession | Self::Drained | Self::AgentOverloaded(_) => "destination_unavailable",
             Self::TargetNotAllowed(_) | Self::BackendRefused(_) => "connection_refused",
             Self::BackendUnreachable(_) => "destination_ip_unroutable",
             Self::ConnectTimeout(_) => "connection_timeout",
@@ -161,6 +163,7 @@ impl ProxyError {
             Self::ConcurrentRequests => "concurrent_requests",
             Self::BodyTooLarge(_) => "body_size",
             Self::NoSession => "no_session",
+            Self::Drained => "drained",
             Self::TargetNotAllowed(_) => "target_not_allowed",
             Self::BackendRefused(_) => "backend_refused",
             Self::BackendUnreachable(_) => "backend_unreachable",

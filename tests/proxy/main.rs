@@ -8,6 +8,7 @@ mod support;
 
 mod access_log;
 mod backends;
+mod balancing;
 mod error_table;
 mod errors;
 mod flow;

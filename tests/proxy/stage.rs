@@ -5,8 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use culvert::{
     proxy::{self, Proxy, TrustedProxies},
     routing::{
-        Agents, Backend, Certificates, EntryPoint, Filter, HostRules, Hostname, Listener, Matches, ObjectName,
-        PathMatch, Protocol, RoutingTable, Rule, RuleId, Timeouts, TunnelBackend,
+        Agents, Backend, Certificates, EntryPoint, Filter, HostRules, Hostname, Listener, LoadBalancing, Matches,
+        ObjectName, PathMatch, Places, Protocol, RoutingTable, Rule, RuleId, Target, Timeouts, TunnelBackend,
     },
 };
 use tokio::{
@@ -103,11 +103,19 @@ impl Stage {
             entry.max_connections = max_connections;
             entry
         });
-        let agents: Agents = entries.collect();
+        self.serve_to(host, &entries.collect(), rules);
+    }
+
+    /// Serves [`HOST`] by these rules, through these agents.
+    pub(crate) fn serve_agents(&self, agents: &Agents, rules: Vec<Rule>) {
+        self.serve_to(HOST, agents, rules);
+    }
+
+    fn serve_to(&self, host: &str, agents: &Agents, rules: Vec<Rule>) {
         let rules = HostRules { owner: "web".into(), rules: rules.into_iter().map(Arc::new).collect() };
         let listener = Arc::new(Listener::new(None, [(host.parse::<Hostname>().expect("a hostname"), rules)]));
         let table = RoutingTable::new([(EntryPoint::Http, listener)], Certificates::default());
-        self.proxy.update(Arc::new(table), &agents);
+        self.proxy.update(Arc::new(table), agents);
     }
 
     /// Serves nothing any more.
@@ -148,15 +156,15 @@ pub(crate) fn request(method: &str, path: &str, fields: &str) -> String {
 
 /// A rule for all paths of [`HOST`].
 pub(crate) fn rule(targets: &[&str], filters: Vec<Filter>) -> Rule {
-    let targets = targets.iter().map(|target| target.parse().expect("a target")).collect();
+    let targets: Vec<_> = targets.iter().map(|target| target.parse::<Target>().expect("a target").into()).collect();
     Rule {
         id: RuleId { object: ObjectName::new("web", "shop"), route: 0 },
         matches: Matches::path(PathMatch::prefix("/")),
         filters,
         timeouts: Timeouts::default(),
         backend: Backend::Tunnel(TunnelBackend {
-            agents: vec![lab()],
-            targets,
+            places: Places::new(&[lab().into()], &targets),
+            balancing: LoadBalancing::RoundRobin,
             protocol: Protocol::Http,
             host_header: None,
             proxy_protocol: None,
@@ -249,6 +257,17 @@ pub(crate) async fn mirror() -> String {
                 return;
             }
             let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{head}", head.len());
+            stream.write_all(answer.as_bytes()).await.expect("answered");
+        }
+    })
+    .await
+}
+
+/// A backend that answers each request with this name.
+pub(crate) async fn named(name: &'static str) -> String {
+    backend(move |mut stream| async move {
+        while !read_head(&mut stream).await.is_empty() {
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len());
             stream.write_all(answer.as_bytes()).await.expect("answered");
         }
     })

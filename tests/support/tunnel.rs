@@ -158,10 +158,20 @@ impl RunningAgent {
         Self::start_with(edge, certificate, allow, token)
     }
 
+    /// One of that name, with the usual token.
+    pub(crate) fn start_as(agent: &str, edge: &Edge, allow: &[&str]) -> Self {
+        let token = TokenSource::Given(registration::Token::new(TOKEN).expect("a token"));
+        Self::run(agent, &edge.url(), &edge.certificate, allow, token)
+    }
+
     pub(crate) fn start_with(edge: &str, certificate: &Certificate, allow: &[&str], token: TokenSource) -> Self {
+        Self::run("web/lab", edge, certificate, allow, token)
+    }
+
+    fn run(agent: &str, edge: &str, certificate: &Certificate, allow: &[&str], token: TokenSource) -> Self {
         let config = agent::Config {
             edges: vec![edge.parse().expect("a URL")],
-            agent: "web/lab".to_owned(),
+            agent: agent.to_owned(),
             token,
             allow: allow.iter().map(|rule| rule.parse::<AllowRule>().expect(rule)).collect(),
             security: agent::Security::Tls(certificate.client()),

@@ -10,14 +10,22 @@ use crate::api::SecretRef;
 #[x_kube(validation = Rule::new("!has(self.tls) || self.protocol == 'HTTPS'")
     .message("'tls' needs 'protocol: HTTPS'"))]
 pub struct Backend {
-    /// The agents that can reach the targets, 1 to 16 of them. Those that are connected are used in turn.
+    /// The agents that can reach the targets, 1 to 16 of them. Those that are connected share the requests, as
+    /// `loadBalancing` says.
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub agents: Vec<AgentRef>,
-    /// What the agent connects to, 1 to 16 of them, used in turn. The agent's own allow-list must name them.
+    /// What the agents connect to, 1 to 16 of them: each agent to each of them. They share the requests, as `loadBalancing`
+    /// says. The agent's own allow-list must name them.
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["address".into()]))]
     pub targets: Vec<TargetAddress>,
+    /// How agents and targets share the requests: `RoundRobin` uses them in turn, as often as their weights say; `Random` by
+    /// chance, likewise; `LeastRequests` takes two by chance, and of these the one with fewer requests in progress for its
+    /// weight, as this replica of the edge knows them; `ClientHash` goes by the visitor's address (of IPv6, by its /64), so
+    /// that a visitor comes to the same place as long as that can be used. What cannot be used just now is passed over.
+    #[serde(default)]
+    pub load_balancing: LoadBalancing,
     /// What the targets speak: `HTTP` is HTTP/1.1; `HTTPS` is TLS, and in it HTTP/2 or HTTP/1.1 as the target chooses (ALPN);
     /// `H2C` is HTTP/2 without TLS, by prior knowledge; `GRPC` is the same as `H2C`.
     #[serde(default)]
@@ -47,6 +55,16 @@ pub struct AgentRef {
     /// The TunnelAgent's name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
+    /// Its share of the requests beside the other agents of its tier, 0 to 1000: one of weight 2 gets twice as many as one of
+    /// weight 1. One of weight 0 gets none; those that it has go on. Unset, 1.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub weight: i32,
+    /// Its tier, 0 to 100: agents of a higher number are used only while none of a lower one is connected and can reach a
+    /// target, as far as is known. Unset, 0.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100))]
+    pub priority: i32,
 }
 
 /// What an agent connects to.
@@ -61,6 +79,34 @@ pub struct TargetAddress {
         r" && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535"
     )).message("must be HOST:PORT with a port from 1 to 65535, as in \"127.0.0.1:8080\" or \"[::1]:8080\""))]
     pub address: String,
+    /// Its share of the requests beside the other targets of its tier, 0 to 1000: one of weight 2 gets twice as many as one of
+    /// weight 1. One of weight 0 gets none; those that it has go on. Unset, 1.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub weight: i32,
+    /// Its tier, 0 to 100: targets of a higher number are used only while those of a lower one cannot be reached, as far as
+    /// is known. Where agents have tiers too, those of the agents come first. Unset, 0.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100))]
+    pub priority: i32,
+}
+
+fn one() -> i32 {
+    1
+}
+
+/// How agents and targets share the requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LoadBalancing {
+    /// In turn.
+    #[default]
+    RoundRobin,
+    /// By chance.
+    Random,
+    /// Of two by chance, the one with fewer requests in progress.
+    LeastRequests,
+    /// By the visitor's address.
+    ClientHash,
 }
 
 /// What a target speaks.

@@ -5,7 +5,10 @@ use std::{num::NonZeroU32, time::Duration};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::*;
-use crate::routing::{HeaderRules, PathMatch, Protocol, ProxyProtocol, RateKey, RedirectPath, Scope, Timeouts, Trust};
+use crate::routing::{
+    HeaderRules, LoadBalancing, Member, PathMatch, Places, Protocol, ProxyProtocol, RateKey, RedirectPath, Scope,
+    Target, Timeouts, Trust,
+};
 
 /// The rules of one TunnelHost `web/a` for `a.com`, by the place of their route; other fields are given.
 fn rules(fields: &Value) -> (Compiled, Vec<Arc<Rule>>) {
@@ -283,6 +286,43 @@ fn a_backend_speaks_what_its_protocol_says() {
     assert_eq!((named.server_name.as_deref(), &named.trust), (Some("b.lan"), &Trust::Insecure));
     let Backend::Tunnel(tunnel) = backend(&json!({"proxyProtocol": "V2"}), &[]).0 else { panic!("no tunnel") };
     assert_eq!(tunnel.proxy_protocol, Some(ProxyProtocol::V2));
+}
+
+#[test]
+fn agents_and_targets_share_the_requests_as_they_are_told() {
+    let tunnel = |fields: Value| match backend(&fields, &[]) {
+        (Backend::Tunnel(tunnel), message, reason) => (tunnel, message, reason),
+        other => panic!("{other:?}"),
+    };
+    let target = |address: &str, weight, priority| Member {
+        item: address.parse::<Target>().expect("a target"),
+        weight,
+        priority,
+    };
+    let home = [Member::from(ObjectName::new("web", "home"))];
+    let (plain, ..) = tunnel(json!({}));
+    assert_eq!(plain.balancing, LoadBalancing::RoundRobin);
+    assert_eq!(plain.places, Places::new(&home, &[target("b:1", 1, 0)]));
+    for (text, balancing) in [
+        ("Random", LoadBalancing::Random),
+        ("LeastRequests", LoadBalancing::LeastRequests),
+        ("ClientHash", LoadBalancing::ClientHash),
+    ] {
+        assert_eq!(tunnel(json!({"loadBalancing": text})).0.balancing, balancing);
+    }
+    let targets = json!([{"address": "b:1", "weight": 5}, {"address": "b:2", "priority": 1}]);
+    let (shared, _, reason) = tunnel(json!({"targets": targets}));
+    assert_eq!(reason, Reason::ResolvedRefs);
+    assert_eq!(shared.places, Places::new(&home, &[target("b:1", 5, 0), target("b:2", 1, 1)]));
+    let targets = json!([{"address": "b:1", "weight": -1}, {"address": "b:2", "priority": 101}]);
+    let (unreadable, message, reason) = tunnel(json!({"targets": targets}));
+    assert_eq!(reason, Reason::UnsupportedValue);
+    assert_eq!(
+        message,
+        "spec.routes[0].backend.targets[0].weight: -1 is not from 0 to 1000; 1 is used; \
+         spec.routes[0].backend.targets[1].priority: 101 is not from 0 to 100; 0 is used"
+    );
+    assert_eq!(unreadable.places, Places::new(&home, &[target("b:1", 1, 0), target("b:2", 1, 0)]));
 }
 
 #[test]
