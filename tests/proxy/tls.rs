@@ -77,6 +77,34 @@ async fn both_versions_of_tls_are_spoken_and_no_older() {
 }
 
 #[tokio::test]
+async fn aes_of_128_bits_comes_first_unless_the_visitor_would_rather_not_have_aes() {
+    use rustls::CipherSuite::{
+        TLS13_AES_128_GCM_SHA256 as AES128, TLS13_AES_256_GCM_SHA384 as AES256,
+        TLS13_CHACHA20_POLY1305_SHA256 as CHACHA,
+    };
+    let secure = Secure::start().await;
+    let made = Made::new(&[HOST]);
+    secure.serve(vec![rule(&[&mirror().await], Vec::new())], &[(HOST, &made.secret("shop"))]);
+    for (order, agreed) in
+        [([AES256, AES128, CHACHA], AES128), ([CHACHA, AES256, AES128], CHACHA), ([AES256, CHACHA, AES128], AES128)]
+    {
+        let mut provider = aws_lc_rs::default_provider();
+        let place = |suite| order.iter().position(|wanted| *wanted == suite);
+        provider.cipher_suites.sort_by_key(|suite| place(suite.suite()).unwrap_or(order.len()));
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(made.der.clone()).expect("a certificate");
+        let config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = secure.connect(Arc::new(config), HOST).await.expect("a handshake");
+        let suite = stream.get_ref().1.negotiated_cipher_suite().map(|suite| suite.suite());
+        assert_eq!(suite, Some(agreed), "{order:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_certificate_is_that_of_the_name_then_of_the_wildcard_then_the_default() {
     let secure = Secure::start().await;
     let [exact, wildcard, default] = [HOST, "*.example.com", "default.test"].map(|name| Made::new(&[name]));

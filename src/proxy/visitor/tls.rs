@@ -9,7 +9,7 @@ use std::{
 
 use prometheus::IntCounterVec;
 use rustls::{
-    ProtocolVersion, ServerConfig,
+    CipherSuite, ProtocolVersion, ServerConfig,
     crypto::aws_lc_rs,
     server::{Acceptor, ClientHello, ResolvesServerCert, ServerSessionMemoryCache},
     sign::CertifiedKey,
@@ -25,6 +25,7 @@ use crate::{
     bridge::Bridge,
     proxy::{Proxy, Shared},
     routing::{Certificates, normalize_host},
+    tunnel::tls,
 };
 
 /// Sessions of TLS 1.2 that can be resumed; those of TLS 1.3 are in tickets that the visitors keep.
@@ -46,6 +47,8 @@ pub struct TlsOptions {
 #[derive(Debug)]
 pub struct Tls {
     config: Arc<ServerConfig>,
+    /// The same for those who would rather not have AES.
+    by_visitors_order: Arc<ServerConfig>,
     certificates: Arc<Resolver>,
     /// The hostname in the form of [`normalize_host`].
     bridge: Option<(String, Bridge)>,
@@ -101,8 +104,7 @@ impl Tls {
     pub fn new(proxy: &Proxy, options: TlsOptions) -> Result<Self, rustls::Error> {
         let resolver =
             Arc::new(Resolver { proxy: Arc::downgrade(&proxy.shared), default: options.default_certificate });
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
+        let mut config = ServerConfig::builder_with_provider(tls::provider())
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(resolver.clone());
@@ -111,10 +113,12 @@ impl Tls {
         config.ticketer = aws_lc_rs::Ticketer::new()?;
         // What comes before the handshake's end could be anybody's repetition.
         config.max_early_data_size = 0;
+        let by_visitors_order = Arc::new(config.clone());
+        config.ignore_client_order = true;
         let bridge = options.bridge.map(|(name, bridge)| (normalize_host(&name).into_owned(), bridge));
         let handshakes = proxy.shared.makers.metrics.tls_handshakes.clone();
         let timeout = proxy.shared.config.header_timeout;
-        Ok(Self { config: Arc::new(config), certificates: resolver, bridge, handshakes, timeout })
+        Ok(Self { config: Arc::new(config), by_visitors_order, certificates: resolver, bridge, handshakes, timeout })
     }
 
     /// Shakes hands with a visitor, or hands an agent over to the bridge. Whatever did not become a visitor is counted.
@@ -147,7 +151,8 @@ impl Tls {
             bridge.accept(start, peer, deadline);
             return Ok(None);
         }
-        let stream = start.into_stream(self.config.clone()).await;
+        let config = if prefers_chacha(hello.cipher_suites()) { &self.by_visitors_order } else { &self.config };
+        let stream = start.into_stream(config.clone()).await;
         let stream = stream.map_err(|error| match self.certificates.find(server_name.as_deref()) {
             Some(_) => Outcome::of(&error),
             None => Outcome::NoCertificate,
@@ -160,6 +165,19 @@ impl Tls {
         };
         Ok(Some(Arrival { stream, info: TlsInfo { version, server_name }, speaks_http2 }))
     }
+}
+
+/// Whether a visitor puts ChaCha20 before AES, as those do whose processors have no instructions for AES.
+fn prefers_chacha(suites: &[CipherSuite]) -> bool {
+    let known = |suite: &&CipherSuite| {
+        matches!(
+            suite,
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+                | CipherSuite::TLS13_AES_128_GCM_SHA256
+                | CipherSuite::TLS13_AES_256_GCM_SHA384
+        )
+    };
+    suites.iter().find(known) == Some(&CipherSuite::TLS13_CHACHA20_POLY1305_SHA256)
 }
 
 /// Whether a request came to the wrong connection: its host has another certificate than the name that the connection was
