@@ -6,9 +6,10 @@ pub(super) mod pool;
 mod stream;
 pub(super) mod tls;
 
-use std::{sync::Arc, task::Context};
+use std::{future::Future, sync::Arc, task::Context};
 
 use bytes::Bytes;
+use futures::{TryFutureExt, future::Either};
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::TrySendError};
 
@@ -79,18 +80,16 @@ impl Upstream {
 
     /// Sends a request and waits for the head of its response. The error gives the request back where the backend
     /// saw nothing of it.
-    pub(super) async fn send(
+    pub(super) fn send(
         self,
         request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Exchange), Box<SendError>> {
+    ) -> impl Future<Output = Result<(Response<Incoming>, Exchange), Box<SendError>>> {
         match self {
-            Self::Http1(connection) => {
-                let (response, exchange) = connection.send(request).await?;
-                Ok((response, Exchange::Http1(exchange)))
-            }
+            Self::Http1(connection) => Either::Left(
+                connection.send(request).map_ok(|(response, exchange)| (response, Exchange::Http1(exchange))),
+            ),
             Self::Http2(lease) => {
-                let (response, lease) = lease.send(request).await?;
-                Ok((response, Exchange::Http2(lease)))
+                Either::Right(lease.send(request).map_ok(|(response, lease)| (response, Exchange::Http2(lease))))
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Forwarding: one request to a backend through a link, in as many attempts as its safety allows.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc};
 
+use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -203,8 +204,18 @@ impl Forward<'_> {
         Ok(Connected { upstream, reused: false, pool })
     }
 
-    /// A connection over a new link.
-    async fn dial(
+    /// A connection over a new link. Boxed, so that the requests that need none have no room for what it takes.
+    fn dial<'b>(
+        &'b self,
+        session: &'b AgentSession,
+        target: &'b Target,
+        pool: &'b Pool,
+        own_link: bool,
+    ) -> BoxFuture<'b, Result<Upstream, ProxyError>> {
+        Box::pin(self.dialled(session, target, pool, own_link))
+    }
+
+    async fn dialled(
         &self,
         session: &AgentSession,
         target: &Target,
@@ -250,41 +261,45 @@ impl Forward<'_> {
 
     /// Sends a request and waits for its response's head. The error gives the request back where it may be sent
     /// again: the backend saw nothing of it, or it is safe to repeat and a reused connection was closing.
-    async fn exchange(
+    fn exchange(
         &self,
         connected: Connected,
         request: Request<RequestBody>,
-    ) -> Result<Answered, (ProxyError, Option<Request<RequestBody>>)> {
+    ) -> impl Future<Output = Result<Answered, (ProxyError, Option<Request<RequestBody>>)>> {
         let Connected { upstream, reused, pool } = connected;
         let repeatable =
             (reused && is_idempotent(request.method()) && request.body().is_empty()).then(|| copy(&request));
         let limit = self.rule.timeouts.response_head;
         let (progress, expectation) = (request.body().progress(), request.body().expectation());
-        let mut sent = std::pin::pin!(upstream.send(request));
-        let mut deadline = Instant::now() + limit;
-        loop {
-            match timeout_at(deadline, sent.as_mut()).await {
-                Ok(Ok((mut response, mut exchange))) => {
-                    framing::check_response(&mut response).map_err(|error| (error, None))?;
-                    let refused = expectation.is_some_and(|expectation| expectation.answered(response.status()));
-                    if refused {
-                        exchange.abandon_upload();
+        // Handed over before the future begins, which would else keep room for it.
+        let sent = upstream.send(request);
+        async move {
+            let mut sent = pin!(sent);
+            let mut deadline = Instant::now() + limit;
+            loop {
+                match timeout_at(deadline, sent.as_mut()).await {
+                    Ok(Ok((mut response, mut exchange))) => {
+                        framing::check_response(&mut response).map_err(|error| (error, None))?;
+                        let refused = expectation.is_some_and(|expectation| expectation.answered(response.status()));
+                        if refused {
+                            exchange.abandon_upload();
+                        }
+                        return Ok(Answered { response, exchange, pool, refused });
                     }
-                    return Ok(Answered { response, exchange, pool, refused });
-                }
-                Ok(Err(error)) => {
-                    let SendError { error, unsent } = *error;
-                    let repeatable = repeatable.filter(|_| failure::is_close(&error));
-                    return Err((failure::of_exchange(&error), unsent.or(repeatable)));
-                }
-                // The clock of the response starts when the upload ends.
-                Err(_) => match progress.as_ref().map(|progress| progress.last() + limit) {
-                    Some(later) if later > Instant::now() => deadline = later,
-                    Some(_) if progress.as_ref().is_some_and(|progress| progress.waits()) => {
-                        return Err((ProxyError::RequestTimeout(limit), None));
+                    Ok(Err(error)) => {
+                        let SendError { error, unsent } = *error;
+                        let repeatable = repeatable.filter(|_| failure::is_close(&error));
+                        return Err((failure::of_exchange(&error), unsent.or(repeatable)));
                     }
-                    _ => return Err((ProxyError::ResponseTimeout(limit), None)),
-                },
+                    // The clock of the response starts when the upload ends.
+                    Err(_) => match progress.as_ref().map(|progress| progress.last() + limit) {
+                        Some(later) if later > Instant::now() => deadline = later,
+                        Some(_) if progress.as_ref().is_some_and(|progress| progress.waits()) => {
+                            return Err((ProxyError::RequestTimeout(limit), None));
+                        }
+                        _ => return Err((ProxyError::ResponseTimeout(limit), None)),
+                    },
+                }
             }
         }
     }

@@ -24,7 +24,8 @@ use crate::proxy::message::upload::RequestBody;
 const REST: Duration = Duration::from_secs(5);
 
 type Sender = http1::SendRequest<RequestBody>;
-type Connection = http1::Connection<TokioIo<BackendStream>, RequestBody>;
+/// Boxed, once for all of its requests: it is large, and each request hands it on several times.
+type Connection = Box<http1::Connection<TokioIo<BackendStream>, RequestBody>>;
 
 /// An HTTP/1.1 connection that is not in use.
 pub(crate) struct Idle {
@@ -46,7 +47,6 @@ pub(crate) struct Exchange {
 /// Where the request has no body, whoever waits for the response does it in place: no task is woken on the way of a
 /// request, which is most of what a small one costs. A request with a body needs a task, since an upload goes on
 /// while nobody reads the response.
-#[expect(clippy::large_enum_variant, reason = "the large one is the common one, and a box is an allocation a request")]
 enum Driver {
     InPlace { connection: Connection, done: bool },
     Task { release: oneshot::Sender<(Sender, Arc<Pool>)> },
@@ -62,7 +62,7 @@ impl Idle {
             .max_headers(MAX_HEADERS)
             .handshake(TokioIo::new(stream))
             .await?;
-        Ok(Self { sender, connection, since: Instant::now() })
+        Ok(Self { sender, connection: Box::new(connection), since: Instant::now() })
     }
 
     /// Whether the backend still waits for a request: it has neither closed nor said anything unasked. Whoever asks is not
@@ -74,28 +74,43 @@ impl Idle {
 
     /// Sends a request and waits for the head of its response. The error gives the request back where the backend
     /// saw nothing of it.
-    pub(crate) async fn send(
+    pub(crate) fn send(
         self,
         request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Exchange), Box<SendError>> {
-        let Self { mut sender, mut connection, .. } = self;
-        if !request.body().is_empty() {
-            let (release, released) = oneshot::channel();
-            let response = sender.try_send_request(request);
-            tokio::spawn(drive(connection, released));
-            return Ok((response.await?, Exchange { sender, driver: Driver::Task { release }, reusable: true }));
-        }
-        let mut done = false;
-        let mut response = pin!(sender.try_send_request(request));
-        let response = poll_fn(|cx| {
-            if !done {
+    ) -> impl Future<Output = Result<(Response<Incoming>, Exchange), Box<SendError>>> {
+        let Self { mut sender, connection, .. } = self;
+        // Handed over before the future begins, which would else keep room for it.
+        let has_body = !request.body().is_empty();
+        let response = sender.try_send_request(request);
+        async move {
+            let mut driver = if has_body {
+                let (release, released) = oneshot::channel();
+                tokio::spawn(drive(connection, released));
+                Driver::Task { release }
+            } else {
+                Driver::InPlace { connection, done: false }
+            };
+            let mut response = pin!(response);
+            let response = poll_fn(|cx| {
                 // An error is told to whoever waits for the response.
-                done = connection.poll_without_shutdown(cx).is_ready();
-            }
-            response.as_mut().poll(cx)
-        })
-        .await?;
-        Ok((response, Exchange { sender, driver: Driver::InPlace { connection, done }, reusable: true }))
+                driver.poll(cx);
+                response.as_mut().poll(cx)
+            });
+            Ok((response.await?, Exchange { sender, driver, reusable: true }))
+        }
+    }
+}
+
+// === impl Driver ===
+
+impl Driver {
+    /// Moves bytes, where nobody else does.
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if let Self::InPlace { connection, done } = self
+            && !*done
+        {
+            *done = connection.poll_without_shutdown(cx).is_ready();
+        }
     }
 }
 
@@ -104,11 +119,7 @@ impl Idle {
 impl Exchange {
     /// Moves bytes, where nobody else does; called before the response's body is polled.
     pub(crate) fn poll_drive(&mut self, cx: &mut Context<'_>) {
-        if let Driver::InPlace { connection, done } = &mut self.driver
-            && !*done
-        {
-            *done = connection.poll_without_shutdown(cx).is_ready();
-        }
+        self.driver.poll(cx);
     }
 
     /// The rest of the request will not come, so that the connection ends with the response.

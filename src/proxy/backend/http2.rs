@@ -127,28 +127,28 @@ impl Lease {
         self.reused
     }
 
-    pub(super) async fn send(
+    pub(super) fn send(
         self,
         mut request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Self), Box<SendError>> {
+    ) -> impl Future<Output = Result<(Response<Incoming>, Self), Box<SendError>>> {
         to_http2(&mut request, &self.shared.scheme);
-        let mut sender = self.shared.sender.clone();
-        let sent = sender.try_send_request(request);
-        // Others do not have to wait for it: the connection has no end as long as somebody holds it.
-        drop(sender);
-        match sent.await {
-            Ok(response) => {
-                if !self.shared.settings.asked.swap(true, Ordering::Relaxed) {
-                    self.shared.settings.ask.notify_one();
+        // Others do not have to wait for the clone: the connection has no end as long as somebody holds it.
+        let sent = self.shared.sender.clone().try_send_request(request);
+        async move {
+            match sent.await {
+                Ok(response) => {
+                    if !self.shared.settings.asked.swap(true, Ordering::Relaxed) {
+                        self.shared.settings.ask.notify_one();
+                    }
+                    Ok((response, self))
                 }
-                Ok((response, self))
-            }
-            Err(error) => {
-                let mut error = Box::<SendError>::from(error);
-                if let Some(request) = &mut error.unsent {
-                    to_http1(request);
+                Err(error) => {
+                    let mut error = Box::<SendError>::from(error);
+                    if let Some(request) = &mut error.unsent {
+                        to_http1(request);
+                    }
+                    Err(error)
                 }
-                Err(error)
             }
         }
     }
