@@ -9,6 +9,7 @@ mod backend;
 mod backoff;
 mod dial;
 mod edge;
+mod health;
 mod plan;
 mod relay;
 mod run;

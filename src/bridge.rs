@@ -6,6 +6,7 @@
 //! as a watch of [`Replica`](crate::tunnel::Replica)s, and its sessions go out as a watch.
 
 mod connection;
+mod health;
 mod listener;
 mod metrics;
 mod registration;
@@ -13,6 +14,7 @@ mod registry;
 mod throttle;
 
 pub use self::{
+    health::Health,
     listener::{Bridge, BridgeError, Config, Security},
     registry::{AgentSession, Registry, Sessions},
 };

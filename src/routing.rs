@@ -9,6 +9,7 @@ mod agents;
 mod backend;
 mod certificate;
 mod filter;
+mod health;
 mod hostname;
 mod matches;
 mod object;
@@ -27,6 +28,7 @@ pub use self::{
         Access, BasicAuth, ConcurrentRequests, Filter, HeaderRules, Password, RateKey, RequestRate, Scope, Timeouts,
         User,
     },
+    health::{Check, CheckTls, Checks, HealthCheck, Probe},
     hostname::{Hostname, HostnameError, normalize_host},
     matches::{HeaderMatch, Matches, QueryMatch, RequestInfo, TextMatch},
     object::ObjectName,

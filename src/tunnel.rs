@@ -6,6 +6,7 @@
 //! without I/O ([`machine`]); [`Session`], [`Link`] and [`Driver`] are the I/O around it.
 
 mod code;
+pub mod health;
 pub mod machine;
 mod note;
 mod open;
@@ -17,7 +18,7 @@ pub mod tls;
 pub use self::{
     code::{LinkError, RefuseCode, ResetCode},
     machine::{Config, Role},
-    note::{Note, Replica},
+    note::{MAX_CHECKS, Note, Replica},
     open::Open,
     session::{CloseReason, Driver, Incoming, IncomingEvent, Link, Opening, Session, SessionClosed},
 };

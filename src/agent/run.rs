@@ -11,6 +11,7 @@ use super::{
     AllowList, EdgeUrl, Security, TokenSource,
     backoff::Failure,
     dial::{DialError, Dialled, Dialler},
+    health::Checker,
     plan::{Lane, Plan},
     serve::{News, Serve},
 };
@@ -77,7 +78,8 @@ impl Agent {
         let (said, mut news) = mpsc::channel(16);
         // Random, so that the edge can tell processes of one name apart.
         let instance = format!("{:032x}", rand::random::<u128>());
-        let serve = Serve { allow, connect_timeout, grace, stop: stop.clone(), news: said };
+        let checker = Checker::new(allow.clone());
+        let serve = Serve { allow, checker, connect_timeout, grace, stop: stop.clone(), news: said };
         let mut running = Running {
             edges,
             edge: 0,

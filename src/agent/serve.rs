@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     AllowList, backend,
     dial::{Dialled, Io},
+    health::Checker,
     relay::Relay,
 };
 use crate::tunnel::{
@@ -20,6 +21,8 @@ use crate::tunnel::{
 #[derive(Debug)]
 pub(super) struct Serve {
     pub(super) allow: AllowList,
+    /// Runs the checks that edges ask for.
+    pub(super) checker: Checker,
     /// For a target's name and connection together.
     pub(super) connect_timeout: Duration,
     /// How long links may go on after `stop`.
@@ -65,6 +68,7 @@ impl Serve {
         // A task of its own, so that what wakes it for every byte wakes nothing else.
         let driver = tokio::spawn(driver);
         self.serve(serial, &session, incoming).await;
+        self.checker.left(serial);
         // The last of the links may still have something on its way.
         session.finish();
         // It fails only with the runtime.
@@ -81,6 +85,11 @@ impl Serve {
                     Some(IncomingEvent::Note(Note::Welcome { replicas, .. } | Note::Replicas { replicas })) => {
                         let _ = self.news.send(News::Replicas(replicas)).await;
                     }
+                    Some(IncomingEvent::Note(Note::Checks { start, stop })) => {
+                        self.checker.ordered(serial, session, start, &stop);
+                    }
+                    // What agents tell edges has no meaning from one.
+                    Some(IncomingEvent::Note(Note::Health { .. })) => {}
                     // Its links go on here; for the next ones there should be another session before this one ends.
                     Some(IncomingEvent::Note(Note::Drain)) => {
                         let _ = self.news.send(News::Leaving(serial)).await;

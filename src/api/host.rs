@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 mod auth;
 mod backend;
 mod headers;
+mod health;
 mod limits;
 mod route;
 mod tls;
@@ -16,6 +17,7 @@ pub use self::{
     auth::{Access, Auth, BasicAuth},
     backend::{AgentRef, Backend, BackendTls, LoadBalancing, Protocol, ProxyProtocol, TargetAddress},
     headers::{HeaderRules, Headers},
+    health::{HealthCheck, HttpHealthCheck, TcpHealthCheck},
     limits::{Limits, RateKey, RequestRate, Retries, Timeouts},
     route::{
         HeaderMatch, MatchType, PathRule, PathType, QueryMatch, Redirect, RedirectPath, RedirectPathType, Rewrite,

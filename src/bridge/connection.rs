@@ -185,6 +185,7 @@ impl Shared {
         self.metrics.connect("accepted");
         self.metrics.session_started(&session.agent);
         self.welcome(&session);
+        session.ask(&self.config.checks.borrow());
         // Who was revoked between the check and the list was not yet in the list when it was gone through.
         end_if_revoked(&session, &self.config.agents.borrow().clone());
         // The driver is a task of its own, so that what wakes it for every byte wakes nothing else.
@@ -199,6 +200,7 @@ impl Shared {
         while let Some(event) = incoming.next().await {
             match event {
                 IncomingEvent::Note(Note::Drain) => self.registry.retire(&session),
+                IncomingEvent::Note(Note::Health { reports }) => self.registry.reported(&session, reports),
                 // Links are the edge's to open, and other notes have no meaning from an agent.
                 IncomingEvent::Note(_) | IncomingEvent::Open(_) => {}
             }

@@ -12,9 +12,10 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::health::{Health, SessionHealth};
 use crate::{
-    routing::{Credential, ObjectName, affinity},
-    tunnel::{Link, Note, Open, Session, SessionClosed, registration::Registration},
+    routing::{Check, Checks, Credential, ObjectName, affinity},
+    tunnel::{Link, Note, Open, Session, SessionClosed, health::HealthReport, registration::Registration},
 };
 
 /// The sessions that live in this process; cheap to clone, all clones are one registry.
@@ -45,6 +46,7 @@ pub struct AgentSession {
     slot: u32,
     credential: Credential,
     session: Session,
+    health: SessionHealth,
     /// Why this side ended it, where it did.
     cause: OnceLock<Cause>,
     ended: CancellationToken,
@@ -76,6 +78,8 @@ struct Inner {
     /// What `choose` reads; the lock is held for a lookup and a clone.
     agents: RwLock<HashMap<ObjectName, Group>>,
     all: watch::Sender<Sessions>,
+    /// Sent with all that an agent says of its checks.
+    health: watch::Sender<()>,
     last_id: AtomicU64,
 }
 
@@ -154,6 +158,12 @@ impl Registry {
         self.0.all.subscribe()
     }
 
+    /// Follows what agents say of their checks: [`AgentSession::health`] is worth asking after each.
+    #[must_use]
+    pub fn watch_health(&self) -> watch::Receiver<()> {
+        self.0.health.subscribe()
+    }
+
     /// All live sessions now.
     #[must_use]
     pub fn sessions(&self) -> Sessions {
@@ -175,6 +185,7 @@ impl Registry {
             slot: new.registration.slot,
             credential: new.credential,
             session: new.session,
+            health: SessionHealth::default(),
             cause: OnceLock::new(),
             ended: CancellationToken::new(),
         });
@@ -190,6 +201,13 @@ impl Registry {
             old.close(Cause::Replaced);
         }
         session
+    }
+
+    /// Takes what a session's agent says of its checks.
+    pub(super) fn reported(&self, session: &AgentSession, reports: Vec<HealthReport>) {
+        if session.health.reported(reports) {
+            self.0.health.send_replace(());
+        }
     }
 
     /// Gives a session no more links; those that it has go on.
@@ -256,6 +274,25 @@ impl AgentSession {
     #[must_use]
     pub fn links(&self) -> usize {
         self.session.links()
+    }
+
+    /// What its agent says of a check; `None` where it has not said anything yet, as agents of older versions never do.
+    #[must_use]
+    pub fn health(&self, check: &Check) -> Option<Health> {
+        self.health.of(check)
+    }
+
+    /// Whether its agent says that the check fails. Cheap as long as none of its checks does.
+    #[must_use]
+    pub fn fails(&self, check: &Check) -> bool {
+        self.health.fails(check)
+    }
+
+    /// Has its agent run those of the checks that are its own, and no others.
+    pub(super) fn ask(&self, checks: &Checks) {
+        for note in self.health.ask(&self.agent, checks) {
+            self.tell(&note);
+        }
     }
 
     /// The credential that it registered with.

@@ -18,7 +18,7 @@ use crate::{
     bridge::{self, Bridge},
     controller::{ClusterConfig, Controller, Sessions},
     proxy::{self, Proxy, Tls, TlsOptions},
-    routing::Agents,
+    routing::{Agents, Checks},
     telemetry::{
         self,
         access_log::{AccessLog, AccessLogFormat, AccessLogWriter},
@@ -72,6 +72,7 @@ pub(super) struct Edge {
     bridge: Bridge,
     agents: watch::Sender<Arc<Agents>>,
     replicas: watch::Sender<Arc<[Replica]>>,
+    checks: watch::Sender<Arc<Checks>>,
     sessions: watch::Sender<Arc<Sessions>>,
     own: Replica,
     drain_delay: Duration,
@@ -123,12 +124,14 @@ impl Edge {
         let own = Replica { id: config.replica.clone(), address: config.advertise };
         let agents = watch::Sender::new(Arc::new(Agents::default()));
         let replicas = watch::Sender::new(Arc::from([own.clone()]));
+        let checks = watch::Sender::new(Arc::new(Checks::default()));
         let bridge = Bridge::new(
             bridge::Config {
                 replica: config.replica.clone(),
                 security: config.security,
                 agents: agents.subscribe(),
                 replicas: replicas.subscribe(),
+                checks: checks.subscribe(),
                 drain: DRAIN,
             },
             &metrics,
@@ -169,6 +172,7 @@ impl Edge {
             bridge,
             agents,
             replicas,
+            checks,
             sessions,
             own,
             drain_delay,
@@ -221,7 +225,7 @@ impl Edge {
 
         let wiring = async {
             tokio::join!(
-                wiring::publish(outputs.compiled, &proxy, &self.agents, &known),
+                wiring::publish(outputs.compiled, &proxy, (&self.agents, &self.checks), &known),
                 wiring::settle(known.subscribe(), outputs.expected, bridge.registry().watch(), &ready),
                 wiring::follow_replicas(outputs.replicas, &self.own, &proxy, &self.replicas),
                 wiring::follow_sessions(bridge.registry().watch(), &self.own.id, &self.sessions),

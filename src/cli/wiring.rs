@@ -15,7 +15,7 @@ use crate::{
     compile::Compiled,
     controller,
     proxy::Proxy,
-    routing::{Agents, ObjectName},
+    routing::{Agents, Checks, ObjectName},
     tunnel::Replica,
 };
 
@@ -26,7 +26,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 pub(super) async fn publish(
     mut compiled: watch::Receiver<Option<Arc<Compiled>>>,
     proxy: &Proxy,
-    agents: &watch::Sender<Arc<Agents>>,
+    (agents, checks): (&watch::Sender<Arc<Agents>>, &watch::Sender<Arc<Checks>>),
     known: &watch::Sender<bool>,
 ) {
     loop {
@@ -35,6 +35,12 @@ pub(super) async fn publish(
             // The proxy first, so that an agent that may register now finds its limits there.
             proxy.update(latest.table.clone(), &latest.agents);
             agents.send_replace(latest.agents.clone());
+            let asked = Checks::of(&latest.table);
+            checks.send_if_modified(|last| {
+                let changed = **last != asked;
+                *last = Arc::new(asked);
+                changed
+            });
             known.send_replace(true);
         }
         if compiled.changed().await.is_err() {

@@ -6,7 +6,7 @@ use super::{
     error::ProxyError,
     live::{
         Live,
-        places::{InProgress, PlaceState, RouteState},
+        places::{InProgress, PlaceState, RoutePlace, RouteState},
     },
 };
 use crate::{
@@ -44,6 +44,16 @@ pub(super) struct Seat {
 pub(super) struct Tried {
     pub(super) session: Arc<AgentSession>,
     pub(super) target: Target,
+}
+
+/// What is asked of a place.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    tried: &'a [Tried],
+    /// Neither the session nor the target has failed this request.
+    fresh: bool,
+    /// Nothing is known against it.
+    sound: bool,
 }
 
 /// What was seen of a place that is usable.
@@ -95,29 +105,37 @@ impl Chooser<'_> {
 
     fn find(&self, draw: Draw, tried: &[Tried], full: &[&ObjectName]) -> Option<Usable<'_>> {
         let places = &self.backend.places;
-        let load = |index: usize| self.route.places.get(index).map_or(0, |state| state.load());
-        for tier in places.tiers() {
-            for fresh in [true, false] {
-                let usable = |index: usize| self.usable(index, tried, fresh, full);
-                if let Some((_, found)) = places.pick(tier, draw, load, usable) {
-                    return Some(found);
-                }
-                if tried.is_empty() {
-                    break;
+        let load = |index: usize| self.route.places.get(index).map_or(0, |place| place.state.load());
+        // An unhealthy place is better than none: what is wrong with it the visitor hears from itself, and nobody waits for a
+        // check to see that it is well again.
+        for sound in [true, false] {
+            for tier in places.tiers() {
+                for fresh in [true, false] {
+                    let usable = |index: usize| self.usable(index, Wanted { tried, fresh, sound }, full);
+                    if let Some((_, found)) = places.pick(tier, draw, load, usable) {
+                        return Some(found);
+                    }
+                    if tried.is_empty() {
+                        break;
+                    }
                 }
             }
         }
         None
     }
 
-    /// The place, with a session, if a request can go there. If `fresh`, neither the session nor the target has failed it.
-    fn usable(&self, index: usize, tried: &[Tried], fresh: bool, full: &[&ObjectName]) -> Option<Usable<'_>> {
-        let (place, state) = (self.backend.places.all().get(index)?, self.route.places.get(index)?);
+    /// The place, with a session, if a request can go there.
+    fn usable(&self, index: usize, wanted: Wanted<'_>, full: &[&ObjectName]) -> Option<Usable<'_>> {
+        let (place, RoutePlace { state, check }) =
+            (self.backend.places.all().get(index)?, self.route.places.get(index)?);
+        let Wanted { tried, fresh, sound } = wanted;
         if full.contains(&&place.agent) || fresh && tried.iter().any(|tried| tried.target == place.target) {
             return None;
         }
+        let check = check.as_ref().filter(|_| sound);
         let wanted = |session: &AgentSession| {
             !tried.iter().any(|tried| tried.session.id == session.id && (fresh || tried.target == place.target))
+                && !check.is_some_and(|check| session.fails(check))
         };
         let session = if self.backend.balancing == LoadBalancing::ClientHash {
             self.registry.choose_for(&place.agent, self.visitor, wanted)?

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use http::{StatusCode, uri::Scheme};
 use rustls_pki_types::CertificateDer;
 
-use super::{LoadBalancing, Places};
+use super::{HealthCheck, LoadBalancing, Places};
 
 /// Where a rule's requests go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct TunnelBackend {
     pub places: Places,
     /// How the places share the requests.
     pub balancing: LoadBalancing,
+    /// How agents check the targets; `None` is not at all.
+    pub health_check: Option<Arc<HealthCheck>>,
     /// What the target speaks.
     pub protocol: Protocol,
     /// The `Host` that the backend gets; `None` keeps the visitor's.

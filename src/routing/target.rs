@@ -27,6 +27,13 @@ impl Target {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The host as certificates name it: without port and brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        let host = self.0.rsplit_once(':').map_or(&*self.0, |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
 }
 
 impl FromStr for Target {
@@ -63,6 +70,13 @@ mod tests {
         for text in ["127.0.0.1:8080", "[::1]:80", "app.lan:443", "my_db:5432"] {
             assert_eq!(text.parse::<Target>().expect(text).as_str(), text);
         }
+    }
+
+    #[test]
+    fn the_host_is_without_port_and_brackets() {
+        let host = |target: &str| target.parse::<Target>().expect("a target").host().to_owned();
+        assert_eq!(host("app.lan:443"), "app.lan");
+        assert_eq!(host("[::1]:443"), "::1");
     }
 
     #[test]

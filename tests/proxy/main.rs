@@ -14,6 +14,7 @@ mod errors;
 mod flow;
 mod forwarding;
 mod framing;
+mod health;
 mod http2;
 mod identity;
 mod input;

@@ -5,8 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use culvert::{
     proxy::{self, Proxy, TrustedProxies},
     routing::{
-        Agents, Backend, Certificates, EntryPoint, Filter, HostRules, Hostname, Listener, LoadBalancing, Matches,
-        ObjectName, PathMatch, Places, Protocol, RoutingTable, Rule, RuleId, Target, Timeouts, TunnelBackend,
+        Agents, Backend, Certificates, Checks, EntryPoint, Filter, HostRules, Hostname, Listener, LoadBalancing,
+        Matches, ObjectName, PathMatch, Places, Protocol, RoutingTable, Rule, RuleId, Target, Timeouts, TunnelBackend,
     },
 };
 use tokio::{
@@ -115,6 +115,7 @@ impl Stage {
         let rules = HostRules { owner: "web".into(), rules: rules.into_iter().map(Arc::new).collect() };
         let listener = Arc::new(Listener::new(None, [(host.parse::<Hostname>().expect("a hostname"), rules)]));
         let table = RoutingTable::new([(EntryPoint::Http, listener)], Certificates::default());
+        self.edge.checks.send_replace(Arc::new(Checks::of(&table)));
         self.proxy.update(Arc::new(table), agents);
     }
 
@@ -165,6 +166,7 @@ pub(crate) fn rule(targets: &[&str], filters: Vec<Filter>) -> Rule {
         backend: Backend::Tunnel(TunnelBackend {
             places: Places::new(&[lab().into()], &targets),
             balancing: LoadBalancing::RoundRobin,
+            health_check: None,
             protocol: Protocol::Http,
             host_header: None,
             proxy_protocol: None,

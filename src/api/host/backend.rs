@@ -2,6 +2,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::HealthCheck;
 use crate::api::SecretRef;
 
 /// Where requests go: through the tunnel of one of the agents, to one of the targets.
@@ -9,6 +10,9 @@ use crate::api::SecretRef;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.tls) || self.protocol == 'HTTPS'")
     .message("'tls' needs 'protocol: HTTPS'"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.healthCheck) || !has(self.healthCheck.http) || !(self.protocol in ['H2C', 'GRPC'])"
+).message("'healthCheck.http' speaks HTTP/1.1, which backends of H2C and GRPC need not; use 'healthCheck.tcp'"))]
 pub struct Backend {
     /// The agents that can reach the targets, 1 to 16 of them. Those that are connected share the requests, as
     /// `loadBalancing` says.
@@ -26,6 +30,10 @@ pub struct Backend {
     /// that a visitor comes to the same place as long as that can be used. What cannot be used just now is passed over.
     #[serde(default)]
     pub load_balancing: LoadBalancing,
+    /// How the agents check the targets, so that requests go to healthy ones. Unset, they do not; then a target is only passed
+    /// over for a while after it has refused connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
     /// What the targets speak: `HTTP` is HTTP/1.1; `HTTPS` is TLS, and in it HTTP/2 or HTTP/1.1 as the target chooses (ALPN);
     /// `H2C` is HTTP/2 without TLS, by prior knowledge; `GRPC` is the same as `H2C`.
     #[serde(default)]

@@ -27,6 +27,19 @@ impl Host<'_> {
 
     fn tunnel(&mut self, field: &str, backend: &api::Backend, attempts: u32) -> Result<TunnelBackend, String> {
         let (agents, targets) = (self.agents(field, &backend.agents)?, self.targets(field, &backend.targets)?);
+        let protocol = self.protocol(field, backend)?;
+        let host_header = match backend.host_header.as_str() {
+            "" => None,
+            text if values::is_host_header(text) => Some(text.into()),
+            text => {
+                let problem = format!("{text:?} is not HOST or HOST:PORT; correct or remove it");
+                return Err(self.unsupported(format!("{field}.hostHeader: {problem}")));
+            }
+        };
+        let check = backend.health_check.as_ref();
+        let check = check.and_then(|check| {
+            self.health_check(&format!("{field}.healthCheck"), check, &protocol, host_header.as_ref())
+        });
         Ok(TunnelBackend {
             places: Places::new(&agents, &targets),
             balancing: match backend.load_balancing {
@@ -35,15 +48,9 @@ impl Host<'_> {
                 api::LoadBalancing::LeastRequests => LoadBalancing::LeastRequests,
                 api::LoadBalancing::ClientHash => LoadBalancing::ClientHash,
             },
-            protocol: self.protocol(field, backend)?,
-            host_header: match backend.host_header.as_str() {
-                "" => None,
-                text if values::is_host_header(text) => Some(text.into()),
-                text => {
-                    let problem = format!("{text:?} is not HOST or HOST:PORT; correct or remove it");
-                    return Err(self.unsupported(format!("{field}.hostHeader: {problem}")));
-                }
-            },
+            health_check: check,
+            protocol,
+            host_header,
             proxy_protocol: backend.proxy_protocol.map(|version| match version {
                 api::ProxyProtocol::V1 => ProxyProtocol::V1,
                 api::ProxyProtocol::V2 => ProxyProtocol::V2,
@@ -220,7 +227,7 @@ impl Host<'_> {
     }
 
     /// Tells that a value is not possible, and gives the message back.
-    fn unsupported(&mut self, message: String) -> String {
+    pub(super) fn unsupported(&mut self, message: String) -> String {
         self.accepted.add(Reason::UnsupportedValue, message.clone());
         message
     }

@@ -3,12 +3,8 @@
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, Error, RootCertStore, crypto::aws_lc_rs};
+use rustls_pki_types::ServerName;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -17,7 +13,7 @@ use crate::{
     flow::Counted,
     proxy::error::ProxyError,
     routing::{BackendTls, Target, Trust},
-    tunnel::Link,
+    tunnel::{Link, tls::AnyCertificate},
 };
 
 const HTTP2: &[u8] = b"h2";
@@ -34,10 +30,6 @@ struct Configs {
     http1: Arc<ClientConfig>,
 }
 
-/// Believes every certificate, as the object says. The handshake's signature is verified all the same.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
 // === impl BackendConfigs ===
 
 impl BackendConfigs {
@@ -51,7 +43,7 @@ impl BackendConfigs {
         link: Counted<Link>,
         limit: Duration,
     ) -> Result<(BackendStream, bool), ProxyError> {
-        let name = tls.server_name.as_deref().unwrap_or_else(|| host_of(target)).to_owned();
+        let name = tls.server_name.as_deref().unwrap_or_else(|| target.host()).to_owned();
         let name = ServerName::try_from(name.clone())
             .map_err(|_| ProxyError::BackendTls(format!("{name:?} is no name that a certificate can have")))?;
         let Configs { either, http1 } = self.of(tls).map_err(|error| ProxyError::BackendTls(error.to_string()))?;
@@ -75,12 +67,6 @@ impl BackendConfigs {
         self.0.lock().insert(tls.clone(), made.clone());
         Ok(made)
     }
-}
-
-/// The host of a target as certificates name it.
-fn host_of(target: &Target) -> &str {
-    let host = target.as_str().rsplit_once(':').map_or(target.as_str(), |(host, _)| host);
-    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// Why there is no TLS with a backend.
@@ -122,53 +108,9 @@ impl Configs {
     }
 }
 
-// === impl AnyCertificate ===
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_host_of_a_target_is_without_port_and_brackets() {
-        let host = |target: &str| host_of(&target.parse().expect("a target")).to_owned();
-        assert_eq!(host("app.lan:443"), "app.lan");
-        assert_eq!(host("[::1]:443"), "::1");
-    }
 
     #[test]
     fn a_configuration_is_made_once_and_forgotten_with_its_rule() {

@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::routing::{Backend, ObjectName, Place, Rule, Target};
+use crate::routing::{Backend, Check, ObjectName, Place, Rule, Target};
 
 /// The live state of a route: whose turn it is, and its places.
 pub(in crate::proxy) struct RouteState {
@@ -18,7 +18,14 @@ pub(in crate::proxy) struct RouteState {
     rule: Arc<Rule>,
     turn: Arc<AtomicUsize>,
     /// In the order of the rule's places.
-    pub(in crate::proxy) places: Vec<Arc<PlaceState>>,
+    pub(in crate::proxy) places: Vec<RoutePlace>,
+}
+
+/// A place of a route.
+pub(in crate::proxy) struct RoutePlace {
+    pub(in crate::proxy) state: Arc<PlaceState>,
+    /// What the agent's sessions are asked of it.
+    pub(in crate::proxy) check: Option<Check>,
 }
 
 /// What is known of an agent and a target that it connects to.
@@ -45,7 +52,14 @@ impl RouteState {
             return same.clone();
         }
         let places = match &rule.backend {
-            Backend::Tunnel(tunnel) => tunnel.places.all().iter().map(|place| all.of(place)).collect(),
+            Backend::Tunnel(tunnel) => {
+                let check = |place: &Place| {
+                    let how = tunnel.health_check.as_ref()?;
+                    Some(Check::new(&rule.id.object, &place.target, how))
+                };
+                let places = tunnel.places.all().iter();
+                places.map(|place| RoutePlace { state: all.of(place), check: check(place) }).collect()
+            }
             _ => Vec::new(),
         };
         Arc::new(Self {
