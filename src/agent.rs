@@ -10,14 +10,19 @@ mod backoff;
 mod dial;
 mod edge;
 mod health;
+mod http_proxy;
+mod links;
 mod plan;
 mod relay;
 mod run;
 mod serve;
+mod transport;
 
 pub use self::{
     allow::{AllowList, AllowRule, AllowRuleError},
     dial::{Security, TokenSource},
     edge::{EdgeUrl, EdgeUrlError},
+    http_proxy::{HttpProxy, HttpProxyError, Proxies},
     run::{Agent, Config},
+    transport::Transport,
 };

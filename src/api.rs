@@ -9,6 +9,7 @@
 #![allow(clippy::duplicated_attributes, reason = "two printer columns may have the same type")]
 
 mod agent;
+mod allowed_namespaces;
 mod conditions;
 mod crds;
 mod duration;
@@ -20,6 +21,7 @@ mod secrets;
 
 pub use self::{
     agent::{AgentLimits, AgentSession, CredentialSource, TunnelAgent, TunnelAgentSpec, TunnelAgentStatus},
+    allowed_namespaces::{AllowedNamespaces, LabelExpression, LabelOperator, NamespaceSelector, NamespacesFrom},
     conditions::{ConditionStatus, ConditionType, Reason},
     crds::crds,
     host::{

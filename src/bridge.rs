@@ -6,14 +6,19 @@
 //! as a watch of [`Replica`](crate::tunnel::Replica)s, and its sessions go out as a watch.
 
 mod connection;
+mod ending;
 mod health;
+mod instances;
 mod listener;
 mod metrics;
 mod registration;
 mod registry;
+mod source;
 mod throttle;
+mod waiting;
 
 pub use self::{
+    ending::Ending,
     health::Health,
     listener::{Bridge, BridgeError, Config, Security},
     registry::{AgentSession, Registry, Sessions},

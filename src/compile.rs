@@ -10,11 +10,15 @@ mod certificates;
 mod claims;
 mod hosts;
 mod patterns;
+mod permissions;
 mod schema;
 mod secrets;
 mod verdict;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
 
@@ -23,6 +27,7 @@ use self::{
     claims::Claims,
     hosts::Results,
     patterns::{Known, Patterns},
+    permissions::Permissions,
     secrets::Secrets,
 };
 pub use self::{
@@ -45,6 +50,8 @@ pub struct Objects {
     pub secrets: Vec<Arc<Secret>>,
     /// Secrets that exist and whose content could not be had, with the reason.
     pub unfetched: HashMap<ObjectName, String>,
+    /// The labels of the namespaces, by name. One that is not here has its name as its only label.
+    pub namespaces: HashMap<String, BTreeMap<String, String>>,
 }
 
 /// What the objects mean.
@@ -83,7 +90,11 @@ pub fn compile(objects: &Objects, previous: Option<&Compiled>) -> Compiled {
         certificates: CertificateBook::new(&secrets, previous.map(|previous| &previous.certificates)),
         patterns: Patterns::new(previous.map(|previous| &previous.patterns)),
     };
-    let context = hosts::Context { secrets: &secrets, agents: &known, previous: previous.map(|p| &p.rules) };
+    let context = hosts::Context {
+        secrets: &secrets,
+        permissions: Permissions::new(&objects.tunnel_agents, &objects.namespaces),
+        previous: previous.map(|p| &p.rules),
+    };
     for host in by_age(&objects.tunnel_hosts, |host| &host.metadata) {
         verdicts.push(hosts::compile(host, &context, &mut results));
     }

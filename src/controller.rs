@@ -2,16 +2,18 @@
 //!
 //! ```text
 //! source ─▶ stores ─▶ compile ─▶ Outputs ─▶ proxy, bridge
-//!    ▲                   └─▶ conditions (by the lease holder)
+//!    ▲                   └─▶ conditions, Events (by the lease holder)
 //!    └── API server ◀──────────── sessions (by every replica)
 //! ```
 //!
 //! Nothing is published before all lists have been read once, and nothing is taken back when the API server goes away:
 //! the edge routes on from the last table.
 
+mod events;
 mod lease;
 mod membership;
 mod metrics;
+mod namespaces;
 mod pauses;
 mod reconcile;
 mod report;
@@ -27,6 +29,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    events::EventWriter,
     membership::Members,
     metrics::Metrics,
     reconcile::Published,
@@ -52,6 +55,7 @@ pub struct Controller {
     members: watch::Sender<Members>,
     replicas: watch::Sender<Replicas>,
     expected: watch::Sender<Arc<[ObjectName]>>,
+    sessions: watch::Receiver<Arc<Sessions>>,
     cluster: Option<Cluster>,
 }
 
@@ -84,7 +88,6 @@ pub struct ClusterConfig {
 struct Cluster {
     client: Client,
     config: ClusterConfig,
-    sessions: watch::Receiver<Arc<Sessions>>,
 }
 
 // === impl Controller ===
@@ -104,23 +107,31 @@ impl Controller {
         let metrics = Arc::new(Metrics::register(registry)?);
         let source = source::cluster(&client, &metrics);
         let replica = config.replica.clone();
-        Ok(Self::new(source, metrics, &replica, Some(Cluster { client, config, sessions })))
+        Ok(Self::new(source, metrics, &replica, sessions, Some(Cluster { client, config })))
     }
 
-    /// A controller of the objects of a folder. There are no other replicas, and verdicts go to the log.
+    /// A controller of the objects of a folder. There are no other replicas; verdicts go to the log, and so does what is new of
+    /// `sessions`, those that this replica holds.
     ///
     /// # Errors
     /// Where the folder cannot be watched, or the registry has metrics of these names already.
     pub fn folder(
         dir: &Path,
         replica: &str,
+        sessions: watch::Receiver<Arc<Sessions>>,
         registry: &prometheus::Registry,
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let metrics = Arc::new(Metrics::register(registry)?);
-        Ok(Self::new(source::folder(dir)?, metrics, replica, None))
+        Ok(Self::new(source::folder(dir)?, metrics, replica, sessions, None))
     }
 
-    fn new(source: Source, metrics: Arc<Metrics>, replica: &str, cluster: Option<Cluster>) -> Self {
+    fn new(
+        source: Source,
+        metrics: Arc<Metrics>,
+        replica: &str,
+        sessions: watch::Receiver<Arc<Sessions>>,
+        cluster: Option<Cluster>,
+    ) -> Self {
         let members = Members::alone(replica);
         Self {
             stores: Stores::new(source.secret_lists, source.tls_secrets.clone(), metrics.clone()),
@@ -130,6 +141,7 @@ impl Controller {
             replicas: watch::Sender::new(members.replicas.clone()),
             members: watch::Sender::new(members),
             expected: watch::Sender::new(Arc::from([])),
+            sessions,
             cluster,
         }
     }
@@ -146,13 +158,14 @@ impl Controller {
 
     /// Runs until `shutdown`, then gives the lease back.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { source, stores, metrics, compiled, members, replicas, expected, cluster } = self;
+        let Self { source, stores, metrics, compiled, members, replicas, expected, sessions, cluster } = self;
         let touched = watch::Sender::new(());
-        let Some(Cluster { client, config, sessions }) = cluster else {
+        let Some(Cluster { client, config }) = cluster else {
             let report = report::follow(compiled.subscribe());
+            let newcomers = events::log(sessions);
             let reconcile = reconcile::run(source, stores, Published { compiled, expected, touched }, metrics);
             tokio::select! {
-                () = async { tokio::join!(reconcile, report); } => {}
+                () = async { tokio::join!(reconcile, report, newcomers); } => {}
                 () = shutdown.cancelled() => {}
             }
             return;
@@ -180,6 +193,13 @@ impl Controller {
             touched: touched.subscribe(),
             metrics: metrics.clone(),
         };
+        let newcomers = EventWriter {
+            client: client.clone(),
+            replica: config.replica.clone(),
+            agents: own_sessions.agents.clone(),
+            touched: touched.subscribe(),
+            holder: holder.subscribe(),
+        };
         let published_members = members.subscribe();
         let ClusterConfig { replica, namespace, lease, bridge_service } = &config;
         let membership =
@@ -191,6 +211,7 @@ impl Controller {
                 reconcile,
                 conditions.run(),
                 own_sessions.run(),
+                newcomers.run(),
                 membership,
                 show(published_members, replicas)
             );

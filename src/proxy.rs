@@ -44,6 +44,7 @@ use self::{
 };
 pub use self::{
     config::Config,
+    error::Reason,
     visitor::{
         identity::TrustedProxies,
         tls::{Tls, TlsOptions},
@@ -129,7 +130,7 @@ impl Proxy {
             loop {
                 tokio::select! {
                     Ok(()) = sessions.changed() => {
-                        self.shared.live.load().drop_pools(|session| !self.shared.registry.is_active(session));
+                        self.shared.live.load().drop_pools(|process| !self.shared.registry.is_active(process));
                     }
                     _ = sweep.tick() => {
                         self.shared.live.load().sweep(Instant::now());
@@ -142,7 +143,12 @@ impl Proxy {
             () = self.accept(listener, None, shutdown) => {}
             () = upkeep => {}
         }
-        // The bridge ends when the links do; idle ones are nobody's any more.
+        self.drop_idle();
+    }
+
+    /// Drops the connections to backends that nobody uses, once no more visitors come: who waits for the last link does not
+    /// wait for them.
+    pub fn drop_idle(&self) {
         self.shared.live.load().drop_pools(|_| true);
     }
 
@@ -160,7 +166,7 @@ impl Proxy {
                 () = shutdown.cancelled() => break,
                 accepted = listener.accept() => match accepted {
                     Ok((_, peer)) if self.shared.config.max_connections.is_some_and(|most| connections.len() >= most) => {
-                        self.shared.makers.metrics.errors.with_label_values(&["too_many_connections"]).inc();
+                        self.shared.makers.metrics.failed(Reason::TooManyConnections);
                         tracing::debug!(%peer, "there are too many visitors' connections already; this one is closed");
                     }
                     Ok((tcp, peer)) => {

@@ -14,6 +14,7 @@ pub mod registration;
 mod session;
 pub mod socket;
 pub mod tls;
+pub mod websocket;
 
 pub use self::{
     code::{LinkError, RefuseCode, ResetCode},

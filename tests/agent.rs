@@ -16,7 +16,7 @@ use std::{
 };
 
 use culvert::{
-    agent::TokenSource,
+    agent::{TokenSource, Transport},
     tunnel::{Link, LinkError, RefuseCode, ResetCode},
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -245,6 +245,7 @@ async fn an_agent_comes_back_when_its_edge_does() {
     let start = Instant::now();
     let session = edge.session().await;
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(session.transport, if way().0 == Transport::WebSocket { "websocket" } else { "tls" });
     echoed(&mut open(&session, &target), b"after").await;
     agent.stop().await;
 }

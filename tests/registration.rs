@@ -6,30 +6,55 @@
 #[path = "support/tunnel.rs"]
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
 
-use culvert::tunnel::{
-    CloseReason, Config, Driver, Incoming, IncomingEvent, Note, Role, Session,
-    registration::{self, RegisterError, Registration},
+use culvert::{
+    routing::{AgentEntry, Agents},
+    tunnel::{
+        CloseReason, Config, Driver, Incoming, IncomingEvent, Note, Role, Session,
+        registration::{self, RegisterError, Registration},
+    },
 };
 use rustls_pki_types::ServerName;
 use support::*;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::{Instant, timeout},
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 async fn connect(edge: &Edge) -> TlsStream<TcpStream> {
-    let tcp = TcpStream::connect(edge.address).await.expect("connected");
+    connect_from(edge, Ipv4Addr::LOCALHOST).await
+}
+
+/// A connection from another of this machine's own addresses.
+async fn connect_from(edge: &Edge, source: Ipv4Addr) -> TlsStream<TcpStream> {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind((source, 0).into()).expect("a port");
+    let tcp = socket.connect(edge.address).await.expect("connected");
     let name = ServerName::try_from("localhost").expect("a name");
     TlsConnector::from(edge.certificate.client()).connect(name, tcp).await.expect("TLS")
 }
 
-/// What a request gets, up to the end of the connection.
+/// What a request gets, up to the end of the connection. Each comes from an address of its own, as failures of one are slowed
+/// down.
 async fn answer(edge: &Edge, request: &str) -> String {
-    let mut stream = connect(edge).await;
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    answer_from(edge, Ipv4Addr::new(127, 0, 1, NEXT.fetch_add(1, Ordering::Relaxed)), request).await
+}
+
+async fn answer_from(edge: &Edge, source: Ipv4Addr, request: &str) -> String {
+    let mut stream = connect_from(edge, source).await;
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut answer = String::new();
     timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("in time").expect("an answer and a proper end");
@@ -56,7 +81,11 @@ struct Peer {
 
 impl Peer {
     async fn register(edge: &Edge, registration: &Registration) -> Result<Self, RegisterError> {
-        let mut stream = connect(edge).await;
+        Self::register_from(edge, Ipv4Addr::LOCALHOST, registration).await
+    }
+
+    async fn register_from(edge: &Edge, source: Ipv4Addr, registration: &Registration) -> Result<Self, RegisterError> {
+        let mut stream = connect_from(edge, source).await;
         let registered = registration::register(&mut stream, "localhost", registration).await?;
         let (session, incoming, driver): (_, _, Driver<_>) =
             Session::start(Role::Agent, stream, registered.early, Config::default());
@@ -138,7 +167,7 @@ async fn who_is_accepted_is_welcomed_and_listed() {
     assert_eq!((&session.agent, &*session.instance, session.transport), (&lab(), "0a", "tls"));
     assert_eq!((&*session.version, &*session.secret), ("0.1.0", "lab-token"));
     assert!(session.remote_address.ip().is_loopback());
-    assert!(edge.bridge.registry().is_active(session.id));
+    assert!(edge.bridge.registry().is_active(session.process));
     let gauge = "culvert_agent_sessions{agent=\"lab\",namespace=\"web\"}";
     edge.metric_becomes(gauge, 1).await;
 
@@ -148,7 +177,7 @@ async fn who_is_accepted_is_welcomed_and_listed() {
     peer.session.close();
     timeout(PATIENCE, session.closed()).await.expect("its end is seen");
     assert!(edge.bridge.registry().choose(&lab()).is_none());
-    assert!(!edge.bridge.registry().is_active(session.id));
+    assert!(!edge.bridge.registry().is_active(session.process));
     edge.metric_becomes(gauge, 0).await;
     edge.metric_becomes("culvert_agent_disconnects_total{reason=\"peer_closed\"}", 1).await;
 }
@@ -160,19 +189,25 @@ async fn instances_are_used_in_turn_and_one_that_leaves_is_not() {
     let two = Peer::register(&edge, &registration("02", &[])).await.expect("registered");
     let sessions = edge.sessions(|sessions| sessions.len() == 2).await;
     let registry = edge.bridge.registry();
-    let id = |instance: &str| sessions.iter().find(|session| &*session.instance == instance).expect("its session").id;
+    let process =
+        |instance: &str| sessions.iter().find(|session| &*session.instance == instance).expect("its session").process;
     let mut changes = registry.watch();
     let chosen: Vec<_> = (0..6).map(|_| registry.choose(&lab()).expect("a session").instance.clone()).collect();
     assert_eq!(chosen.iter().filter(|instance| &***instance == "01").count(), 3, "{chosen:?}");
     assert!(chosen.windows(2).all(|pair| pair[0] != pair[1]), "{chosen:?}");
 
-    one.session.note(&Note::Drain).expect("told");
+    let leaving = sessions.iter().find(|session| &*session.instance == "01").expect("its session");
+    let link = open(leaving, "127.0.0.1:80");
+    one.session.note(&Note::Drain { seconds: None }).expect("told");
     timeout(PATIENCE, changes.changed()).await.expect("taken out, and said so").expect("a registry");
-    assert_eq!((registry.is_active(id("01")), registry.is_active(id("02"))), (false, true));
+    assert_eq!((registry.is_active(process("01")), registry.is_active(process("02"))), (false, true));
     assert!((0..4).all(|_| &*registry.choose(&lab()).expect("a session").instance == "02"));
     assert_eq!(registry.sessions().len(), 2, "it is still there for its links");
-    two.session.close();
+    drop(link);
+    assert_eq!(one.over().await, CloseReason::PeerClosed, "the edge ends it with its last link");
     edge.sessions(|sessions| sessions.len() == 1).await;
+    two.session.close();
+    edge.sessions(|sessions| sessions.is_empty()).await;
     assert!(registry.choose(&lab()).is_none());
 }
 
@@ -293,4 +328,216 @@ async fn a_bridge_that_stops_lets_links_finish() {
     drop(link);
     timeout(PATIENCE, session.closed()).await.expect("ended");
     edge.metric_becomes("culvert_agent_disconnects_total{reason=\"drained\"}", 1).await;
+}
+
+/// The agent `web/lab` with these rules.
+fn lab_with(change: impl FnOnce(&mut AgentEntry)) -> Arc<Agents> {
+    let mut entry = (**agents(&[("lab", "lab-token", TOKEN)]).get(&lab()).expect("the agent")).clone();
+    change(&mut entry);
+    Arc::new([entry].into_iter().collect())
+}
+
+fn rejected(registered: Result<Peer, RegisterError>) -> registration::Rejection {
+    match registered {
+        Err(RegisterError::Rejected(rejection)) => rejection,
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("registered"),
+    }
+}
+
+#[tokio::test]
+async fn a_token_of_one_agent_registers_no_other() {
+    let edge = Edge::start("r1").await;
+    let other = "token-of-another-agent";
+    edge.agents.send_replace(Arc::new(agents(&[("lab", "lab-token", TOKEN), ("hut", "hut-token", other)])));
+    let claims = |agent: &str, token: &str| Registration {
+        agent: agent.to_owned(),
+        token: registration::Token::new(token).expect("a token"),
+        ..registration("0a", &[])
+    };
+    for (agent, token) in [("web/hut", TOKEN), ("web/lab", other), ("other/lab", TOKEN)] {
+        let rejection = rejected(Peer::register(&edge, &claims(agent, token)).await);
+        assert_eq!(rejection.status, 401, "{agent}");
+        assert!(!rejection.reason.contains("hut"), "{}", rejection.reason);
+    }
+    assert!(edge.bridge.registry().sessions().is_empty());
+    let _own = Peer::register(&edge, &claims("web/hut", other)).await.expect("registered");
+    assert_eq!(&*edge.session().await.agent.name, "hut");
+}
+
+#[tokio::test]
+async fn an_agent_comes_only_from_where_it_may_and_is_ended_where_it_may_no_longer() {
+    let edge = Edge::start("r1").await;
+    let here = |network: &str| {
+        let network = network.parse().expect("a network");
+        lab_with(|entry| entry.allowed_sources = Some(vec![network]))
+    };
+    edge.agents.send_replace(here("127.0.0.2/32"));
+    let rejection = rejected(Peer::register(&edge, &registration("01", &[])).await);
+    assert_eq!(rejection.status, 403);
+    assert!(rejection.reason.contains("web/lab may not register from 127.0.0.1"), "{}", rejection.reason);
+    let good = Ipv4Addr::new(127, 0, 0, 2);
+    let moved = Peer::register_from(&edge, good, &registration("02", &[])).await.expect("registered");
+    edge.session().await;
+    edge.metric_becomes("culvert_agent_connects_total{result=\"source\"}", 1).await;
+
+    let start = Instant::now();
+    edge.agents.send_replace(here("127.0.0.1/32"));
+    assert_eq!(moved.over().await, CloseReason::PeerClosed);
+    assert!(start.elapsed() < Duration::from_secs(2));
+    edge.metric_becomes("culvert_agent_disconnects_total{reason=\"source\"}", 1).await;
+    let _back = Peer::register(&edge, &registration("02", &[])).await.expect("registered");
+    assert_eq!(edge.session().await.remote_address.ip(), IpAddr::from(Ipv4Addr::LOCALHOST));
+    edge.agents.send_replace(lab_with(|entry| entry.allowed_sources = Some(Vec::new())));
+    edge.sessions(|sessions| sessions.is_empty()).await;
+}
+
+#[tokio::test]
+async fn no_more_processes_than_may_run_as_one_agent() {
+    let edge = Edge::start("r1").await;
+    let most = |most: u32| lab_with(|entry| entry.max_instances = Some(most));
+    edge.agents.send_replace(most(2));
+    let slot = |instance: &str, slot| Registration { slot, ..registration(instance, &[]) };
+    let first = Peer::register(&edge, &slot("01", 0)).await.expect("registered");
+    let _second = Peer::register(&edge, &slot("02", 0)).await.expect("registered");
+    let _again = Peer::register(&edge, &slot("02", 1)).await.expect("another connection of the same process");
+    edge.sessions(|sessions| sessions.len() == 3).await;
+    let rejection = rejected(Peer::register(&edge, &slot("03", 0)).await);
+    assert_eq!((rejection.status.as_u16(), rejection.retry_after), (429, Some(Duration::from_secs(5))));
+    assert!(rejection.reason.contains("2 other processes run as TunnelAgent web/lab"), "{}", rejection.reason);
+
+    // One that is leaving makes room before it is gone.
+    first.session.note(&Note::Drain { seconds: None }).expect("told");
+    let mut third = Peer::register_from(&edge, Ipv4Addr::new(127, 0, 0, 2), &slot("03", 0)).await;
+    for source in 3..100 {
+        if third.is_ok() {
+            break;
+        }
+        third = Peer::register_from(&edge, Ipv4Addr::new(127, 0, 0, source), &slot("03", 0)).await;
+    }
+    let third = third.expect("the place of the one that leaves");
+    edge.sessions(|sessions| sessions.len() == 4).await;
+
+    // Who came last goes first.
+    edge.agents.send_replace(most(1));
+    assert_eq!(third.over().await, CloseReason::PeerClosed);
+    let left = edge.sessions(|sessions| sessions.len() == 3).await;
+    assert!(left.iter().all(|session| &*session.instance != "03"), "{left:?}");
+    edge.metric_becomes("culvert_agent_disconnects_total{reason=\"surplus\"}", 1).await;
+}
+
+/// Counts the lines that are logged while it lives, on this thread.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    fn follow(&self) -> tracing::subscriber::DefaultGuard {
+        let lines = self.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || lines.clone()).with_ansi(false);
+        tracing::subscriber::set_default(subscriber.finish())
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("no panic").clone()).expect("text")
+    }
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_storm_of_wrong_tokens_is_slowed_down_and_an_agent_beside_it_is_not() {
+    let lines = Lines::default();
+    let _guard = lines.follow();
+    let edge = Arc::new(Edge::start("r1").await);
+    let wrong = Registration {
+        token: registration::Token::new("secret-that-is-wrong").expect("a token"),
+        ..registration("0b", &[])
+    };
+    // Each dials again as soon as it has its answer, or is sent away without one.
+    let mut storm = JoinSet::new();
+    let answers = Arc::new(Mutex::new(Vec::new()));
+    let start = Instant::now();
+    for _ in 0..30 {
+        let (edge, wrong, answers) = (edge.clone(), wrong.clone(), answers.clone());
+        storm.spawn(async move {
+            loop {
+                if let Err(RegisterError::Rejected(rejection)) = Peer::register(&edge, &wrong).await {
+                    assert_eq!(rejection.status, 401);
+                    answers.lock().expect("no panic").push(start.elapsed());
+                }
+            }
+        });
+    }
+    // Its turn would come after a second at the earliest; a valid token has none to wait for.
+    let mut slowest = Duration::ZERO;
+    for instance in ["01", "02", "03", "04", "05"] {
+        sleep(Duration::from_millis(600)).await;
+        let dialled = Instant::now();
+        let _peer = Peer::register(&edge, &registration(instance, &[])).await.expect("registered");
+        slowest = slowest.max(dialled.elapsed());
+    }
+    let passed = start.elapsed();
+    storm.shutdown().await;
+    assert!(slowest < Duration::from_secs(1), "a valid token waited for {slowest:?}");
+    let answers = answers.lock().expect("no panic");
+    assert!(answers.len() >= 2, "{answers:?}");
+    assert!(answers.len() as u64 <= passed.as_secs() + 1, "{passed:?}: {answers:?}");
+    assert!(edge.metric("culvert_bridge_rejected_total{reason=\"crowded\"}") > 0, "few wait at a time");
+    let text = lines.text();
+    let logged = text.lines().filter(|line| line.contains("agent refused")).count();
+    assert!((1..=passed.as_secs() + 1).contains(&(logged as u64)), "{logged} lines in {passed:?}");
+    assert!(text.contains("source=127.0.0.1:") && !text.contains("secret-that-is-wrong"), "{text}");
+}
+
+#[tokio::test]
+async fn a_thousand_silent_sockets_delay_no_agent_and_are_closed() {
+    let edge = Edge::start("r1").await;
+    let start = Instant::now();
+    let mut silent = JoinSet::new();
+    for n in 0..1000_u32 {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        // From one address, as most of them would be, and some from others.
+        let source = if n % 10 == 0 { Ipv4Addr::new(127, 0, 2, 1) } else { Ipv4Addr::LOCALHOST };
+        socket.bind((source, 0).into()).expect("a port");
+        let mut stream = socket.connect(edge.address).await.expect("connected");
+        silent.spawn(async move {
+            let _ = timeout(PATIENCE, stream.read(&mut [0])).await.expect("closed in time");
+            start.elapsed()
+        });
+    }
+    let opened = start.elapsed();
+    let dialled = Instant::now();
+    let mut peer = Peer::register(&edge, &registration("01", &[])).await.expect("registered");
+    assert!(matches!(peer.note().await, Note::Welcome { .. }));
+    let waited = dialled.elapsed();
+    assert!(waited < Duration::from_secs(1), "an agent waited for {waited:?}");
+    let closed = silent.join_all().await;
+    let last = closed.iter().max().expect("some");
+    assert!(*last < opened + Duration::from_secs(14), "the last was closed after {last:?}");
+    edge.metric_becomes("culvert_bridge_rejected_total{reason=\"timeout\"}", 1000).await;
+}
+
+#[tokio::test]
+async fn who_speaks_is_not_pushed_out_by_who_is_silent() {
+    let edge = Edge::start("r1").await;
+    let mut half = connect(&edge).await;
+    half.write_all(b"GET /v1/tunnel HTTP/1.1\r\n").await.expect("sent");
+    let mut silent = Vec::new();
+    for _ in 0..1100 {
+        silent.push(TcpStream::connect(edge.address).await.expect("connected"));
+    }
+    edge.metric_becomes("culvert_bridge_rejected_total{reason=\"crowded\"}", 77).await;
+    half.write_all(b"Host: edge\r\n\r\n").await.expect("sent");
+    let mut answer = String::new();
+    timeout(PATIENCE, half.read_to_string(&mut answer)).await.expect("in time").expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 426 Upgrade Required\r\n"), "{answer}");
 }

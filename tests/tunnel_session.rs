@@ -240,7 +240,7 @@ async fn notes_arrive_in_order() {
     let notes = [
         Note::Welcome { replica: "edge-0".into(), version: "0.1.0".into(), replicas: replicas.clone() },
         Note::Replicas { replicas },
-        Note::Drain,
+        Note::Drain { seconds: None },
     ];
     for note in &notes {
         edge.session.note(note).expect("a session");
@@ -295,7 +295,7 @@ async fn closing_a_session_loses_its_links_on_both_sides() {
     assert_eq!(agent.driver.await.expect("a reason"), CloseReason::PeerClosed);
     assert!(agent.incoming.next().await.is_none());
     assert!(edge.session.open(&open()).is_err());
-    assert!(agent.session.note(&Note::Drain).is_err());
+    assert!(agent.session.note(&Note::Drain { seconds: None }).is_err());
 }
 
 #[tokio::test]
@@ -324,7 +324,7 @@ async fn finishing_a_session_sends_what_was_written_before() {
         tokio::task::yield_now().await;
     }
     agent.session.finish();
-    assert!(agent.session.note(&Note::Drain).is_err());
+    assert!(agent.session.note(&Note::Drain { seconds: None }).is_err());
     let mut received = Vec::new();
     let (reason, read) = tokio::join!(driver, near.read_to_end(&mut received));
     read.expect("a regular end");
@@ -348,7 +348,7 @@ async fn finishing_a_session_loses_the_links_that_want_to_write_more() {
 async fn a_peer_that_takes_nothing_is_waited_for_two_seconds() {
     let (edge, _peer) = tokio::io::duplex(16);
     let edge = Side::start(Role::Edge, edge);
-    edge.session.note(&Note::Drain).expect("told");
+    edge.session.note(&Note::Drain { seconds: None }).expect("told");
     let start = tokio::time::Instant::now();
     edge.session.finish();
     assert_eq!(edge.driver.await.expect("a reason"), CloseReason::Closed);

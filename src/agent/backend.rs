@@ -1,3 +1,5 @@
+mod stream;
+
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
@@ -9,7 +11,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::allow::{AllowList, Host, Target, Verdict};
+pub(super) use self::stream::Stream;
+use super::allow::{AllowList, AllowRule, Host, Target, Verdict};
 use crate::tunnel::RefuseCode;
 
 /// Why a backend was not connected to: what goes back over the tunnel.
@@ -19,32 +22,68 @@ pub(super) struct Refusal {
     pub(super) text: String,
 }
 
-/// Connects to `target` if `allowed` says so, within `limit` for all of it: the name, and its addresses in the order
-/// in which the resolver gave them.
+/// Connects to `target` if `allowed` says so for the TunnelHosts of `namespace`, within `limit` for all of it: the name, and
+/// its addresses in the order in which the resolver gave them. Gives the address too, if there is one.
 ///
 /// A name is resolved once, and the address that was checked is the one that is dialled: a second answer of a
 /// resolver under somebody else's control is never trusted.
-pub(super) async fn connect(target: &str, allowed: &AllowList, limit: Duration) -> Result<TcpStream, Refusal> {
+pub(super) async fn connect(
+    target: &str,
+    namespace: &str,
+    allowed: &AllowList,
+    limit: Duration,
+) -> Result<(Stream, Option<SocketAddr>), Refusal> {
     let Some(parsed) = Target::parse(target) else {
-        return Err(Refusal::new(RefuseCode::NotAllowed, format_args!("{target:?} is not HOST:PORT")));
+        let text = format_args!("{target:?} is neither HOST:PORT nor unix:/PATH");
+        return Err(Refusal::new(RefuseCode::NotAllowed, text));
     };
     let deadline = Instant::now() + limit;
-    let verdict = allowed.verdict(&parsed);
-    let addresses = match (verdict, parsed.host) {
+    let verdict = allowed.verdict(&parsed, namespace);
+    let (host, port) = match (verdict, parsed) {
         (Verdict::Denied, _) => return Err(Refusal::not_allowed(target, allowed)),
-        (_, Host::Address(address)) => vec![SocketAddr::new(address, parsed.port)],
-        (verdict, Host::Name(name)) => {
-            let mut addresses = resolve(name, parsed.port, deadline).await?;
-            if verdict == Verdict::ByAddress {
-                addresses.retain(|address| allowed.allows_address(address.ip(), parsed.port));
-                if addresses.is_empty() {
-                    return Err(Refusal::not_allowed(target, allowed));
-                }
+        (_, Target::Unix(path)) => return Ok((connect_unix(target, path, deadline).await?, None)),
+        (_, Target::Tcp { host, port }) => (host, port),
+    };
+    let addresses = match host {
+        Host::Address(address) => vec![SocketAddr::new(address, port)],
+        Host::Name(name) => {
+            let mut addresses = resolve(name, port, deadline).await?;
+            let first = addresses.first().map(SocketAddr::ip);
+            addresses.retain(|address| allowed.allows_address(verdict, address.ip(), port, namespace));
+            if let (true, Some(address)) = (addresses.is_empty(), first) {
+                return Err(Refusal::address_not_allowed(target, address));
             }
             addresses
         }
     };
-    connect_any(target, &addresses, deadline).await
+    let (stream, address) = connect_any(target, &addresses, deadline).await?;
+    Ok((Stream::Tcp(stream), Some(address)))
+}
+
+#[cfg(unix)]
+async fn connect_unix(target: &str, path: &str, deadline: Instant) -> Result<Stream, Refusal> {
+    match timeout_at(deadline, tokio::net::UnixStream::connect(path)).await {
+        Ok(Ok(stream)) => Ok(Stream::Unix(stream)),
+        Ok(Err(error)) => {
+            let code = match error.kind() {
+                io::ErrorKind::ConnectionRefused => RefuseCode::Refused,
+                // Its backlog is full.
+                io::ErrorKind::WouldBlock => RefuseCode::Overloaded,
+                _ if is_exhausted(&error) => RefuseCode::Overloaded,
+                _ => RefuseCode::Unreachable,
+            };
+            Err(Refusal::new(code, format_args!("the agent cannot connect to {target}: {error}")))
+        }
+        Err(_) => Err(Refusal::new(
+            RefuseCode::Timeout,
+            format_args!("{target} did not accept the agent's connection in time"),
+        )),
+    }
+}
+
+#[cfg(not(unix))]
+async fn connect_unix(target: &str, _: &str, _: Instant) -> Result<Stream, Refusal> {
+    Err(Refusal::new(RefuseCode::Unreachable, format_args!("{target}: the agent's system has no Unix sockets")))
 }
 
 async fn resolve(name: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, Refusal> {
@@ -64,7 +103,11 @@ async fn resolve(name: &str, port: u16, deadline: Instant) -> Result<Vec<SocketA
     }
 }
 
-async fn connect_any(target: &str, addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, Refusal> {
+async fn connect_any(
+    target: &str,
+    addresses: &[SocketAddr],
+    deadline: Instant,
+) -> Result<(TcpStream, SocketAddr), Refusal> {
     let mut last = Refusal::new(RefuseCode::Unreachable, format_args!("{target} has no address"));
     for (index, address) in addresses.iter().enumerate() {
         // Shared out, so that one address that swallows packets leaves time for the next.
@@ -75,7 +118,7 @@ async fn connect_any(target: &str, addresses: &[SocketAddr], deadline: Instant) 
             Ok(Ok(stream)) => {
                 // Small writes come from the tunnel in the pieces in which the visitor sent them.
                 let _ = stream.set_nodelay(true);
-                return Ok(stream);
+                return Ok((stream, *address));
             }
             Ok(Err(error)) => last = Refusal::of_error(target, address.ip(), &error),
             Err(_) => {
@@ -96,11 +139,28 @@ impl Refusal {
         Self { code, text: text.to_string() }
     }
 
-    fn not_allowed(target: &str, allowed: &AllowList) -> Self {
-        let state = if allowed.is_empty() { "allow-list is empty" } else { "allow-list does not have it" };
+    /// Its text comes to visitors, so it does not name the namespace.
+    pub(super) fn not_allowed(target: &str, allowed: &AllowList) -> Self {
+        let state = match &*allowed.rules() {
+            [] => "allow-list is empty",
+            rules if rules.iter().any(AllowRule::is_of_namespace) => {
+                "allow-list does not have it, or for another namespace"
+            }
+            _ => "allow-list does not have it",
+        };
         Self::new(
             RefuseCode::NotAllowed,
             format_args!("the agent may not connect to {target}: its {state}; start it with --allow {target}"),
+        )
+    }
+
+    fn address_not_allowed(target: &str, address: IpAddr) -> Self {
+        Self::new(
+            RefuseCode::NotAllowed,
+            format_args!(
+                "the agent may not connect to {target}: it resolves to {address}, and its allow-list has neither that address \
+                 nor the name itself; start it with --allow {target}"
+            ),
         )
     }
 
@@ -130,6 +190,13 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(5);
 
+    async fn dial(target: &str, allowed: &AllowList) -> Result<SocketAddr, Refusal> {
+        let (stream, address) = connect(target, "web", allowed, LIMIT).await?;
+        let Stream::Tcp(stream) = stream else { panic!("no TCP") };
+        assert_eq!(stream.peer_addr().ok(), address);
+        Ok(address.expect("an address"))
+    }
+
     fn list(rules: &[String]) -> AllowList {
         rules.iter().map(|rule| rule.parse().expect("a rule")).collect()
     }
@@ -140,13 +207,12 @@ mod tests {
         let port = listener.local_addr().expect("its address").port();
         let target = format!("127.0.0.1:{port}");
         let allowed = list(std::slice::from_ref(&target));
-        let stream = connect(&target, &allowed, LIMIT).await.expect("connected");
-        assert_eq!(stream.peer_addr().expect("a peer").port(), port);
+        assert_eq!(dial(&target, &allowed).await.expect("connected").port(), port);
 
-        let refusal = connect(&target, &list(&["10.0.0.0/8:*".into()]), LIMIT).await.expect_err("refused");
+        let refusal = dial(&target, &list(&["10.0.0.0/8:*".into()])).await.expect_err("refused");
         assert_eq!(refusal.code, RefuseCode::NotAllowed);
         assert!(refusal.text.contains(&format!("--allow {target}")), "{}", refusal.text);
-        let refusal = connect(&target, &AllowList::default(), LIMIT).await.expect_err("refused");
+        let refusal = dial(&target, &AllowList::default()).await.expect_err("refused");
         assert!(refusal.text.contains("allow-list is empty"), "{}", refusal.text);
     }
 
@@ -156,10 +222,9 @@ mod tests {
         let port = listener.local_addr().expect("its address").port();
         let target = format!("localhost:{port}");
         for rule in [format!("localhost:{port}"), format!("127.0.0.0/8:{port}")] {
-            let stream = connect(&target, &list(&[rule]), LIMIT).await.expect("connected");
-            assert!(stream.peer_addr().expect("a peer").ip().is_loopback());
+            assert!(dial(&target, &list(&[rule])).await.expect("connected").ip().is_loopback());
         }
-        let refusal = connect(&target, &list(&["10.0.0.0/8:*".into()]), LIMIT).await.expect_err("refused");
+        let refusal = dial(&target, &list(&["10.0.0.0/8:*".into()])).await.expect_err("refused");
         assert_eq!(refusal.code, RefuseCode::NotAllowed);
     }
 
@@ -169,11 +234,47 @@ mod tests {
         let target = listener.local_addr().expect("its address").to_string();
         drop(listener);
         let all = list(&["127.0.0.1:*".into(), "no-such-name.invalid:80".into()]);
-        let refusal = connect(&target, &all, LIMIT).await.expect_err("refused");
+        let refusal = dial(&target, &all).await.expect_err("refused");
         assert_eq!(refusal.code, RefuseCode::Refused, "{}", refusal.text);
-        let refusal = connect("no-such-name.invalid:80", &all, LIMIT).await.expect_err("unresolved");
+        let refusal = dial("no-such-name.invalid:80", &all).await.expect_err("unresolved");
         assert!(matches!(refusal.code, RefuseCode::Unreachable | RefuseCode::Timeout), "{}", refusal.text);
-        let refusal = connect("unix:/run/app.sock", &all, LIMIT).await.expect_err("no host");
-        assert_eq!(refusal.code, RefuseCode::NotAllowed);
+        for target in ["unix:/run/app.sock", "unix:app.sock", "http://app"] {
+            let refusal = dial(target, &all).await.expect_err("not allowed");
+            assert_eq!(refusal.code, RefuseCode::NotAllowed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_under_a_suffix_does_not_lead_to_this_machine() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("its address").port();
+        // Such names are this machine (RFC 6761), wherever they are resolved.
+        let target = format!("app.localhost:{port}");
+        match dial(&target, &list(&[format!("*.localhost:{port}")])).await {
+            Err(refusal) if refusal.code == RefuseCode::NotAllowed => {
+                assert!(refusal.text.contains("it resolves to "), "{}", refusal.text);
+            }
+            // A resolver that does not know them.
+            Err(refusal) => assert_eq!(refusal.code, RefuseCode::Unreachable, "{}", refusal.text),
+            Ok(address) => panic!("connected to {address}"),
+        }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn sockets_of_the_machine_are_dialled_by_their_path() {
+        let path = std::env::temp_dir().join(format!("culvert-backend-{}.sock", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let target = format!("unix:{}", path.display());
+        let allowed = list(std::slice::from_ref(&target));
+        let refusal = connect(&target, "web", &allowed, LIMIT).await.expect_err("no socket");
+        assert_eq!(refusal.code, RefuseCode::Unreachable, "{}", refusal.text);
+        let listener = tokio::net::UnixListener::bind(&path).expect("a socket");
+        let (stream, address) = connect(&target, "web", &allowed, LIMIT).await.expect("connected");
+        assert!(matches!((stream, address), (Stream::Unix(_), None)));
+        drop(listener);
+        let refusal = connect(&target, "web", &allowed, LIMIT).await.expect_err("nobody listens");
+        assert_eq!(refusal.code, RefuseCode::Refused, "{}", refusal.text);
+        let _ = std::fs::remove_file(&path);
     }
 }

@@ -1,20 +1,31 @@
-use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::StatusCode;
+use bytes::{Bytes, BytesMut};
 use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::{
-    net::{TcpStream, lookup_host},
-    task::JoinSet,
-    time::{Instant, sleep_until, timeout},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    net::TcpStream,
+    time::{Instant, timeout_at},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{EdgeUrl, backoff::Failure, plan::Lane};
-use crate::tunnel::{
-    registration::{self, RegisterError, Registration, Rejection, Token},
-    socket,
+use super::{
+    EdgeUrl,
+    http_proxy::{self, Proxies},
+    plan::{Dial, Lane},
+    transport::{Choice, Doubt, Way},
 };
+use crate::tunnel::{
+    Role,
+    registration::{Carrier, Registration, Token, register_over},
+    websocket::WebSocket,
+};
+
+mod connect;
+mod error;
+
+pub(super) use self::error::DialError;
 
 /// How the connection to the edge is protected.
 #[derive(Clone, Debug)]
@@ -38,6 +49,8 @@ pub enum TokenSource {
 #[derive(Debug)]
 pub(super) struct Dialler {
     pub(super) security: Security,
+    pub(super) proxies: Proxies,
+    pub(super) choice: Choice,
     pub(super) token: TokenSource,
     /// `namespace/name`.
     pub(super) agent: String,
@@ -48,30 +61,39 @@ pub(super) struct Dialler {
 #[derive(Debug)]
 pub(super) struct Dialled {
     pub(super) io: Io,
-    /// What was read behind the registration.
+    /// What the edge has sent already of its session.
     pub(super) early: Bytes,
     pub(super) replica: String,
+    /// Who is at the other end of the connection: the edge, or a proxy.
     pub(super) address: SocketAddr,
+    /// What carries the session, in the words of the edge's status.
+    pub(super) transport: &'static str,
+    /// The proxy in between.
+    pub(super) proxy: Option<String>,
 }
 
+/// A connection. The usual ones are told apart, since every byte goes through them.
 #[derive(Debug)]
 pub(super) enum Io {
     Tls(Box<TlsStream<TcpStream>>),
     Plaintext(TcpStream),
+    /// In a WebSocket, or inside the TLS of a proxy.
+    Other(Box<dyn Duplex>),
 }
 
-/// Why a dial came to nothing.
-#[derive(Debug)]
-pub(super) enum DialError {
-    /// The token file cannot be read, or holds none.
-    Token(String),
-    /// The edge's name has no address.
-    Resolve(io::Error),
-    Connect(io::Error),
-    Tls(io::Error),
-    Register(RegisterError),
-    Timeout,
+/// Whatever bytes go through.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin {}
+
+/// Whom one dial is to.
+struct Destination<'a> {
+    host: &'a str,
+    port: u16,
+    /// Who it has to prove to be.
+    edge: &'a EdgeUrl,
 }
+
+/// For name, connection, TLS and registration together; what the bridge allows too.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 // === impl TokenSource ===
 
@@ -96,50 +118,156 @@ impl TokenSource {
 // === impl Dialler ===
 
 impl Dialler {
-    /// For name, connection, TLS and registration together; what the bridge allows too.
-    const TIMEOUT: Duration = Duration::from_secs(10);
+    /// Dials. Whatever the lane's address is, it has to prove that it is `edge`: all replicas show one certificate. Where
+    /// something in between seems to let no registration through, the same is tried in a WebSocket.
+    pub(super) async fn dial(&self, dial: &Dial, edge: &EdgeUrl, met: Vec<String>) -> Result<Dialled, DialError> {
+        let registration = Registration {
+            agent: self.agent.clone(),
+            token: self.token.read().map_err(DialError::Token)?,
+            instance: self.instance.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            slot: dial.slot,
+            met: sendable(met),
+        };
+        let destination = match &dial.lane {
+            Lane::Edge => Destination { host: edge.host(), port: edge.port(), edge },
+            Lane::Replica { address, .. } => Destination::parse(address, edge)?,
+        };
+        let first = self.choice.first(Instant::now());
+        let error = match self.try_way(first, &destination, &registration).await {
+            Err(error) if !error.is_of_edge() || first == Way::Direct => error,
+            result => return result,
+        };
+        let now = Instant::now();
+        if first == Way::WebSocket {
+            self.choice.websocket_failed();
+            return Err(error);
+        }
+        if !self.choice.direct_failed(error.doubt(), now) {
+            return Err(error);
+        }
+        tracing::debug!(edge = %edge, "trying a WebSocket, since something in between may be in the way: {error}");
+        match self.try_way(Way::WebSocket, &destination, &registration).await {
+            Err(websocket) if !websocket.is_of_edge() => {
+                Err(DialError::Neither { direct: error.into(), websocket: websocket.into() })
+            }
+            // Even if it is a refusal, it is the edge's own.
+            result => {
+                tracing::warn!(edge = %edge, "the edge is reached in a WebSocket only; otherwise: {error}");
+                result
+            }
+        }
+    }
 
-    /// Dials `lane`. Whatever its address is, it has to prove that it is `edge`: all replicas show one certificate.
-    pub(super) async fn dial(&self, lane: &Lane, edge: &EdgeUrl, met: Vec<String>) -> Result<Dialled, DialError> {
-        let dialled = timeout(Self::TIMEOUT, async {
-            let token = self.token.read().map_err(DialError::Token)?;
-            let addresses: Vec<SocketAddr> = match lane {
-                Lane::Edge => lookup_host((edge.host(), edge.port())).await.map_err(DialError::Resolve)?.collect(),
-                Lane::Replica { address, .. } => {
-                    lookup_host(address.as_str()).await.map_err(DialError::Resolve)?.collect()
-                }
-            };
-            let tcp = connect(&addresses).await.map_err(DialError::Connect)?;
-            // Options only make it faster; a connection that is gone already is noticed soon enough.
-            let _ = socket::configure(&tcp);
+    /// Dials one way, and remembers if the edge was there.
+    async fn try_way(
+        &self,
+        way: Way,
+        destination: &Destination<'_>,
+        registration: &Registration,
+    ) -> Result<Dialled, DialError> {
+        let result = self.dial_once(way, destination, registration).await;
+        let is_reached =
+            result.as_ref().map_or_else(|error| error.is_of_edge() && error.doubt() == Doubt::None, |_| true);
+        if is_reached {
+            self.choice.reached(way, Instant::now());
+        }
+        result
+    }
+
+    async fn dial_once(
+        &self,
+        way: Way,
+        destination: &Destination<'_>,
+        registration: &Registration,
+    ) -> Result<Dialled, DialError> {
+        let deadline = Instant::now() + TIMEOUT;
+        let connected = timeout_at(deadline, self.connect(destination)).await;
+        let Connected { mut io, address, proxy } = connected.unwrap_or(Err(DialError::Timeout))?;
+        let (carrier, transport) = match (way, &self.security) {
+            (Way::Direct, Security::Tls(_)) => (Carrier::Direct, "tls"),
+            (Way::Direct, Security::InsecurePlaintext) => (Carrier::Direct, "plaintext"),
+            (Way::WebSocket, Security::Tls(_)) => (Carrier::websocket(), "websocket"),
+            (Way::WebSocket, Security::InsecurePlaintext) => (Carrier::websocket(), "plaintext-websocket"),
+        };
+        let host = destination.edge.authority();
+        let mut stream = io.get_mut();
+        let registered = timeout_at(deadline, register_over(&mut stream, &host, registration, &carrier)).await;
+        let registered = registered.map_err(|_| DialError::Unanswered)?;
+        let registered = registered.map_err(DialError::Register)?;
+        let (mut io, early) = match way {
+            Way::Direct => (io, registered.early),
+            Way::WebSocket => {
+                let websocket = WebSocket::start(Role::Agent, io.into_boxed(), registered.early).await;
+                (Io::Other(Box::new(websocket)), Bytes::new())
+            }
+        };
+        // The edge speaks first: what it says proves that frames come through.
+        let early = timeout_at(deadline, first_words(&mut io.get_mut(), early)).await;
+        let early = early.unwrap_or(Err(DialError::Silent))?;
+        Ok(Dialled { io, early, replica: registered.replica, address, transport, proxy })
+    }
+
+    /// Connects, through a proxy where one leads there, and makes TLS with the edge.
+    async fn connect(&self, destination: &Destination<'_>) -> Result<Connected, DialError> {
+        let &Destination { host, port, edge } = destination;
+        let Some(proxy) = self.proxies.leading_to(host, port) else {
+            let tcp = connect::connect(host, port).await?;
             let address = tcp.peer_addr().map_err(DialError::Connect)?;
-            let registration = Registration {
-                agent: self.agent.clone(),
-                token,
-                instance: self.instance.clone(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                slot: 0,
-                met: sendable(met),
-            };
-            let host = edge.authority();
-            let (io, registered) = match (&self.security, edge.server_name()) {
-                (Security::Tls(config), Some(name)) => {
-                    let connector = TlsConnector::from(config.clone());
-                    let mut tls = connector.connect(name, tcp).await.map_err(DialError::Tls)?;
-                    let registered = registration::register(&mut tls, &host, &registration).await;
-                    (Io::Tls(Box::new(tls)), registered)
-                }
-                (Security::Tls(_), None) => return Err(DialError::Tls(io::ErrorKind::InvalidInput.into())),
-                (Security::InsecurePlaintext, _) => {
-                    let mut tcp = tcp;
-                    let registered = registration::register(&mut tcp, &host, &registration).await;
-                    (Io::Plaintext(tcp), registered)
-                }
-            };
-            let registered = registered.map_err(DialError::Register)?;
-            Ok(Dialled { io, early: registered.early, replica: registered.replica, address })
-        });
-        dialled.await.unwrap_or(Err(DialError::Timeout))
+            return Ok(Connected { io: self.secure(tcp, edge).await?, address, proxy: None });
+        };
+        let dial = async |host: String, port| connect::connect(&host, port).await.map_err(connect::Error::into_io);
+        let through = http_proxy::connect(proxy, &destination.authority(), dial).await.map_err(DialError::Proxy)?;
+        let proxy = Some(proxy.to_string());
+        Ok(match through {
+            http_proxy::Connected::Plain(tcp) => {
+                let address = tcp.peer_addr().map_err(DialError::Connect)?;
+                Connected { io: self.secure(tcp, edge).await?, address, proxy }
+            }
+            http_proxy::Connected::Encrypted(tls) => {
+                let address = tls.get_ref().0.peer_addr().map_err(DialError::Connect)?;
+                let io = match self.client(edge)? {
+                    Some((connector, name)) => Box::new(connector.connect(name, tls).await.map_err(DialError::Tls)?),
+                    None => tls as Box<dyn Duplex>,
+                };
+                Connected { io: Io::Other(io), address, proxy }
+            }
+        })
+    }
+
+    /// What makes TLS with the edge, where there is to be any.
+    fn client(&self, edge: &EdgeUrl) -> Result<Option<(TlsConnector, ServerName<'static>)>, DialError> {
+        match (&self.security, edge.server_name()) {
+            (Security::InsecurePlaintext, _) => Ok(None),
+            (Security::Tls(config), Some(name)) => Ok(Some((config.clone().into(), name))),
+            (Security::Tls(_), None) => Err(DialError::Tls(std::io::ErrorKind::InvalidInput.into())),
+        }
+    }
+
+    async fn secure(&self, tcp: TcpStream, edge: &EdgeUrl) -> Result<Io, DialError> {
+        Ok(match self.client(edge)? {
+            Some((connector, name)) => Io::Tls(Box::new(connector.connect(name, tcp).await.map_err(DialError::Tls)?)),
+            None => Io::Plaintext(tcp),
+        })
+    }
+}
+
+/// A connection that is not registered yet.
+struct Connected {
+    io: Io,
+    address: SocketAddr,
+    proxy: Option<String>,
+}
+
+/// What the edge says first, if it was not read already.
+async fn first_words<T: AsyncRead + Unpin>(io: &mut T, early: Bytes) -> Result<Bytes, DialError> {
+    if !early.is_empty() {
+        return Ok(early);
+    }
+    let mut early = BytesMut::with_capacity(1024);
+    match io.read_buf(&mut early).await {
+        Ok(0) | Err(_) => Err(DialError::Cut),
+        Ok(_) => Ok(early.freeze()),
     }
 }
 
@@ -154,107 +282,54 @@ fn sendable(mut met: Vec<String>) -> Vec<String> {
     met
 }
 
-/// Connects to the first of the addresses that answers. While none does, another attempt is begun again and again: the
-/// kernel repeats a lost SYN later and later, and an edge that comes back should not have to wait for that.
-async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    const ANOTHER_ADDRESS: Duration = Duration::from_millis(300);
-    const SAME_ADDRESS: Duration = Duration::from_millis(900);
-    const ATTEMPTS: usize = 8;
+// === impl Io ===
 
-    let mut attempts = JoinSet::new();
-    let mut started = 0;
-    let mut next = Instant::now();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    if addresses.is_empty() {
-        return Err(last);
-    }
-    loop {
-        tokio::select! {
-            () = sleep_until(next), if started < ATTEMPTS.max(addresses.len()) => {
-                attempts.spawn(TcpStream::connect(addresses[started % addresses.len()]));
-                started += 1;
-                next += if started < addresses.len() { ANOTHER_ADDRESS } else { SAME_ADDRESS };
-            }
-            Some(attempt) = attempts.join_next() => match attempt {
-                Ok(Ok(stream)) => return Ok(stream),
-                failed => {
-                    last = failed.unwrap_or_else(|error| Err(error.into())).err().unwrap_or(last);
-                    if started < addresses.len() {
-                        next = Instant::now();
-                    } else if attempts.is_empty() {
-                        return Err(last);
-                    }
-                }
-            },
-            else => return Err(last),
+impl Io {
+    fn get_mut(&mut self) -> &mut dyn Duplex {
+        match self {
+            Self::Tls(io) => io,
+            Self::Plaintext(io) => io,
+            Self::Other(io) => io,
         }
+    }
+
+    fn into_boxed(self) -> Box<dyn Duplex> {
+        match self {
+            Self::Tls(io) => io,
+            Self::Plaintext(io) => Box::new(io),
+            Self::Other(io) => io,
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin> Duplex for T {}
+
+// === impl Destination ===
+
+impl<'a> Destination<'a> {
+    /// `host:port`, as a replica says where it is.
+    fn parse(address: &'a str, edge: &'a EdgeUrl) -> Result<Self, DialError> {
+        let parsed = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        let malformed = || std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not of the form HOST:PORT");
+        let (host, port) = parsed.ok_or_else(|| DialError::Resolve(malformed()))?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        Ok(Self { host, port, edge })
+    }
+
+    /// `host:port`, with brackets where they belong.
+    fn authority(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 }
 
 // === impl DialError ===
 
-impl DialError {
-    /// How soon to try again.
-    pub(super) fn failure(&self) -> Failure {
-        match self {
-            Self::Token(_) => Failure::Lasting,
-            Self::Tls(error) if is_distrust(error) => Failure::Lasting,
-            Self::Register(RegisterError::Rejected(rejection)) => match rejection.status {
-                StatusCode::CONFLICT => Failure::Met,
-                // A balancer whose edge is away answers with these.
-                status if status.is_server_error() => Failure::Transient,
-                StatusCode::TOO_MANY_REQUESTS => Failure::Transient,
-                _ => Failure::Lasting,
-            },
-            Self::Resolve(_) | Self::Connect(_) | Self::Tls(_) | Self::Register(_) | Self::Timeout => {
-                Failure::Transient
-            }
+impl From<connect::Error> for DialError {
+    fn from(error: connect::Error) -> Self {
+        match error {
+            connect::Error::Resolve(error) => Self::Resolve(error),
+            connect::Error::Connect(error) => Self::Connect(error),
         }
     }
-
-    /// The least time to wait, where the edge asked for it: at most a minute.
-    pub(super) fn retry_after(&self) -> Duration {
-        match self {
-            Self::Register(RegisterError::Rejected(Rejection { retry_after: Some(time), .. })) => {
-                (*time).min(Duration::from_mins(1))
-            }
-            _ => Duration::ZERO,
-        }
-    }
-}
-
-impl fmt::Display for DialError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Token(why) => write!(f, "there is no token to register with: {why}"),
-            Self::Resolve(error) => write!(f, "cannot resolve its name: {error}"),
-            Self::Connect(error) => write!(f, "cannot connect: {error}"),
-            Self::Tls(error) if is_distrust(error) => {
-                write!(f, "its certificate is not trusted ({error}); check --edge-fingerprint or --edge-ca")
-            }
-            Self::Tls(error) => write!(f, "no TLS with it: {error}"),
-            Self::Register(RegisterError::Rejected(rejection)) => {
-                write!(f, "{rejection}")?;
-                match rejection.status {
-                    StatusCode::UNAUTHORIZED => f.write_str("; check --agent and --token-file"),
-                    StatusCode::FORBIDDEN => f.write_str("; ask those who run the edge"),
-                    StatusCode::NOT_FOUND => f.write_str("; check --edge: the bridge's port is meant"),
-                    StatusCode::UPGRADE_REQUIRED => {
-                        let spoken = rejection.spoken.as_deref().unwrap_or("something else");
-                        let own = registration::PROTOCOL;
-                        write!(f, "; this agent speaks {own}, the edge {spoken}: install the version that fits")
-                    }
-                    _ => Ok(()),
-                }
-            }
-            Self::Register(error) => write!(f, "{error}"),
-            Self::Timeout => write!(f, "it did not answer within {} s", Dialler::TIMEOUT.as_secs()),
-        }
-    }
-}
-
-/// Whether the TLS handshake failed because of who the edge is: dialling again soon would not help.
-fn is_distrust(error: &io::Error) -> bool {
-    let error = error.get_ref().and_then(|error| error.downcast_ref());
-    matches!(error, Some(rustls::Error::InvalidCertificate(_)))
 }

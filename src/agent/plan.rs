@@ -8,18 +8,25 @@ use tokio::time::Instant;
 use super::backoff::{Backoff, Failure};
 use crate::tunnel::Replica;
 
-/// Whom to dial, and when: holds one session with each replica of the edge. Pure; the time comes in.
-#[derive(Debug, Default)]
+/// Whom to dial, and when: holds one session with each replica of the edge in each slot. Pure; the time comes in.
+#[derive(Debug)]
 pub(super) struct Plan {
-    /// The replicas that the edge named last.
+    /// By their number.
+    slots: Vec<Slot>,
+    /// The replicas that the edge named last; empty where nobody is there who could say so.
     replicas: Vec<Replica>,
-    /// Those that hold a session with us, and which.
-    met: BTreeMap<String, Held>,
-    lanes: HashMap<Lane, LaneState>,
     last_serial: u64,
 }
 
-/// A way to the edge. There is at most one dial at a time in each.
+/// One dial: for a slot, by a lane.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Dial {
+    /// The slot that it is for, from 0.
+    pub(super) slot: u32,
+    pub(super) lane: Lane,
+}
+
+/// A way to the edge. There is at most one dial at a time for a slot in each.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Lane {
     /// The edge's own address, perhaps a balancer that leads to any replica.
@@ -31,6 +38,14 @@ pub(super) enum Lane {
         /// `host:port`.
         address: String,
     },
+}
+
+/// What one slot holds and dials.
+#[derive(Debug, Default)]
+struct Slot {
+    /// The replicas that hold a session with us in this slot, and which.
+    met: BTreeMap<String, Held>,
+    lanes: HashMap<Lane, LaneState>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,8 +61,18 @@ struct LaneState {
     backoff: Backoff,
     /// Not to be dialled before.
     at: Instant,
-    dialling: bool,
+    dialling: Option<Dialling>,
     waits_for: Option<Failure>,
+    /// Dials in a row that came to nothing.
+    failures: u32,
+}
+
+/// A dial under way.
+#[derive(Clone, Copy, Debug)]
+struct Dialling {
+    since: Instant,
+    /// The last session that was there when it began; it knows nothing of later ones.
+    serial: u64,
 }
 
 // === impl Plan ===
@@ -55,91 +80,146 @@ struct LaneState {
 impl Plan {
     /// A session that lived so long was of use, so that its loss is news.
     const STABLE: Duration = Duration::from_secs(5);
+    /// After so many failures in a row at a replica's own address the edge's is tried beside it: from where this agent
+    /// is, the replica may be there for the balancer only.
+    const DOUBT: u32 = 2;
+    /// So is it while a dial takes longer than this: packets to an address of another network vanish without a word.
+    const SLOW: Duration = Duration::from_secs(2);
+    /// A replica that said that it stops is not back sooner, and is likely to leave the set. Others serve meanwhile.
+    const RESTART: Duration = Duration::from_secs(1);
 
-    /// The ways to dial now. Each of them then counts as being dialled until it [`Plan::registered`] or
-    /// [`Plan::failed`].
-    pub(super) fn start_due(&mut self, now: Instant) -> Vec<Lane> {
-        let mut due = self.wanted();
-        due.retain(|lane| {
-            let state = self.lanes.entry(lane.clone()).or_insert_with(|| LaneState::new(now));
-            let start = !state.dialling && state.at <= now;
-            state.dialling |= start;
+    /// A plan with so many slots, at least one.
+    pub(super) fn new(slots: u32) -> Self {
+        Self { slots: (0..slots.max(1)).map(|_| Slot::default()).collect(), replicas: Vec::new(), last_serial: 0 }
+    }
+
+    /// What to dial now. Each of them then counts as being dialled until it [`Plan::registered`] or [`Plan::failed`].
+    pub(super) fn start_due(&mut self, now: Instant) -> Vec<Dial> {
+        let mut due = self.wanted(now);
+        due.retain(|dial| {
+            let Some(slot) = self.slots.get_mut(dial.slot as usize) else { return false };
+            let state = slot.lane(&dial.lane, now);
+            let start = state.dialling.is_none() && state.at <= now;
+            if start {
+                state.dialling = Some(Dialling { since: now, serial: self.last_serial });
+            }
             start
         });
         due
     }
 
-    /// When [`Plan::start_due`] next has something; `None` where nothing is to be dialled.
+    /// When [`Plan::start_due`] next has something, at the latest; `None` where nothing is to be dialled.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
-        let at = |lane| match self.lanes.get(&lane) {
-            Some(state) if state.dialling => None,
+        let at = |dial: Dial| match self.slots.get(dial.slot as usize)?.lanes.get(&dial.lane) {
+            // What is slow is soon in doubt.
+            Some(LaneState { dialling: Some(under_way), .. }) if dial.lane != Lane::Edge => {
+                Some(under_way.since + Self::SLOW).filter(|at| *at > now)
+            }
+            Some(state) if state.dialling.is_some() => None,
             Some(state) => Some(state.at),
             None => Some(now),
         };
-        self.wanted().into_iter().filter_map(at).min()
+        self.wanted(now).into_iter().filter_map(at).min()
     }
 
     /// A dial led to a session with this replica. Returns the session's number for [`Plan::lost`].
-    pub(super) fn registered(&mut self, lane: &Lane, replica: &str, now: Instant) -> u64 {
-        if let Some(state) = self.lanes.get_mut(lane) {
-            state.dialling = false;
-            state.waits_for = None;
-            state.at = now;
-            state.backoff.registered();
-        }
+    pub(super) fn registered(&mut self, dial: &Dial, replica: &str, now: Instant) -> u64 {
         self.last_serial += 1;
-        self.met.insert(replica.to_owned(), Held { serial: self.last_serial, since: now, leaving: false });
+        if let Some(slot) = self.slots.get_mut(dial.slot as usize) {
+            if let Some(state) = slot.lanes.get_mut(&dial.lane) {
+                state.dialling = None;
+                state.waits_for = None;
+                state.failures = 0;
+                state.at = now;
+                state.backoff.registered();
+            }
+            slot.met.insert(replica.to_owned(), Held { serial: self.last_serial, since: now, leaving: false });
+        }
         self.last_serial
+    }
+
+    /// The dials under way that are good for nothing more, or would meet a replica twice: to one that was met by
+    /// another way or has gone, and to the balancer with an old list of those that are met. They are to be given up, and
+    /// count as not being dialled from now on.
+    pub(super) fn give_up(&mut self) -> Vec<Dial> {
+        let mut needless = Vec::new();
+        for (number, slot) in (0..).zip(&mut self.slots) {
+            let Slot { met, lanes } = slot;
+            for (lane, state) in lanes {
+                let Some(Dialling { serial, .. }) = state.dialling else { continue };
+                let is_needless = match lane {
+                    Lane::Edge => met.values().any(|held| held.serial > serial),
+                    Lane::Replica { id, .. } => {
+                        met.contains_key(id) || !self.replicas.iter().any(|replica| replica.id == *id)
+                    }
+                };
+                if is_needless {
+                    state.dialling = None;
+                    needless.push(Dial { slot: number, lane: lane.clone() });
+                }
+            }
+        }
+        needless
     }
 
     /// A dial came to nothing. Returns how long its lane now waits: at least `least`, which the edge may have asked for.
     pub(super) fn failed(
         &mut self,
-        lane: &Lane,
+        dial: &Dial,
         failure: Failure,
         least: Duration,
         random: f64,
         now: Instant,
     ) -> Duration {
-        let state = self.lanes.entry(lane.clone()).or_insert_with(|| LaneState::new(now));
-        state.dialling = false;
+        let Some(slot) = self.slots.get_mut(dial.slot as usize) else { return least };
+        let state = slot.lane(&dial.lane, now);
+        state.dialling = None;
         state.waits_for = Some(failure);
+        state.failures = state.failures.saturating_add(1);
         let delay = state.backoff.after(failure, random).max(least);
         state.at = now + delay;
         delay
     }
 
-    /// The replica of this session stops: it counts as not met from now on, so that there is another one to take its
-    /// place before the session ends. Returns which it is.
-    pub(super) fn leaving(&mut self, serial: u64, now: Instant) -> Option<&str> {
-        self.met.values_mut().find(|held| held.serial == serial)?.leaving = true;
-        if self.met().next().is_none() {
+    /// The replica of this session stops: the session is good for no more links, so that there should be others before
+    /// it ends. Returns which replica it is.
+    pub(super) fn leaving(&mut self, serial: u64, now: Instant) -> Option<String> {
+        let (replica, held) =
+            self.slots.iter_mut().flat_map(|slot| &mut slot.met).find(|(_, held)| held.serial == serial)?;
+        held.leaving = true;
+        let replica = replica.clone();
+        if !self.is_connected() {
             self.look_again(now);
         }
-        self.met.iter().find(|(_, held)| held.serial == serial).map(|(replica, _)| replica.as_str())
+        Some(replica)
     }
 
     /// A session ended. Returns how long until the next dial that may replace it; `None` where none is needed, since
-    /// the replica has another one or has left.
-    pub(super) fn lost(&mut self, replica: &str, serial: u64, random: f64, now: Instant) -> Option<Duration> {
-        let held = *self.met.get(replica).filter(|held| held.serial == serial)?;
-        self.met.remove(replica);
-        let address = |found: &Replica| found.id == replica && found.address.is_some();
-        let lane = match self.replicas.iter().find(|found| address(found)) {
-            Some(found) if self.met().next().is_some() => Lane::of(found),
-            _ => Lane::Edge,
-        };
-        if !self.wanted().contains(&lane) {
-            return None;
+    /// the replica has another one in this slot or has left, or where it has to wait for the first session again.
+    pub(super) fn lost(&mut self, serial: u64, random: f64, now: Instant) -> Option<Duration> {
+        let (number, slot) =
+            (0..).zip(&mut self.slots).find(|(_, slot)| slot.met.values().any(|held| held.serial == serial))?;
+        let (replica, held) = slot.met.iter().find(|(_, held)| held.serial == serial)?;
+        let (replica, held) = (replica.clone(), *held);
+        slot.met.remove(&replica);
+        if self.slots.iter().all(|slot| slot.met.is_empty()) {
+            // What we know of the replicas may be of the past by the time that one is there again.
+            self.replicas.clear();
         }
-        let state = self.lanes.entry(lane).or_insert_with(|| LaneState::new(now));
-        if now.saturating_duration_since(held.since) >= Self::STABLE {
-            state.backoff.stable();
-        }
-        let delay = state.backoff.after(Failure::Transient, random);
-        state.waits_for = Some(Failure::Transient);
-        state.at = now + delay;
-        Some(delay)
+        let ways = self.ways(number, &replica, now);
+        let least = if held.leaving && self.is_connected() { Self::RESTART } else { Duration::ZERO };
+        let slot = self.slots.get_mut(number as usize)?;
+        let delays = ways.iter().map(|lane| {
+            let state = slot.lane(lane, now);
+            if now.saturating_duration_since(held.since) >= Self::STABLE {
+                state.backoff.stable();
+            }
+            let delay = state.backoff.after(Failure::Transient, random).max(least);
+            state.waits_for = Some(Failure::Transient);
+            state.at = now + delay;
+            delay
+        });
+        delays.min()
     }
 
     /// The edge named its replicas.
@@ -148,37 +228,77 @@ impl Plan {
             return;
         }
         self.replicas = replicas;
-        let wanted = self.wanted();
-        self.lanes.retain(|lane, state| state.dialling || *lane == Lane::Edge || wanted.contains(lane));
+        let known: Vec<Lane> = self.replicas.iter().map(Lane::of).collect();
+        for slot in &mut self.slots {
+            slot.lanes.retain(|lane, state| state.dialling.is_some() || *lane == Lane::Edge || known.contains(lane));
+        }
         self.look_again(now);
     }
 
     /// Where the balancer leads is open again.
     fn look_again(&mut self, now: Instant) {
-        if let Some(edge) = self.lanes.get_mut(&Lane::Edge)
-            && edge.waits_for == Some(Failure::Met)
-        {
-            edge.backoff.registered();
-            edge.at = edge.at.min(now + Duration::from_millis(50));
+        for slot in &mut self.slots {
+            if let Some(edge) = slot.lanes.get_mut(&Lane::Edge)
+                && edge.waits_for == Some(Failure::Met)
+            {
+                edge.backoff.registered();
+                edge.at = edge.at.min(now + Duration::from_millis(50));
+            }
         }
     }
 
-    /// The ids of the replicas that need not be met again.
-    pub(super) fn met(&self) -> impl Iterator<Item = &str> {
-        self.met.iter().filter(|(_, held)| !held.leaving).map(|(replica, _)| replica.as_str())
+    /// The ids of the replicas that need not be met again in this slot.
+    pub(super) fn met(&self, slot: u32) -> impl Iterator<Item = &str> {
+        let met = self.slots.get(slot as usize).into_iter().flat_map(|slot| &slot.met);
+        met.filter(|(_, held)| !held.leaving).map(|(replica, _)| replica.as_str())
     }
 
-    fn wanted(&self) -> Vec<Lane> {
-        // Without any session, what we know of the replicas may be of the past.
-        if self.met().next().is_none() {
-            return vec![Lane::Edge];
+    /// Whether any slot holds a session that takes links.
+    fn is_connected(&self) -> bool {
+        self.slots.iter().flat_map(|slot| slot.met.values()).any(|held| !held.leaving)
+    }
+
+    fn wanted(&self, now: Instant) -> Vec<Dial> {
+        if !self.is_connected() {
+            // One of the slots is enough to find out whether the edge is there, who it is now, and what it thinks of our
+            // token.
+            return vec![Dial { slot: 0, lane: Lane::Edge }];
         }
-        let is_met = |replica: &Replica| self.met.get(&replica.id).is_some_and(|held| !held.leaving);
-        let missing = self.replicas.iter().filter(|replica| !is_met(replica));
-        let mut lanes: Vec<_> = missing.map(Lane::of).collect();
-        lanes.sort_unstable();
-        lanes.dedup();
-        lanes
+        let mut wanted = Vec::new();
+        for (number, slot) in (0..).zip(&self.slots) {
+            // One that stops is not dialled while its session lasts: its successor is another one, or comes after that.
+            let missing = self.replicas.iter().filter(|replica| !slot.met.contains_key(&replica.id));
+            let mut lanes: Vec<_> = missing.flat_map(|replica| slot.ways(replica, now)).collect();
+            lanes.sort_unstable();
+            lanes.dedup();
+            wanted.extend(lanes.into_iter().map(|lane| Dial { slot: number, lane }));
+        }
+        wanted
+    }
+
+    /// By which lanes a replica is to be met in a slot, if it is.
+    fn ways(&self, slot: u32, replica: &str, now: Instant) -> Vec<Lane> {
+        if !self.is_connected() {
+            return if slot == 0 { vec![Lane::Edge] } else { Vec::new() };
+        }
+        let Some(slot) = self.slots.get(slot as usize) else { return Vec::new() };
+        let known = self.replicas.iter().find(|known| known.id == replica);
+        known.into_iter().flat_map(|known| slot.ways(known, now)).collect()
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    fn lane(&mut self, lane: &Lane, now: Instant) -> &mut LaneState {
+        self.lanes.entry(lane.clone()).or_insert_with(|| LaneState::new(now))
+    }
+
+    /// A replica's own address, or else the edge's; both where its own is in doubt.
+    fn ways(&self, replica: &Replica, now: Instant) -> impl Iterator<Item = Lane> {
+        let lane = Lane::of(replica);
+        let in_doubt = lane != Lane::Edge && self.lanes.get(&lane).is_some_and(|state| state.is_in_doubt(now));
+        [Some(lane), in_doubt.then_some(Lane::Edge)].into_iter().flatten()
     }
 }
 
@@ -197,154 +317,13 @@ impl Lane {
 
 impl LaneState {
     fn new(now: Instant) -> Self {
-        Self { backoff: Backoff::default(), at: now, dialling: false, waits_for: None }
+        Self { backoff: Backoff::default(), at: now, dialling: None, waits_for: None, failures: 0 }
+    }
+
+    fn is_in_doubt(&self, now: Instant) -> bool {
+        self.failures >= Plan::DOUBT || self.dialling.is_some_and(|under_way| now >= under_way.since + Plan::SLOW)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NONE: Duration = Duration::ZERO;
-
-    fn replicas(ids: &[(&str, Option<&str>)]) -> Vec<Replica> {
-        let replica =
-            |&(id, address): &(&str, Option<&str>)| Replica { id: id.to_owned(), address: address.map(str::to_owned) };
-        ids.iter().map(replica).collect()
-    }
-
-    fn at(id: &str, address: &str) -> Lane {
-        Lane::Replica { id: id.to_owned(), address: address.to_owned() }
-    }
-
-    #[test]
-    fn one_balancer_is_dialled_until_all_replicas_are_met() {
-        let (mut plan, now) = (Plan::default(), Instant::now());
-        assert_eq!(plan.start_due(now), [Lane::Edge]);
-        assert_eq!(plan.start_due(now), [], "one dial at a time");
-        assert_eq!(plan.next_due(now), None);
-        plan.registered(&Lane::Edge, "r1", now);
-        assert_eq!(plan.next_due(now), None, "no other replica is known");
-        plan.learned(replicas(&[("r1", None), ("r2", None), ("r3", None)]), now);
-        assert_eq!(plan.start_due(now), [Lane::Edge]);
-        let delay = plan.failed(&Lane::Edge, Failure::Met, NONE, 1.0, now);
-        assert_eq!(plan.start_due(now), []);
-        let now = now + delay;
-        assert_eq!(plan.next_due(now), Some(now));
-        assert_eq!(plan.start_due(now), [Lane::Edge]);
-        plan.registered(&Lane::Edge, "r2", now);
-        assert_eq!(plan.start_due(now), [Lane::Edge]);
-        plan.registered(&Lane::Edge, "r3", now);
-        assert_eq!(plan.next_due(now), None);
-        assert_eq!(plan.met().collect::<Vec<_>>(), ["r1", "r2", "r3"]);
-    }
-
-    #[test]
-    fn replicas_with_addresses_are_dialled_there_and_side_by_side() {
-        let (mut plan, now) = (Plan::default(), Instant::now());
-        plan.start_due(now);
-        plan.registered(&Lane::Edge, "r1", now);
-        plan.learned(replicas(&[("r1", Some("a:1")), ("r2", Some("b:1")), ("r3", Some("c:1"))]), now);
-        assert_eq!(plan.start_due(now), [at("r2", "b:1"), at("r3", "c:1")]);
-        plan.failed(&at("r2", "b:1"), Failure::Transient, NONE, 0.5, now);
-        let r3 = plan.registered(&at("r3", "c:1"), "r3", now);
-        assert_eq!(plan.next_due(now), Some(now + Duration::from_millis(50)));
-        // r2 leaves the set: it is not dialled any more. r3 is lost: its own address is dialled again.
-        plan.learned(replicas(&[("r1", Some("a:1")), ("r3", Some("c:1"))]), now);
-        assert_eq!(plan.next_due(now), None);
-        let delay = plan.lost("r3", r3, 1.0, now).expect("dialled again");
-        assert_eq!(plan.start_due(now + delay), [at("r3", "c:1")]);
-    }
-
-    #[test]
-    fn after_the_last_session_is_lost_the_edge_itself_is_dialled() {
-        let (mut plan, now) = (Plan::default(), Instant::now());
-        plan.start_due(now);
-        let serial = plan.registered(&Lane::Edge, "r1", now);
-        plan.learned(replicas(&[("r1", Some("a:1"))]), now);
-        assert_eq!(plan.lost("r1", serial, 1.0, now), Some(Duration::from_millis(100)));
-        assert_eq!(plan.start_due(now), []);
-        assert_eq!(plan.start_due(now + Duration::from_millis(100)), [Lane::Edge]);
-    }
-
-    #[test]
-    fn the_end_of_a_session_that_was_replaced_changes_nothing() {
-        let (mut plan, now) = (Plan::default(), Instant::now());
-        plan.start_due(now);
-        let old = plan.registered(&Lane::Edge, "r1", now);
-        let new = plan.registered(&Lane::Edge, "r1", now);
-        assert_eq!(plan.lost("r1", old, 1.0, now), None);
-        assert_eq!(plan.next_due(now), None);
-        assert!(plan.lost("r1", new, 1.0, now).is_some());
-    }
-
-    #[test]
-    fn a_replica_that_left_is_not_dialled_when_its_session_ends() {
-        let (mut plan, now) = (Plan::default(), Instant::now());
-        plan.start_due(now);
-        let r1 = plan.registered(&Lane::Edge, "r1", now);
-        plan.registered(&Lane::Edge, "r2", now);
-        plan.learned(replicas(&[("r2", None)]), now);
-        assert_eq!(plan.lost("r1", r1, 1.0, now), None);
-        assert_eq!(plan.next_due(now), None);
-    }
-
-    #[test]
-    fn when_the_only_replica_stops_another_is_dialled_at_once() {
-        let (mut plan, now) = (Plan::default(), Instant::now());
-        plan.start_due(now);
-        let r1 = plan.registered(&Lane::Edge, "r1", now);
-        plan.learned(replicas(&[("r1", None)]), now);
-        assert_eq!(plan.next_due(now), None);
-        assert_eq!(plan.leaving(r1, now), Some("r1"));
-        assert_eq!(plan.met().count(), 0, "the one that starts in its place may have its id");
-        assert_eq!(plan.start_due(now), [Lane::Edge]);
-        plan.registered(&Lane::Edge, "r2", now);
-        plan.learned(replicas(&[("r2", None)]), now);
-        assert_eq!(plan.lost("r1", r1, 1.0, now), None, "it was replaced before it ended");
-        assert_eq!(plan.next_due(now), None);
-    }
-
-    #[test]
-    fn a_replica_that_stops_and_comes_back_is_met_again() {
-        let (mut plan, start) = (Plan::default(), Instant::now());
-        plan.start_due(start);
-        let old = plan.registered(&Lane::Edge, "r1", start);
-        let mut now = start + Duration::from_mins(1);
-        plan.leaving(old, now);
-        for _ in 0..30 {
-            assert_eq!(plan.start_due(now), [Lane::Edge]);
-            now += plan.failed(&Lane::Edge, Failure::Transient, NONE, 1.0, now);
-        }
-        assert_eq!(plan.lost("r1", old, 1.0, now), Some(Duration::from_millis(100)), "a fresh beginning");
-        now += Duration::from_millis(100);
-        assert_eq!(plan.start_due(now), [Lane::Edge]);
-        let new = plan.registered(&Lane::Edge, "r1", now);
-        assert_eq!(plan.leaving(old, now), None, "word of the old session comes late");
-        assert_eq!(plan.lost("r1", old, 1.0, now), None);
-        assert_eq!(plan.met().collect::<Vec<_>>(), ["r1"]);
-        assert!(plan.lost("r1", new, 1.0, now).is_some());
-    }
-
-    #[test]
-    fn what_the_edge_asks_to_wait_is_waited() {
-        let (mut plan, now) = (Plan::default(), Instant::now());
-        plan.start_due(now);
-        let asked = Duration::from_secs(7);
-        assert_eq!(plan.failed(&Lane::Edge, Failure::Transient, asked, 0.5, now), asked);
-    }
-
-    #[test]
-    fn a_new_replica_is_looked_for_at_once_although_the_balancer_led_nowhere_before() {
-        let (mut plan, now) = (Plan::default(), Instant::now());
-        plan.start_due(now);
-        plan.registered(&Lane::Edge, "r1", now);
-        plan.learned(replicas(&[("r1", None), ("r2", None)]), now);
-        for _ in 0..40 {
-            plan.failed(&Lane::Edge, Failure::Met, NONE, 1.0, now);
-        }
-        assert_eq!(plan.next_due(now), Some(now + Duration::from_secs(10)));
-        plan.learned(replicas(&[("r1", None), ("r2", None), ("r3", None)]), now);
-        assert_eq!(plan.next_due(now), Some(now + Duration::from_millis(50)));
-    }
-}
+mod tests;

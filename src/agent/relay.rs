@@ -8,11 +8,9 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
+use super::backend::Stream;
 use crate::tunnel::{Link, LinkError, ResetCode};
 
 /// Copies bytes both ways between a link and a backend's connection until both directions have ended, each by itself,
@@ -23,7 +21,7 @@ use crate::tunnel::{Link, LinkError, ResetCode};
 /// large ones as they are. Only what the other side did not take at once is kept, and then no more is read.
 pub(super) struct Relay {
     link: Link,
-    backend: TcpStream,
+    backend: Stream,
     request: Request,
     response: Response,
 }
@@ -102,17 +100,21 @@ thread_local! {
 // === impl Relay ===
 
 impl Relay {
-    pub(super) fn new(link: Link, backend: TcpStream) -> Self {
+    pub(super) fn new(link: Link, backend: Stream) -> Self {
         Self { link, backend, request: Request::default(), response: Response::default() }
+    }
+
+    /// Ends both sides in the middle.
+    pub(super) fn end(mut self) {
+        self.backend.end_abruptly();
+        self.link.reset(ResetCode::Internal);
     }
 
     /// Passes a failure on to the side that did not fail.
     fn fail(&mut self, failure: &Failure) {
         match failure {
             // Not a regular end: the backend must not take a half request for a whole one.
-            Failure::Link(_) => {
-                let _ = self.backend.set_zero_linger();
-            }
+            Failure::Link(_) => self.backend.end_abruptly(),
             Failure::Backend(_) => self.link.reset(ResetCode::BackendReset),
         }
     }
@@ -141,7 +143,7 @@ impl Future for Relay {
 // === impl Request ===
 
 impl Request {
-    fn poll(&mut self, link: &mut Link, backend: &mut TcpStream, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    fn poll(&mut self, link: &mut Link, backend: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         for _ in 0..ROUNDS {
             match self.state {
                 RequestState::Open => {
@@ -206,7 +208,7 @@ impl Request {
 // === impl Response ===
 
 impl Response {
-    fn poll(&mut self, link: &mut Link, backend: &mut TcpStream, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    fn poll(&mut self, link: &mut Link, backend: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         for _ in 0..ROUNDS {
             while !self.rest.is_empty() {
                 let written = ready!(link.poll_write_chunk(cx, &mut self.rest));
@@ -228,12 +230,7 @@ impl Response {
     }
 
     /// Reads into the shared buffer and copies from there into the link.
-    fn poll_small(
-        &mut self,
-        link: &mut Link,
-        backend: &mut TcpStream,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Failure>> {
+    fn poll_small(&mut self, link: &mut Link, backend: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             ready!(Pin::new(backend).poll_read(cx, &mut buffer)).map_err(Failure::Backend)?;
@@ -256,7 +253,7 @@ impl Response {
     }
 
     /// Reads into a buffer that the link then takes over.
-    fn poll_large(&mut self, backend: &mut TcpStream, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    fn poll_large(&mut self, backend: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let mut buffer = BytesMut::with_capacity(READ);
         let read = match pin!(backend.read_buf(&mut buffer)).poll(cx) {
             Poll::Ready(read) => read.map_err(Failure::Backend)?,
@@ -295,7 +292,7 @@ impl Batch {
     }
 
     /// Writes all of it.
-    fn poll_write(&mut self, backend: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_write(&mut self, backend: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.is_empty() {
             let chunks = &self.chunks[self.first..self.end];
             let written = if let [chunk] = chunks {

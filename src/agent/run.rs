@@ -1,19 +1,21 @@
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AllowList, EdgeUrl, Security, TokenSource,
+    AllowList, EdgeUrl, Proxies, Security, TokenSource, Transport,
     backoff::Failure,
     dial::{DialError, Dialled, Dialler},
     health::Checker,
-    plan::{Lane, Plan},
+    links::Links,
+    plan::{Dial, Lane, Plan},
     serve::{News, Serve},
+    transport::Choice,
 };
 use crate::tunnel::CloseReason;
 
@@ -30,10 +32,17 @@ pub struct Config {
     pub allow: AllowList,
     /// How its connections are protected.
     pub security: Security,
+    /// Which HTTP proxies its connections to the edge go through.
+    pub proxies: Proxies,
+    /// What carries its tunnels. Default in `culvert agent`: [`Transport::Auto`].
+    pub transport: Transport,
     /// How long a target's name and connection together may take. Default in `culvert agent`: 5 s.
     pub connect_timeout: Duration,
-    /// How long links may go on when the agent stops. Default in `culvert agent`: 5 s.
+    /// How long links may go on when the agent stops. Default in `culvert agent`: 25 s.
     pub grace: Duration,
+    /// How many connections it holds with each replica of the edge, at least 1, each with its own flow control. Default
+    /// in `culvert agent`: 2.
+    pub connections: u32,
 }
 
 /// Holds sessions with an edge and serves their links.
@@ -50,7 +59,9 @@ struct Running {
     dialler: Arc<Dialler>,
     serve: Arc<Serve>,
     plan: Plan,
-    dials: JoinSet<(Lane, EdgeUrl, Result<Dialled, DialError>)>,
+    dials: JoinSet<(Dial, EdgeUrl, Result<Dialled, DialError>)>,
+    /// To end those of `dials` that have become needless.
+    under_way: HashMap<Dial, AbortHandle>,
     sessions: JoinSet<Ended>,
     /// The last failure that was logged, and when: an edge that is away is not worth a line a second.
     logged: Option<(String, Instant)>,
@@ -59,6 +70,7 @@ struct Running {
 /// A session that is over.
 struct Ended {
     replica: String,
+    slot: u32,
     serial: u64,
     reason: CloseReason,
 }
@@ -74,19 +86,23 @@ impl Agent {
 
     /// Runs until `stop`, whatever happens to the edge: what is lost is dialled again.
     pub async fn run(self, stop: CancellationToken) {
-        let Config { edges, agent, token, allow, security, connect_timeout, grace } = self.config;
+        let Config { edges, agent, token, allow, security, proxies, transport, connect_timeout, grace, connections } =
+            self.config;
         let (said, mut news) = mpsc::channel(16);
         // Random, so that the edge can tell processes of one name apart.
         let instance = format!("{:032x}", rand::random::<u128>());
+        let links = Links::default();
+        let following = tokio::spawn(links.clone().follow(allow.clone()));
         let checker = Checker::new(allow.clone());
-        let serve = Serve { allow, checker, connect_timeout, grace, stop: stop.clone(), news: said };
+        let serve = Serve { allow, checker, links, connect_timeout, grace, stop: stop.clone(), news: said };
         let mut running = Running {
             edges,
             edge: 0,
-            dialler: Arc::new(Dialler { security, token, agent, instance }),
+            dialler: Arc::new(Dialler { security, proxies, choice: Choice::new(transport), token, agent, instance }),
             serve: Arc::new(serve),
-            plan: Plan::default(),
+            plan: Plan::new(connections),
             dials: JoinSet::new(),
+            under_way: HashMap::new(),
             sessions: JoinSet::new(),
             logged: None,
         };
@@ -95,10 +111,13 @@ impl Agent {
             let due = running.plan.next_due(Instant::now());
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(Ok((lane, edge, result))) = running.dials.join_next() => match result {
-                    Ok(dialled) => running.registered(&lane, &edge, dialled),
-                    Err(error) => running.failed(&lane, &edge, &error),
-                },
+                Some(Ok((dial, edge, result))) = running.dials.join_next() => {
+                    running.under_way.remove(&dial);
+                    match result {
+                        Ok(dialled) => running.registered(&dial, &edge, dialled),
+                        Err(error) => running.failed(&dial, &edge, &error),
+                    }
+                }
                 Some(Ok(ended)) = running.sessions.join_next() => running.lost(&ended),
                 Some(news) = news.recv() => match news {
                     News::Replicas(replicas) => running.plan.learned(replicas, Instant::now()),
@@ -110,6 +129,7 @@ impl Agent {
         running.dials.abort_all();
         // Each of them ends by itself, within the grace and a moment for what is on its way.
         while running.sessions.join_next().await.is_some() {}
+        following.abort();
     }
 }
 
@@ -117,38 +137,46 @@ impl Agent {
 
 impl Running {
     fn start_dials(&mut self) {
-        for lane in self.plan.start_due(Instant::now()) {
+        for dial in self.plan.give_up() {
+            if let Some(task) = self.under_way.remove(&dial) {
+                task.abort();
+            }
+        }
+        for dial in self.plan.start_due(Instant::now()) {
             let Some(edge) = self.edges.get(self.edge % self.edges.len().max(1)).cloned() else { return };
             let dialler = self.dialler.clone();
-            let met: Vec<String> = self.plan.met().map(str::to_owned).collect();
-            self.dials.spawn(async move {
-                let result = dialler.dial(&lane, &edge, met).await;
-                (lane, edge, result)
+            let met: Vec<String> = self.plan.met(dial.slot).map(str::to_owned).collect();
+            let key = dial.clone();
+            let task = self.dials.spawn(async move {
+                let result = dialler.dial(&dial, &edge, met).await;
+                (dial, edge, result)
             });
+            self.under_way.insert(key, task);
         }
     }
 
-    fn registered(&mut self, lane: &Lane, edge: &EdgeUrl, dialled: Dialled) {
-        let replica = dialled.replica.clone();
-        tracing::info!(%edge, address = %dialled.address, replica, "connected to the edge");
+    fn registered(&mut self, dial: &Dial, edge: &EdgeUrl, dialled: Dialled) {
+        let (replica, slot) = (dialled.replica.clone(), dial.slot);
+        let Dialled { address, transport, proxy, .. } = &dialled;
+        tracing::info!(%edge, %address, replica, slot, transport, proxy, "connected to the edge");
         self.logged = None;
-        let serial = self.plan.registered(lane, &replica, Instant::now());
+        let serial = self.plan.registered(dial, &replica, Instant::now());
         let session = self.serve.clone().session(serial, dialled);
-        self.sessions.spawn(async move { Ended { reason: session.await, replica, serial } });
+        self.sessions.spawn(async move { Ended { reason: session.await, replica, slot, serial } });
     }
 
-    fn failed(&mut self, lane: &Lane, edge: &EdgeUrl, error: &DialError) {
+    fn failed(&mut self, dial: &Dial, edge: &EdgeUrl, error: &DialError) {
         let (failure, now) = (error.failure(), Instant::now());
-        if *lane == Lane::Edge && failure != Failure::Met {
+        if dial.lane == Lane::Edge && failure != Failure::Met {
             self.edge = self.edge.wrapping_add(1);
         }
-        let delay = self.plan.failed(lane, failure, error.retry_after(), rand::random(), now);
+        let delay = self.plan.failed(dial, failure, error.retry_after(), rand::random(), now);
         let retry = format!("{:.1} s", delay.as_secs_f64());
         if failure == Failure::Met {
             tracing::debug!(%edge, retry, "the edge's balancer led to a replica that is already met");
             return;
         }
-        let text = match lane {
+        let text = match &dial.lane {
             Lane::Edge => error.to_string(),
             Lane::Replica { id, address } => format!("replica {id} at {address}: {error}"),
         };
@@ -167,12 +195,12 @@ impl Running {
     }
 
     fn lost(&mut self, ended: &Ended) {
-        let Ended { replica, serial, reason } = ended;
-        let delay = self.plan.lost(replica, *serial, rand::random(), Instant::now());
-        let retry = delay.map_or("never: it left, or another session replaced it".to_owned(), |delay| {
-            format!("{:.1} s", delay.as_secs_f64())
-        });
-        tracing::warn!(replica, retry, "lost the session with the edge: {reason}");
+        let Ended { replica, slot, serial, reason } = ended;
+        let retry = match self.plan.lost(*serial, rand::random(), Instant::now()) {
+            Some(delay) => format!("{:.1} s", delay.as_secs_f64()),
+            None => "not now: it left, or another session is there or comes first".to_owned(),
+        };
+        tracing::warn!(replica, slot, retry, "lost a session with the edge: {reason}");
     }
 
     fn is_repeated(&self, text: &str, now: Instant) -> bool {

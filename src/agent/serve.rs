@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -8,13 +8,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AllowList, backend,
+    AllowList,
+    backend::{self, Refusal},
     dial::{Dialled, Io},
     health::Checker,
+    links::{Links, Listed},
     relay::Relay,
 };
 use crate::tunnel::{
-    self, CloseReason, Driver, Incoming, IncomingEvent, Note, Opening, RefuseCode, Replica, Role, Session,
+    self, CloseReason, Driver, Incoming, IncomingEvent, Note, Open, Opening, RefuseCode, Replica, Role, Session,
 };
 
 /// What the sessions of an agent share.
@@ -23,6 +25,7 @@ pub(super) struct Serve {
     pub(super) allow: AllowList,
     /// Runs the checks that edges ask for.
     pub(super) checker: Checker,
+    pub(super) links: Links,
     /// For a target's name and connection together.
     pub(super) connect_timeout: Duration,
     /// How long links may go on after `stop`.
@@ -41,17 +44,24 @@ pub(super) enum News {
     Leaving(u64),
 }
 
+/// How long a session without links is kept for an edge that was told that this agent leaves, and does not end it. For the edge,
+/// a WebSocket may take two seconds longer than for the backend.
+const UNUSED: Duration = Duration::from_secs(3);
+
 // === impl Serve ===
 
 impl Serve {
-    /// Serves one session, `serial` in the plan, until it is over. After `stop` it takes no more links, waits a little for those that it has,
-    /// and ends.
+    /// Serves one session, `serial` in the plan, until it is over. After `stop` it takes no more links, waits for those that it
+    /// has, at most for the grace, and ends.
     pub(super) async fn session(self: Arc<Self>, serial: u64, dialled: Dialled) -> CloseReason {
         match dialled.io {
             Io::Tls(io) => {
                 self.start(serial, Session::start(Role::Agent, *io, dialled.early, tunnel::Config::default())).await
             }
             Io::Plaintext(io) => {
+                self.start(serial, Session::start(Role::Agent, io, dialled.early, tunnel::Config::default())).await
+            }
+            Io::Other(io) => {
                 self.start(serial, Session::start(Role::Agent, io, dialled.early, tunnel::Config::default())).await
             }
         }
@@ -91,7 +101,7 @@ impl Serve {
                     // What agents tell edges has no meaning from one.
                     Some(IncomingEvent::Note(Note::Health { .. })) => {}
                     // Its links go on here; for the next ones there should be another session before this one ends.
-                    Some(IncomingEvent::Note(Note::Drain)) => {
+                    Some(IncomingEvent::Note(Note::Drain { .. })) => {
                         let _ = self.news.send(News::Leaving(serial)).await;
                     }
                     None => return,
@@ -99,11 +109,17 @@ impl Serve {
                 () = self.stop.cancelled() => break,
             }
         }
-        let _ = session.note(&Note::Drain);
-        let end = Instant::now() + self.grace;
-        while session.links() > 0 && Instant::now() < end {
+        let seconds = u32::try_from(self.grace.as_secs()).ok();
+        let _ = session.note(&Note::Drain { seconds });
+        let now = Instant::now();
+        let (end, mut used) = (now + self.grace, now);
+        // The edge ends a session that drains with its last link, since only it knows that no other is on its way.
+        while Instant::now() < end && used.elapsed() < UNUSED {
             // Links tell nobody that they end, and this is once in the life of a process.
             let look_again = (Instant::now() + Duration::from_millis(20)).min(end);
+            if session.links() > 0 {
+                used = Instant::now();
+            }
             tokio::select! {
                 event = incoming.next() => match event {
                     Some(IncomingEvent::Open(opening)) => opening.refuse(RefuseCode::Draining, "the agent is stopping"),
@@ -119,9 +135,8 @@ impl Serve {
 /// Connects a link to its target and copies until it is over.
 async fn link(opening: Opening, serve: Arc<Serve>) {
     // Boxed, so that what is needed for connecting is freed before the link's long life begins.
-    let connect = Box::pin(backend::connect(&opening.request.target, &serve.allow, serve.connect_timeout));
-    let backend = match connect.await {
-        Ok(backend) => backend,
+    let (backend, listed) = match Box::pin(connect(&opening, &serve)).await {
+        Ok(connected) => connected,
         Err(refusal) => {
             let tunnel_host = &opening.request.tunnel_host;
             tracing::debug!(tunnel_host, code = ?refusal.code, "link refused: {}", refusal.text);
@@ -129,8 +144,22 @@ async fn link(opening: Opening, serve: Arc<Serve>) {
         }
     };
     drop(serve);
-    let link = opening.accept();
-    if let Err(failure) = Relay::new(link, backend).await {
-        tracing::debug!("link ended: {failure}");
+    let mut relay = Relay::new(opening.accept(), backend);
+    let over = future::poll_fn(|cx| {
+        if listed.is_forbidden() { Poll::Ready(None) } else { Pin::new(&mut relay).poll(cx).map(Some) }
+    });
+    match over.await {
+        Some(Ok(())) => {}
+        Some(Err(failure)) => tracing::debug!("link ended: {failure}"),
+        None => relay.end(),
     }
+}
+
+/// The connection that a link leads to, if it may, and its place among the links.
+async fn connect(opening: &Opening, serve: &Serve) -> Result<(backend::Stream, Listed), Refusal> {
+    let Open { target, tunnel_host, .. } = &opening.request;
+    let namespace = tunnel_host.split_once('/').map_or("", |(namespace, _)| namespace);
+    let (backend, address) = backend::connect(target, namespace, &serve.allow, serve.connect_timeout).await?;
+    let listed = serve.links.list(target, namespace, address, &serve.allow).await;
+    Ok((backend, listed.ok_or_else(|| Refusal::not_allowed(target, &serve.allow))?))
 }

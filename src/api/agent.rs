@@ -2,7 +2,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::SecretRef;
+use super::{AllowedNamespaces, SecretRef};
 
 /// What an agent proves its identity with, and what it may use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, CustomResource, KubeSchema)]
@@ -43,6 +43,22 @@ pub struct TunnelAgentSpec {
     /// new one, restart the agents with it, remove the old one. Removing one ends the sessions that were made with it.
     #[schemars(length(min = 1, max = 8))]
     pub credentials: Vec<CredentialSource>,
+    /// Which namespaces' TunnelHosts may send requests to this agent. Unset, only those of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_namespaces: Option<AllowedNamespaces>,
+    /// The networks that agents may dial from, as in `203.0.113.0/24` or `2001:db8::/32`, or single addresses, up to 64: their
+    /// addresses as the edge sees them, which may be those of a NAT or a balancer. A session from elsewhere is refused (403), and
+    /// ended when the list changes. Unset or empty, any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 2, max = 49)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub allowed_sources: Vec<String>,
+    /// How many processes may run as this agent at a time. Each replica of the edge counts those that have a session with it,
+    /// except those that are leaving; one too many is refused (429) and tries again, and when the number is lowered, those that
+    /// came last are ended. Room for one more lets a new process start before the old one stops. Unset, there is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_instances: Option<i32>,
     /// What the agent may use at most. Unset, there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<AgentLimits>,
@@ -80,13 +96,13 @@ pub struct TunnelAgentStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// The tunnels that are open now, at most one for each instance of the agent and replica of the edge.
+    /// The tunnels that are open now, one entry for each instance of the agent and replica of the edge.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["replica".into(), "instance".into()]))]
     pub sessions: Vec<AgentSession>,
 }
 
-/// One open tunnel: an instance of an agent, and the replica of the edge that it is connected to.
+/// An open tunnel: an instance of an agent, and the replica of the edge that it is connected to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentSession {
@@ -96,10 +112,14 @@ pub struct AgentSession {
     pub instance: String,
     /// The version of the agent's binary.
     pub version: String,
-    /// What carries the tunnel, as in `tls`.
+    /// What carries the tunnel: `tls`, or `websocket` (inside TLS) where the agent's network lets through nothing else;
+    /// `plaintext` or `plaintext-websocket` where the edge takes agents without TLS.
     pub transport: String,
     /// Where the agent dials from, `address:port` as the edge sees it.
     pub remote_address: String,
-    /// Since when, RFC 3339 in UTC.
+    /// Since when, RFC 3339 in UTC: of several connections the oldest.
     pub since: String,
+    /// How many connections there are between the two, as the agent's `--connections` asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<i32>,
 }

@@ -51,6 +51,8 @@ pub enum Reason {
     InvalidCertificate,
     /// There is no TunnelAgent of that name in the namespace.
     AgentNotFound,
+    /// A TunnelAgent of another namespace does not admit this one, or does not exist: which of the two is not told.
+    RefNotPermitted,
     /// `Programmed` is True.
     Programmed,
     /// `AgentConnected` is True.
@@ -109,6 +111,7 @@ impl Reason {
             Self::InvalidSecret => "InvalidSecret",
             Self::InvalidCertificate => "InvalidCertificate",
             Self::AgentNotFound => "AgentNotFound",
+            Self::RefNotPermitted => "RefNotPermitted",
             Self::Programmed => "Programmed",
             Self::Connected => "Connected",
             Self::NoSession => "NoSession",

@@ -67,7 +67,13 @@ const GIVEN: [(ConditionType, ConditionStatus, &[Reason]); 9] = [
     (
         ConditionType::ResolvedRefs,
         False,
-        &[Reason::InvalidSecret, Reason::InvalidCertificate, Reason::SecretNotFound, Reason::AgentNotFound],
+        &[
+            Reason::RefNotPermitted,
+            Reason::InvalidSecret,
+            Reason::InvalidCertificate,
+            Reason::SecretNotFound,
+            Reason::AgentNotFound,
+        ],
     ),
     (ConditionType::Programmed, True, &[Reason::Programmed]),
     (ConditionType::Programmed, False, &[Reason::Invalid]),

@@ -1,8 +1,11 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -13,21 +16,25 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     task::JoinHandle,
-    time::{timeout, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, server::StartHandshake};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Config, Registry, Security,
+    Config, Registry, Security, instances,
     metrics::Metrics,
-    registration::{Accepted, Registrar},
+    registration::{Accepted, Denied, Registrar},
     registry::{AgentSession, Cause, NewSession},
     throttle::Throttle,
+    waiting::{Place, WaitingRoom},
 };
 use crate::{
-    routing::Agents,
-    tunnel::{self, CloseReason, Incoming, IncomingEvent, Note, Role, Session, socket},
+    routing::{Agents, ObjectName},
+    tunnel::{
+        self, CloseReason, Incoming, IncomingEvent, Note, Role, Session, registration::Carrier, socket,
+        websocket::WebSocket,
+    },
 };
 
 /// What the connections of a bridge share.
@@ -38,8 +45,11 @@ pub(super) struct Shared {
     pub(super) registry: Registry,
     pub(super) metrics: Metrics,
     pub(super) throttle: Throttle,
+    pub(super) waiting: WaitingRoom,
     /// The connections, registered or not.
     pub(super) tasks: TaskTracker,
+    /// Set once this replica is about to stop.
+    pub(super) leaves: AtomicBool,
     /// Ends those that have not registered yet.
     pub(super) abort: CancellationToken,
 }
@@ -68,6 +78,18 @@ struct Registered<T> {
 /// How long a connection may take to register, its TLS handshake included. Who says nothing is closed then.
 const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What the status calls the transports of each kind of connection: frames directly on it, and in a WebSocket.
+const TLS: [&str; 2] = ["tls", "websocket"];
+const PLAINTEXT: [&str; 2] = ["plaintext", "plaintext-websocket"];
+/// How often a session whose agent leaves is looked at: links tell nobody that they end, and this is once in a session's life.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How long an agent waits for its links that leaves and does not say how long.
+const USUAL_GRACE: Duration = Duration::from_secs(5);
+
+/// How much earlier links that could go on for ever are asked to end: they have something to say to both sides.
+const GOODBYE: Duration = Duration::from_secs(3);
+
 /// The longest head of a registration, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -75,20 +97,24 @@ const MAX_HEAD: usize = 16 * 1024;
 
 impl Shared {
     /// Takes a connection from its first byte to its registration, and starts its session.
-    pub(super) async fn connection(self: Arc<Self>, tcp: TcpStream, source: SocketAddr) {
+    pub(super) async fn connection(self: Arc<Self>, tcp: TcpStream, source: SocketAddr, place: Place) {
         // Options only make it faster; a connection that is gone already is noticed soon enough.
         let _ = socket::configure(&tcp);
         let rejected = match &self.config.security {
             Security::Tls(config) => {
                 let register = async {
+                    first_byte(&tcp, &place).await?;
                     let tls = TlsAcceptor::from(config.clone()).accept(tcp).await.map_err(|_| Rejected::Tls)?;
-                    self.register(tls, source).await
+                    self.register(tls, source, &place).await
                 };
-                self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, "tls", source)
+                self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, TLS, source).await
             }
             Security::InsecurePlaintext => {
-                let register = self.register(tcp, source);
-                self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, "plaintext", source)
+                let register = async {
+                    first_byte(&tcp, &place).await?;
+                    self.register(tcp, source, &place).await
+                };
+                self.session_of(timeout(REGISTRATION_TIMEOUT, register).await, PLAINTEXT, source).await
             }
         };
         self.count(rejected, source);
@@ -99,16 +125,17 @@ impl Shared {
         self: Arc<Self>,
         handshake: StartHandshake<T>,
         source: SocketAddr,
-        deadline: tokio::time::Instant,
+        deadline: Instant,
+        place: Place,
     ) where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let register = async {
             let Security::Tls(config) = &self.config.security else { return Err(Rejected::Tls) };
             let tls = handshake.into_stream(config.clone()).await.map_err(|_| Rejected::Tls)?;
-            self.register(tls, source).await
+            self.register(tls, source, &place).await
         };
-        let rejected = self.session_of(timeout_at(deadline, register).await, "tls", source);
+        let rejected = self.session_of(timeout_at(deadline, register).await, TLS, source).await;
         self.count(rejected, source);
     }
 
@@ -122,29 +149,33 @@ impl Shared {
         }
     }
 
-    /// Reads one HTTP request and answers it.
-    async fn register<T>(&self, io: T, source: SocketAddr) -> Result<Registered<T>, Rejected>
+    /// Reads one HTTP request and answers it: a registration that is accepted at once, others as their source's turn comes.
+    async fn register<T>(&self, io: T, source: SocketAddr, place: &Place) -> Result<Registered<T>, Rejected>
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
         let accepted = OnceLock::new();
-        let service = service_fn(|request: Request<body::Incoming>| {
+        let service = service_fn(async |request: Request<body::Incoming>| {
             let agents = self.config.agents.borrow().clone();
-            let decision = self.registrar.decide(&request, &agents);
-            let response = match decision {
+            let others =
+                |agent: &ObjectName, instance: &str| instances::others(&self.registry.sessions(), agent, instance);
+            let decision = if self.leaves.load(Ordering::Relaxed) {
+                Err(Denied::Leaving)
+            } else {
+                self.registrar.decide(&request, source.ip(), &agents, others)
+            };
+            Ok::<_, Infallible>(match decision {
                 Ok(registration) => {
+                    let answer = self.registrar.welcome(&registration.carrier);
                     let _ = accepted.set(registration);
-                    self.registrar.welcome()
+                    answer
                 }
                 Err(denied) => {
                     self.metrics.connect(denied.result());
-                    if self.throttle.allow(source.ip(), Instant::now()) {
-                        denied.log(source);
-                    }
+                    self.hold(&denied, source, place).await;
                     self.registrar.refusal(&denied)
                 }
-            };
-            std::future::ready(Ok::<_, Infallible>(response))
+            })
         });
         let connection = http1::Builder::new()
             .keep_alive(false)
@@ -162,11 +193,28 @@ impl Shared {
         Err(Rejected::Answered)
     }
 
-    /// Runs the session of a connection that registered, as a task of its own: what the registration needed is freed.
-    fn session_of<T>(
+    /// Waits until the source of a failed registration may have its next answer.
+    async fn hold(&self, denied: &Denied, source: SocketAddr, place: &Place) {
+        if !denied.is_failure() {
+            return;
+        }
+        let failed = self.throttle.failed(place.source(), Instant::now());
+        if failed.log {
+            denied.log(source);
+        }
+        place.refused(failed.answer.is_some());
+        match failed.answer {
+            Some(at) => sleep_until(at).await,
+            // It is closed without one, when its time is up or others have to wait.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Starts the session of a connection that registered, in what its registration asks for.
+    async fn session_of<T>(
         self: &Arc<Self>,
         registered: Result<Result<Registered<T>, Rejected>, tokio::time::error::Elapsed>,
-        transport: &'static str,
+        [direct, websocket]: [&'static str; 2],
         source: SocketAddr,
     ) -> Option<Rejected>
     where
@@ -177,7 +225,23 @@ impl Shared {
             Ok(Err(rejected)) => return Some(rejected),
             Err(_) => return Some(Rejected::Timeout),
         };
-        let Accepted { agent, credential, registration } = accepted;
+        match accepted.carrier {
+            Carrier::Direct => self.start(Registered { io, early, accepted }, direct, source),
+            Carrier::WebSocket { .. } => {
+                let io = WebSocket::start(Role::Edge, io, early).await;
+                self.start(Registered { io, early: Bytes::new(), accepted }, websocket, source);
+            }
+        }
+        None
+    }
+
+    /// Runs a session as a task of its own: what the registration needed is freed.
+    fn start<T>(self: &Arc<Self>, registered: Registered<T>, transport: &'static str, source: SocketAddr)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Registered { io, early, accepted } = registered;
+        let Accepted { agent, credential, registration, .. } = accepted;
         let (session, incoming, driver) = Session::start(Role::Edge, io, early, tunnel::Config::default());
         let remote_address = source;
         let new = NewSession { agent, credential, registration, transport, remote_address, session };
@@ -186,23 +250,44 @@ impl Shared {
         self.metrics.session_started(&session.agent);
         self.welcome(&session);
         session.ask(&self.config.checks.borrow());
-        // Who was revoked between the check and the list was not yet in the list when it was gone through.
-        end_if_revoked(&session, &self.config.agents.borrow().clone());
+        // Who came between the first look and the list was not yet in the list when all were told.
+        if self.leaves.load(Ordering::SeqCst) {
+            session.tell(&Note::Drain { seconds: None });
+        }
+        // What has changed between the check and the list did not find it in the list.
+        let agents = self.config.agents.borrow().clone();
+        end_if_forbidden(&session, &agents);
+        self.end_surplus(&session.agent, &agents);
         // The driver is a task of its own, so that what wakes it for every byte wakes nothing else.
         let driver = tokio::spawn(driver);
         self.tasks.spawn(self.clone().run(session, incoming, driver));
-        None
     }
 
     async fn run(self: Arc<Self>, session: Arc<AgentSession>, mut incoming: Incoming, driver: JoinHandle<CloseReason>) {
         let AgentSession { id, agent, instance, version, remote_address: source, .. } = &*session;
         tracing::info!(session = id, %agent, %instance, %version, %source, "agent connected");
-        while let Some(event) = incoming.next().await {
+        let mut leaves = None;
+        loop {
+            let next = incoming.next();
+            let event = match leaves {
+                None => next.await,
+                Some(links_end) => match timeout(LOOK_AGAIN, next).await {
+                    Ok(event) => event,
+                    Err(_) => {
+                        session.leaves(links_end);
+                        continue;
+                    }
+                },
+            };
             match event {
-                IncomingEvent::Note(Note::Drain) => self.registry.retire(&session),
-                IncomingEvent::Note(Note::Health { reports }) => self.registry.reported(&session, reports),
+                Some(IncomingEvent::Note(Note::Drain { seconds })) => {
+                    self.registry.retire(&session);
+                    leaves.get_or_insert_with(|| links_end(seconds));
+                }
+                Some(IncomingEvent::Note(Note::Health { reports })) => self.registry.reported(&session, reports),
                 // Links are the edge's to open, and other notes have no meaning from an agent.
-                IncomingEvent::Note(_) | IncomingEvent::Open(_) => {}
+                Some(IncomingEvent::Note(_) | IncomingEvent::Open(_)) => {}
+                None => break,
             }
         }
         // It fails only with the runtime.
@@ -211,6 +296,24 @@ impl Shared {
         let label = reason_label(&reason, session.cause());
         self.metrics.session_ended(agent, label);
         tracing::info!(session = id, %agent, %instance, %source, reason = label, "agent disconnected: {reason}");
+    }
+
+    /// Ends the sessions of those who could not register any more.
+    pub(super) fn end_forbidden(&self, agents: &Agents) {
+        for session in self.registry.sessions().iter() {
+            end_if_forbidden(session, agents);
+        }
+        for agent in agents.iter() {
+            self.end_surplus(&agent.name, agents);
+        }
+    }
+
+    /// Ends the sessions of the processes that are too many; those that came first stay.
+    fn end_surplus(&self, agent: &ObjectName, agents: &Agents) {
+        let Some(most) = agents.get(agent).and_then(|entry| entry.max_instances) else { return };
+        for session in instances::surplus(&self.registry.sessions(), agent, most) {
+            session.close(Cause::Surplus);
+        }
     }
 
     fn welcome(&self, session: &AgentSession) {
@@ -224,12 +327,30 @@ impl Shared {
     }
 }
 
-/// Ends a session whose credential is none of its agent's any more.
-pub(super) fn end_if_revoked(session: &AgentSession, agents: &Agents) {
-    let entry = agents.get(&session.agent);
-    if !entry.is_some_and(|entry| entry.credentials.contains(session.credential())) {
-        session.close(Cause::Revoked);
+/// When the links of an agent that leaves in so many seconds have to be asked to end.
+fn links_end(seconds: Option<u32>) -> Instant {
+    let grace = seconds.map_or(USUAL_GRACE, |seconds| Duration::from_secs(seconds.into()));
+    Instant::now() + grace.saturating_sub(GOODBYE).max(grace / 2)
+}
+
+/// Ends a session whose credential is none of its agent's any more, or that comes from where it may not come from.
+fn end_if_forbidden(session: &AgentSession, agents: &Agents) {
+    match agents.get(&session.agent) {
+        Some(entry) if !entry.credentials.contains(session.credential()) => session.close(Cause::Revoked),
+        Some(entry) if !entry.admits(session.remote_address.ip()) => session.close(Cause::Source),
+        Some(_) => {}
+        None => session.close(Cause::Revoked),
     }
+}
+
+/// Waits for the first byte, before anything is made for what may never speak.
+async fn first_byte(tcp: &TcpStream, place: &Place) -> Result<(), Rejected> {
+    let there = tcp.peek(&mut [0]).await.map_err(|_| Rejected::Http)?;
+    if there == 0 {
+        return Err(Rejected::Http);
+    }
+    place.speaks();
+    Ok(())
 }
 
 // === impl Rejected ===
@@ -252,6 +373,8 @@ fn reason_label(reason: &CloseReason, cause: Option<Cause>) -> &'static str {
         (CloseReason::Protocol(_), _) => "protocol",
         (CloseReason::Io(_), _) => "io",
         (CloseReason::Closed, Some(Cause::Revoked)) => "revoked",
+        (CloseReason::Closed, Some(Cause::Source)) => "source",
+        (CloseReason::Closed, Some(Cause::Surplus)) => "surplus",
         (CloseReason::Closed, Some(Cause::Replaced)) => "replaced",
         (CloseReason::Closed, Some(Cause::Drained) | None) => "drained",
     }

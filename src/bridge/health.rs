@@ -117,7 +117,9 @@ fn order(check: &Check) -> tunnel::health::Check {
             path: path.to_string(),
             host: host.as_deref().map(str::to_owned),
             expected: expected.iter().map(|range| (*range.start(), *range.end())).collect(),
-            tls: tls.as_ref().map(|tls| tls.server_name.as_deref().unwrap_or(check.target.host()).to_owned()),
+            tls: tls
+                .as_ref()
+                .map(|tls| tls.server_name.as_deref().or(check.target.host()).unwrap_or_default().to_owned()),
         }),
     };
     tunnel::health::Check {

@@ -1,4 +1,11 @@
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use rustls::ServerConfig;
 use tokio::{
@@ -12,10 +19,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Registry,
-    connection::{Shared, end_if_revoked},
+    connection::Shared,
     metrics::Metrics,
     registration::Registrar,
+    source::Source,
     throttle::Throttle,
+    waiting::{Place, WaitingRoom},
 };
 use crate::{
     routing::{Agents, Checks},
@@ -29,13 +38,13 @@ pub struct Config {
     pub replica: String,
     /// How connections are protected.
     pub security: Security,
-    /// Who may register. A change ends the sessions whose credential is gone.
+    /// Who may register. A change ends the sessions of those who may not any more.
     pub agents: watch::Receiver<Arc<Agents>>,
     /// All replicas of the edge, this one among them. Agents are told of a change.
     pub replicas: watch::Receiver<Arc<[Replica]>>,
     /// What the agents check. They are told of a change.
     pub checks: watch::Receiver<Arc<Checks>>,
-    /// How long the links of a bridge that stops may go on. Default in `culvert serve`: 30 s.
+    /// How long the links of a bridge that stops may go on. In `culvert serve` they were asked to end before, and have 3 s.
     pub drain: Duration,
 }
 
@@ -78,7 +87,9 @@ impl Bridge {
             registry,
             metrics,
             throttle: Throttle::default(),
+            waiting: WaitingRoom::default(),
             tasks: TaskTracker::new(),
+            leaves: AtomicBool::new(false),
             abort: CancellationToken::new(),
         })))
     }
@@ -87,6 +98,24 @@ impl Bridge {
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.0.registry
+    }
+
+    /// Tells the agents that this replica is about to stop, and takes no more of them: they have time to go elsewhere before
+    /// their sessions end.
+    pub fn leave(&self) {
+        if !self.0.leaves.swap(true, Ordering::SeqCst) {
+            for session in self.0.registry.sessions().iter() {
+                session.tell(&Note::Drain { seconds: None });
+            }
+        }
+    }
+
+    /// Waits until there is no link any more.
+    pub async fn idle(&self) {
+        // Links tell nobody that they end, and this is once in the life of a process.
+        while self.0.registry.sessions().iter().any(|session| session.links() > 0) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Serves agents until `stop`. Then it takes no more of them, tells those that it has, waits for their links, at
@@ -117,16 +146,25 @@ impl Bridge {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        self.spawn(self.0.clone().handed_over(handshake, source, deadline));
+        self.spawn(source, |place| {
+            place.speaks();
+            self.0.clone().handed_over(handshake, source, deadline, place)
+        });
     }
 
     /// Runs a connection until it is registered or sent away.
-    fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        let abort = self.0.abort.clone();
+    fn spawn<F>(&self, source: SocketAddr, connection: impl FnOnce(Place) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let place = self.0.waiting.enter(Source::of(source.ip()));
+        let (shared, sent_away) = (self.0.clone(), place.sent_away());
+        let connection = connection(place);
         self.0.tasks.spawn(async move {
             tokio::select! {
                 () = connection => {}
-                () = abort.cancelled() => {}
+                () = shared.abort.cancelled() => {}
+                () = sent_away.cancelled() => shared.metrics.reject("crowded"),
             }
         });
     }
@@ -134,7 +172,7 @@ impl Bridge {
     async fn listen(&self, listener: TcpListener) {
         loop {
             match listener.accept().await {
-                Ok((tcp, source)) => self.spawn(self.0.clone().connection(tcp, source)),
+                Ok((tcp, source)) => self.spawn(source, |place| self.0.clone().connection(tcp, source, place)),
                 // The connection's own trouble, over with it.
                 Err(error) if is_of_connection(&error) => {}
                 Err(error) => {
@@ -146,15 +184,13 @@ impl Bridge {
         }
     }
 
-    /// Ends the sessions whose credential is gone. Never returns, unless nobody can change the agents any more.
+    /// Ends the sessions of those who could not register any more. Never returns, unless nobody can change the agents any more.
     async fn revoke(&self) {
         let mut agents = self.0.config.agents.clone();
         while agents.changed().await.is_ok() {
             let agents = agents.borrow_and_update().clone();
             self.0.metrics.follow(&agents);
-            for session in self.0.registry.sessions().iter() {
-                end_if_revoked(session, &agents);
-            }
+            self.0.end_forbidden(&agents);
         }
         std::future::pending::<()>().await;
     }
@@ -184,16 +220,8 @@ impl Bridge {
     }
 
     async fn drain(&self) {
-        for session in self.0.registry.sessions().iter() {
-            session.tell(&Note::Drain);
-        }
-        let idle = async {
-            // Links tell nobody that they end, and this is once in the life of a process.
-            while self.0.registry.sessions().iter().any(|session| session.links() > 0) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let _ = timeout(self.0.config.drain, idle).await;
+        self.leave();
+        let _ = timeout(self.0.config.drain, self.idle()).await;
         for session in self.0.registry.sessions().iter() {
             session.finish();
         }

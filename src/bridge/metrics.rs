@@ -105,8 +105,13 @@ mod tests {
     use crate::routing::AgentEntry;
 
     fn agents(names: &[&ObjectName]) -> Agents {
-        let entry =
-            |name: &&ObjectName| AgentEntry { name: (*name).clone(), credentials: vec![], max_connections: None };
+        let entry = |name: &&ObjectName| AgentEntry {
+            name: (*name).clone(),
+            credentials: vec![],
+            max_connections: None,
+            max_instances: None,
+            allowed_sources: None,
+        };
         names.iter().map(entry).collect()
     }
 

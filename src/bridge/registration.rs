@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -6,7 +6,7 @@ use http_body_util::Full;
 
 use crate::{
     routing::{Agents, Credential, ObjectName, Token},
-    tunnel::registration::{self, PROTOCOL, Registration, RegistrationError},
+    tunnel::registration::{self, Carrier, PROTOCOL, Registration, RegistrationError},
 };
 
 /// Who registered, and with which credential.
@@ -15,6 +15,7 @@ pub(super) struct Accepted {
     pub(super) agent: ObjectName,
     pub(super) credential: Credential,
     pub(super) registration: Registration,
+    pub(super) carrier: Carrier,
 }
 
 /// Why a request is no registration that this replica takes.
@@ -28,8 +29,14 @@ pub(super) enum Denied {
     Request(RegistrationError),
     /// The agent does not exist, or the token is none of its own: which of the two is nobody's business.
     Token(ObjectName),
+    /// Its token is right, and it may not come from this address.
+    Source(ObjectName, IpAddr),
+    /// Its token is right, and as many other processes run as this agent as may.
+    Surplus(ObjectName, u32),
     /// The agent holds a session with this replica already, and was led here again by a balancer.
     AlreadyMet,
+    /// This replica stops.
+    Leaving,
 }
 
 /// Decides who may register. Pure.
@@ -57,8 +64,15 @@ impl Registrar {
         Some(Self { replica: replica.to_owned(), replica_header, decoy })
     }
 
-    /// Whether this request registers one of `agents`.
-    pub(super) fn decide<B>(&self, request: &Request<B>, agents: &Agents) -> Result<Accepted, Denied> {
+    /// Whether this request, which comes from `source`, registers one of `agents`. `others` says how many processes have a
+    /// session as that agent, besides the one of that instance.
+    pub(super) fn decide<B>(
+        &self,
+        request: &Request<B>,
+        source: IpAddr,
+        agents: &Agents,
+        others: impl FnOnce(&ObjectName, &str) -> usize,
+    ) -> Result<Accepted, Denied> {
         if request.uri().path() != registration::PATH {
             return Err(Denied::NotFound);
         }
@@ -66,14 +80,26 @@ impl Registrar {
             return Err(Denied::Method);
         }
         let registration = Registration::from_headers(request.headers()).map_err(Denied::Request)?;
+        // Whoever asks for none was denied just now.
+        let carrier = Carrier::from_headers(request.headers()).unwrap_or(Carrier::Direct);
         let malformed = RegistrationError::Malformed(registration::header::AGENT, "NAMESPACE/NAME");
         let agent: ObjectName = registration.agent.parse().map_err(|_| Denied::Request(malformed))?;
-        let credential = self.verify(&registration, agents.get(&agent).map(|entry| &entry.credentials[..]));
-        let credential = credential.ok_or_else(|| Denied::Token(agent.clone()))?.clone();
+        let entry = agents.get(&agent);
+        let credential = self.verify(&registration, entry.map(|entry| &entry.credentials[..]));
+        // Whoever has no token of the agent learns nothing about it, so its other rules come after.
+        let (Some(entry), Some(credential)) = (entry, credential.cloned()) else { return Err(Denied::Token(agent)) };
+        if !entry.admits(source) {
+            return Err(Denied::Source(agent, source.to_canonical()));
+        }
         if registration.met.contains(&self.replica) {
             return Err(Denied::AlreadyMet);
         }
-        Ok(Accepted { agent, credential, registration })
+        if let Some(most) = entry.max_instances
+            && others(&agent, &registration.instance) >= usize::try_from(most).unwrap_or(usize::MAX)
+        {
+            return Err(Denied::Surplus(agent, most));
+        }
+        Ok(Accepted { agent, credential, registration, carrier })
     }
 
     /// The credential whose token was presented. All are compared, so that the time does not tell which it was.
@@ -92,12 +118,12 @@ impl Registrar {
     }
 
     /// The answer to a registration that is accepted: what comes after it are frames.
-    pub(super) fn welcome(&self) -> Response<Full<Bytes>> {
+    pub(super) fn welcome(&self, carrier: &Carrier) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
+        headers.extend(carrier.answer());
         headers.insert(registration::header::REPLICA, self.replica_header.clone());
         response
     }
@@ -111,6 +137,7 @@ impl Registrar {
         let mut set = |name: HeaderName, value: &HeaderValue| {
             response.headers_mut().insert(name, value.clone());
         };
+        set(registration::header::PROTOCOL, &HeaderValue::from_static(PROTOCOL));
         set(header::CONTENT_TYPE, &HeaderValue::from_static("text/plain; charset=utf-8"));
         match denied.status() {
             StatusCode::UNAUTHORIZED => set(header::WWW_AUTHENTICATE, &HeaderValue::from_static("Bearer")),
@@ -119,6 +146,8 @@ impl Registrar {
                 set(header::UPGRADE, &HeaderValue::from_static(PROTOCOL));
             }
             StatusCode::CONFLICT => set(registration::header::REPLICA, &self.replica_header),
+            // Soon enough for one that takes another's place.
+            StatusCode::TOO_MANY_REQUESTS => set(header::RETRY_AFTER, &HeaderValue::from_static("5")),
             _ => {}
         }
         response
@@ -134,7 +163,10 @@ impl Denied {
             Self::Method => StatusCode::BAD_REQUEST,
             Self::Request(error) => error.status(),
             Self::Token(_) => StatusCode::UNAUTHORIZED,
+            Self::Source(..) => StatusCode::FORBIDDEN,
+            Self::Surplus(..) => StatusCode::TOO_MANY_REQUESTS,
             Self::AlreadyMet => StatusCode::CONFLICT,
+            Self::Leaving => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -150,8 +182,21 @@ impl Denied {
                                the Secret that its spec.credentials name"
                     .to_owned()
             }
+            Self::Source(agent, source) => {
+                format!("TunnelAgent {agent} may not register from {source}: its spec.allowedSources does not have it")
+            }
+            Self::Surplus(agent, most) => format!(
+                "{most} other {} as TunnelAgent {agent}, as many as its spec.maxInstances allows: stop one, or raise it",
+                if *most == 1 { "process runs" } else { "processes run" }
+            ),
             Self::AlreadyMet => "this replica is already met: dial again for another".to_owned(),
+            Self::Leaving => "this replica is stopping: dial again for another".to_owned(),
         }
+    }
+
+    /// Whether somebody did wrong. An agent that meets a replica again was only led there.
+    pub(super) fn is_failure(&self) -> bool {
+        !matches!(self, Self::AlreadyMet)
     }
 
     /// What it is counted as.
@@ -159,8 +204,11 @@ impl Denied {
         match self.status() {
             StatusCode::NOT_FOUND => "not_found",
             StatusCode::UNAUTHORIZED => "unauthorized",
+            StatusCode::FORBIDDEN => "source",
+            StatusCode::TOO_MANY_REQUESTS => "surplus",
             StatusCode::CONFLICT => "already_met",
             StatusCode::UPGRADE_REQUIRED => "protocol",
+            StatusCode::SERVICE_UNAVAILABLE => "leaving",
             _ => "malformed",
         }
     }
@@ -169,9 +217,10 @@ impl Denied {
     pub(super) fn log(&self, source: SocketAddr) {
         match self {
             Self::Token(agent) => tracing::warn!(%agent, %source, "agent refused: no such agent, or not its token"),
+            Self::Source(..) | Self::Surplus(..) => tracing::warn!(%source, "agent refused: {}", self.text()),
             Self::Request(error) => tracing::warn!(%source, "agent refused: {error}"),
             Self::NotFound | Self::Method => tracing::debug!(%source, "request on the agents' port: {}", self.text()),
-            Self::AlreadyMet => {}
+            Self::AlreadyMet | Self::Leaving => {}
         }
     }
 }
@@ -190,7 +239,9 @@ mod tests {
         };
         let name = ObjectName::new("web", "lab");
         let credentials = vec![credential("old", "ffffffffffffffff"), credential("new", TOKEN)];
-        [AgentEntry { name, credentials, max_connections: None }].into_iter().collect()
+        let allowed_sources = Some(vec!["192.0.2.0/24".parse().expect("a network")]);
+        let entry = AgentEntry { name, credentials, max_connections: None, max_instances: Some(2), allowed_sources };
+        [entry].into_iter().collect()
     }
 
     fn request(change: impl FnOnce(&mut Request<()>)) -> Request<()> {
@@ -208,7 +259,12 @@ mod tests {
     }
 
     fn decide(change: impl FnOnce(&mut Request<()>)) -> Result<Accepted, Denied> {
-        Registrar::new("r1").expect("an id").decide(&request(change), &agents())
+        decide_from("::ffff:192.0.2.7", 1, change)
+    }
+
+    fn decide_from(source: &str, others: usize, change: impl FnOnce(&mut Request<()>)) -> Result<Accepted, Denied> {
+        let source = source.parse().expect("an address");
+        Registrar::new("r1").expect("an id").decide(&request(change), source, &agents(), |_, _| others)
     }
 
     fn set(request: &mut Request<()>, name: &'static str, value: &'static str) {
@@ -254,6 +310,21 @@ mod tests {
             set(r, "authorization", "Bearer 0000000000000000");
         };
         assert_eq!(status(&both), StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
+    fn who_has_the_token_still_has_to_come_from_the_right_place_and_find_room() {
+        let registrar = Registrar::new("r1").expect("an id");
+        let denied = decide_from("198.51.100.7", 1, |_| {}).expect_err("denied");
+        assert_eq!((denied.status(), denied.result()), (StatusCode::FORBIDDEN, "source"));
+        assert!(denied.text().contains("from 198.51.100.7: its spec.allowedSources"), "{}", denied.text());
+        let denied = decide_from("192.0.2.7", 2, |_| {}).expect_err("denied");
+        assert_eq!((denied.status(), denied.result()), (StatusCode::TOO_MANY_REQUESTS, "surplus"));
+        assert!(denied.text().contains("2 other processes run as TunnelAgent web/lab"), "{}", denied.text());
+        assert_eq!(registrar.refusal(&denied).headers()["retry-after"], "5");
+        // Without the token nothing of that is told.
+        let wrong = |r: &mut Request<()>| set(r, "authorization", "Bearer 0000000000000000");
+        assert_eq!(decide_from("198.51.100.7", 2, wrong).expect_err("denied").status(), StatusCode::UNAUTHORIZED);
     }
 
     #[test]

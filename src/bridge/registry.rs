@@ -4,15 +4,18 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::SystemTime,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::health::{Health, SessionHealth};
+use super::{
+    Ending,
+    health::{Health, SessionHealth},
+};
 use crate::{
     routing::{Check, Checks, Credential, ObjectName, affinity},
     tunnel::{Link, Note, Open, Session, SessionClosed, health::HealthReport, registration::Registration},
@@ -29,13 +32,17 @@ pub type Sessions = Arc<Vec<Arc<AgentSession>>>;
 pub struct AgentSession {
     /// Names the session in this process; never used twice.
     pub id: u64,
+    /// Names the agent process in this process, as long as it has a session: its sessions lead to the same backends, so
+    /// that what was made through one of them (a pooled connection) serves for all. Never used twice.
+    pub process: u64,
     /// The TunnelAgent that it registered as.
     pub agent: ObjectName,
     /// The agent process: several may run under one name, and each makes up a new id when it starts.
     pub instance: Arc<str>,
     /// The version of the agent's program.
     pub version: Arc<str>,
-    /// What carries the session: `tls`, or `plaintext` where that was asked for.
+    /// What carries the session: `tls`, or `websocket` where the agent's network lets through nothing else; `plaintext` or
+    /// `plaintext-websocket` where that was asked for.
     pub transport: &'static str,
     /// Where the connection comes from; a balancer in between shows its own address.
     pub remote_address: SocketAddr,
@@ -49,6 +56,9 @@ pub struct AgentSession {
     health: SessionHealth,
     /// Why this side ended it, where it did.
     cause: OnceLock<Cause>,
+    /// Its agent takes no more links.
+    leaving: AtomicBool,
+    ending: Ending,
     ended: CancellationToken,
 }
 
@@ -57,9 +67,13 @@ pub struct AgentSession {
 pub(super) enum Cause {
     /// The token, its Secret or the whole agent is no longer valid.
     Revoked,
+    /// The agent may no longer be where it is.
+    Source,
+    /// More processes run as the agent than may.
+    Surplus,
     /// The same agent process dialled again for the same slot, so the old connection is of no use to it.
     Replaced,
-    /// This replica stops.
+    /// This replica or the agent stops.
     Drained,
 }
 
@@ -83,9 +97,17 @@ struct Inner {
     last_id: AtomicU64,
 }
 
-/// The sessions of one agent that take new links.
+/// The processes of one agent that take new links.
 #[derive(Debug, Default)]
 struct Group {
+    processes: Vec<Process>,
+    turn: AtomicUsize,
+}
+
+/// The sessions of one process that take new links; at least one.
+#[derive(Debug)]
+struct Process {
+    id: u64,
     sessions: Vec<Arc<AgentSession>>,
     turn: AtomicUsize,
 }
@@ -99,7 +121,8 @@ impl Registry {
         Self::default()
     }
 
-    /// A session of that agent to open the next link through, all its sessions in turn; `None` where it has none.
+    /// A session of that agent to open the next link through: all its processes in turn, and so the sessions of each;
+    /// `None` where it has none.
     ///
     /// It may have ended a moment ago; [`AgentSession::open`] then says so, and the next turn is another one's.
     #[must_use]
@@ -116,12 +139,11 @@ impl Registry {
     ) -> Option<Arc<AgentSession>> {
         let agents = self.read();
         let group = agents.get(agent)?;
-        // One that this side is ending is listed until it has ended. Whether the agent's side has just ended one is not
-        // asked here, where it would mean to wait for the session's lock: opening a link tells.
-        (0..group.sessions.len()).find_map(|_| {
-            let turn = group.turn.fetch_add(1, Ordering::Relaxed);
-            let session = group.sessions.get(turn % group.sessions.len())?;
-            (session.cause().is_none() && wanted(session)).then(|| session.clone())
+        in_turn(&group.processes, &group.turn).find_map(|process| {
+            // One that this side is ending is listed until it has ended. Whether the agent's side has just ended one is
+            // not asked here, where it would mean to wait for the session's lock: opening a link tells.
+            let mut sessions = in_turn(&process.sessions, &process.turn);
+            sessions.find(|session| session.cause().is_none() && wanted(session)).cloned()
         })
     }
 
@@ -134,21 +156,21 @@ impl Registry {
         visitor: IpAddr,
         mut wanted: impl FnMut(&AgentSession) -> bool,
     ) -> Option<Arc<AgentSession>> {
-        let mine = {
-            let agents = self.read();
-            let sessions = agents.get(agent)?.sessions.iter();
-            let usable = sessions.filter(|session| session.cause().is_none() && wanted(session));
-            usable.max_by_key(|session| affinity(visitor, &session.instance))?.instance.clone()
-        };
-        self.choose_where(agent, |session| session.instance == mine && wanted(session))
+        let agents = self.read();
+        let mut takes = |session: &Arc<AgentSession>| session.cause().is_none() && wanted(session);
+        let processes = agents.get(agent)?.processes.iter();
+        let usable = processes.filter(|process| process.sessions.iter().any(&mut takes));
+        let mine = usable.max_by_key(|process| affinity(visitor, process.instance()))?;
+        in_turn(&mine.sessions, &mine.turn).find(|session| takes(session)).cloned()
     }
 
-    /// Whether the session of that id takes new links. One whose agent is leaving is still listed, and takes none:
+    /// Whether the process of that id takes new links. One whose agent is leaving is still listed, and takes none:
     /// links to it that are kept for later should be let go, since the agent waits for them. Looks at all sessions.
     #[must_use]
-    pub fn is_active(&self, id: u64) -> bool {
-        let is_it = |session: &Arc<AgentSession>| session.id == id && session.cause().is_none();
-        self.read().values().any(|group| group.sessions.iter().any(is_it))
+    pub fn is_active(&self, process: u64) -> bool {
+        let takes_links = |session: &Arc<AgentSession>| session.cause().is_none();
+        let is_it = |known: &Process| known.id == process && known.sessions.iter().any(takes_links);
+        self.read().values().any(|group| group.processes.iter().any(is_it))
     }
 
     /// Follows the live sessions: a new value for each one that comes or goes, and the same list again when one of
@@ -170,11 +192,23 @@ impl Registry {
         self.0.all.borrow().clone()
     }
 
+    /// Asks those who hold links to bring them to an end, in all sessions: this replica stops soon.
+    pub fn end_links(&self) {
+        for session in self.sessions().iter() {
+            session.ending.ask();
+        }
+    }
+
     /// Lists a new session. One that the same process had for the same slot is closed: an agent never dials for a
     /// slot that it believes to hold, so that one is dead and only this side does not know it yet.
     pub(super) fn insert(&self, new: NewSession) -> Arc<AgentSession> {
+        let mut agents = self.write();
+        let group = agents.entry(new.agent.clone()).or_default();
+        let process = group.processes.iter().position(|process| *process.instance() == *new.registration.instance);
+        let id = || self.0.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let session = Arc::new(AgentSession {
-            id: self.0.last_id.fetch_add(1, Ordering::Relaxed) + 1,
+            id: id(),
+            process: process.map_or_else(id, |index| group.processes[index].id),
             agent: new.agent,
             instance: new.registration.instance.as_str().into(),
             version: new.registration.version.as_str().into(),
@@ -187,13 +221,11 @@ impl Registry {
             session: new.session,
             health: SessionHealth::default(),
             cause: OnceLock::new(),
+            leaving: AtomicBool::new(false),
+            ending: Ending::default(),
             ended: CancellationToken::new(),
         });
-        let mut agents = self.write();
-        let group = agents.entry(session.agent.clone()).or_default();
-        let old = group.sessions.iter().position(|other| other.is_same_slot(&session));
-        let old = old.map(|index| group.sessions.swap_remove(index));
-        group.sessions.push(session.clone());
+        let old = group.add(session.clone());
         // Still under the lock, so that the list follows the groups in the same order.
         self.0.all.send_modify(|all| Arc::make_mut(all).push(session.clone()));
         drop(agents);
@@ -212,6 +244,7 @@ impl Registry {
 
     /// Gives a session no more links; those that it has go on.
     pub(super) fn retire(&self, session: &AgentSession) {
+        session.leaving.store(true, Ordering::Relaxed);
         let mut agents = self.write();
         // Once only, however often an agent says that it leaves.
         if leave_group(&mut agents, session) {
@@ -245,13 +278,62 @@ impl Registry {
 /// Returns whether it was in one.
 fn leave_group(agents: &mut HashMap<ObjectName, Group>, session: &AgentSession) -> bool {
     let Some(group) = agents.get_mut(&session.agent) else { return false };
-    let before = group.sessions.len();
-    group.sessions.retain(|other| other.id != session.id);
-    let left = group.sessions.len() < before;
-    if group.sessions.is_empty() {
+    let left = group.remove(session.id);
+    if group.processes.is_empty() {
         agents.remove(&session.agent);
     }
     left
+}
+
+/// All of them, from the one whose turn it is.
+fn in_turn<'a, T>(all: &'a [T], turn: &AtomicUsize) -> impl Iterator<Item = &'a T> {
+    // Most agents have one process.
+    let first = if all.len() > 1 { turn.fetch_add(1, Ordering::Relaxed) % all.len() } else { 0 };
+    let (before, from) = all.split_at(first);
+    from.iter().chain(before)
+}
+
+// === impl Group ===
+
+impl Group {
+    /// Returns the session whose place it takes, if there is one.
+    fn add(&mut self, session: Arc<AgentSession>) -> Option<Arc<AgentSession>> {
+        let Some(process) = self.processes.iter_mut().find(|process| process.id == session.process) else {
+            let process = Process { id: session.process, sessions: vec![session], turn: AtomicUsize::new(0) };
+            self.processes.push(process);
+            return None;
+        };
+        match process.sessions.iter_mut().find(|other| other.slot == session.slot) {
+            Some(place) => Some(std::mem::replace(place, session)),
+            None => {
+                process.sessions.push(session);
+                None
+            }
+        }
+    }
+
+    /// Returns whether it was there.
+    fn remove(&mut self, id: u64) -> bool {
+        let before = self.len();
+        for process in &mut self.processes {
+            process.sessions.retain(|session| session.id != id);
+        }
+        let left = self.len() < before;
+        self.processes.retain(|process| !process.sessions.is_empty());
+        left
+    }
+
+    fn len(&self) -> usize {
+        self.processes.iter().map(|process| process.sessions.len()).sum()
+    }
+}
+
+// === impl Process ===
+
+impl Process {
+    fn instance(&self) -> &str {
+        self.sessions.first().map_or("", |session| &session.instance)
+    }
 }
 
 // === impl AgentSession ===
@@ -268,6 +350,12 @@ impl AgentSession {
     /// Waits until the session has ended and is in the registry no more.
     pub async fn closed(&self) {
         self.ended.cancelled().await;
+    }
+
+    /// Whether the session is over, or about to be.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.session.is_closed()
     }
 
     /// Links that are open now.
@@ -295,6 +383,12 @@ impl AgentSession {
         }
     }
 
+    /// Tells when links that may go on for ever are to end.
+    #[must_use]
+    pub fn ending(&self) -> &Ending {
+        &self.ending
+    }
+
     /// The credential that it registered with.
     pub(super) fn credential(&self) -> &Credential {
         &self.credential
@@ -305,10 +399,21 @@ impl AgentSession {
         let _ = self.session.note(note);
     }
 
-    /// Ends the session behind what it has yet to send, since this replica stops.
+    /// Ends the session behind what it has yet to send, since this replica or the agent stops.
     pub(super) fn finish(&self) {
         let _ = self.cause.set(Cause::Drained);
         self.session.finish();
+    }
+
+    /// Its agent leaves: at that time its links are asked to end, and the session ends with the last of them. What was about to
+    /// open another one is told, and goes elsewhere.
+    pub(super) fn leaves(&self, links_end: Instant) {
+        if Instant::now() >= links_end && !self.ending.is_asked() {
+            self.ending.ask();
+        }
+        if self.links() == 0 {
+            self.finish();
+        }
     }
 
     /// Ends the session now. The first cause is the one that counts.
@@ -317,13 +422,14 @@ impl AgentSession {
         self.session.close();
     }
 
+    /// Whether its agent has said that it takes no more links.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
     /// Why this side ended it, where it did.
     pub(super) fn cause(&self) -> Option<Cause> {
         self.cause.get().copied()
-    }
-
-    fn is_same_slot(&self, other: &Self) -> bool {
-        self.instance == other.instance && self.slot == other.slot
     }
 }
 

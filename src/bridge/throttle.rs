@@ -1,37 +1,98 @@
 use std::{
     collections::HashMap,
-    net::IpAddr,
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-/// Decides which failed registrations are worth a log line: one a second for each source address, and for at most
-/// [`Throttle::SOURCES`] sources a second, so that nobody can fill the logs (or this table) from outside. What is left
-/// out is in the metrics.
+use tokio::time::Instant;
+
+use super::source::Source;
+
+/// Slows failed registrations down: one a second of each source gets an answer and a line in the log, and of all sources
+/// together there are at most [`Throttle::LINES`] lines a second. So nobody learns much by asking often, and nobody can fill
+/// the log (or this table) from outside. What is left out is in the metrics.
+///
+/// Who registers with a valid token is never asked here, whatever its neighbours behind one address do.
 #[derive(Debug, Default)]
-pub(super) struct Throttle(Mutex<HashMap<IpAddr, Instant>>);
+pub(super) struct Throttle(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    sources: HashMap<Source, Pace>,
+    /// When the table was gone through last for what can be forgotten.
+    tidied: Option<Instant>,
+    /// Since when `lines` are counted.
+    counting: Option<Instant>,
+    lines: usize,
+}
+
+/// What a source may have next.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    answer: Instant,
+    line: Instant,
+}
+
+/// What becomes of a failed registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Failed {
+    /// When it is answered; `None` where so many wait already that its time would not come before it is closed.
+    pub(super) answer: Option<Instant>,
+    /// Whether it is worth a line in the log.
+    pub(super) log: bool,
+}
 
 // === impl Throttle ===
 
 impl Throttle {
     const INTERVAL: Duration = Duration::from_secs(1);
-    const SOURCES: usize = 100;
+    /// How far ahead answers are promised: connections are closed after 10 s.
+    const AHEAD: Duration = Duration::from_secs(8);
+    const LINES: usize = 100;
+    const SOURCES: usize = 10_000;
 
-    /// Whether a line about `source` may be written `now`.
-    pub(super) fn allow(&self, source: IpAddr, now: Instant) -> bool {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let recent = |last: &Instant| now.saturating_duration_since(*last) < Self::INTERVAL;
-        if lines.get(&source).is_some_and(recent) {
-            return false;
+    /// A registration of `source` has failed `now`.
+    pub(super) fn failed(&self, source: Source, now: Instant) -> Failed {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = state.sources.get(&source).copied();
+        if known.is_none() && !state.has_room(now) {
+            return Failed { answer: Some(now + Self::INTERVAL), log: false };
         }
-        if lines.len() >= Self::SOURCES {
-            lines.retain(|_, last| recent(last));
-            if lines.len() >= Self::SOURCES {
-                return false;
-            }
+        let mut pace = known.unwrap_or(Pace { answer: now, line: now });
+        let at = pace.answer.max(now);
+        let answer = (at <= now + Self::AHEAD).then_some(at);
+        if answer.is_some() {
+            pace.answer = at + Self::INTERVAL;
         }
-        lines.insert(source, now);
-        true
+        let log = pace.line <= now && state.has_line(now);
+        if log {
+            pace.line = now + Self::INTERVAL;
+        }
+        state.sources.insert(source, pace);
+        Failed { answer, log }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Whether another source can be remembered. Those whose last failure no longer matters are forgotten, not more often
+    /// than once in a while, as it takes time.
+    fn has_room(&mut self, now: Instant) -> bool {
+        let due = self.tidied.is_none_or(|last| now.saturating_duration_since(last) >= Throttle::INTERVAL);
+        if self.sources.len() >= Throttle::SOURCES && due {
+            self.tidied = Some(now);
+            self.sources.retain(|_, pace| pace.answer > now || pace.line > now);
+        }
+        self.sources.len() < Throttle::SOURCES
+    }
+
+    fn has_line(&mut self, now: Instant) -> bool {
+        if self.counting.is_none_or(|since| now.saturating_duration_since(since) >= Throttle::INTERVAL) {
+            (self.counting, self.lines) = (Some(now), 0);
+        }
+        self.lines += 1;
+        self.lines <= Throttle::LINES
     }
 }
 
@@ -41,24 +102,39 @@ mod tests {
 
     use super::*;
 
-    fn source(n: u32) -> IpAddr {
-        Ipv4Addr::from_bits(n).into()
+    fn source(n: u32) -> Source {
+        Source::of(Ipv4Addr::from_bits(n).into())
     }
 
     #[test]
-    fn each_source_has_one_line_a_second() {
+    fn each_source_has_one_answer_and_one_line_a_second() {
         let (throttle, start) = (Throttle::default(), Instant::now());
-        assert!(throttle.allow(source(1), start));
-        assert!(!throttle.allow(source(1), start + Duration::from_millis(999)));
-        assert!(throttle.allow(source(2), start + Duration::from_millis(999)));
-        assert!(throttle.allow(source(1), start + Duration::from_secs(1)));
+        let at = |millis| start + Duration::from_millis(millis);
+        let failed = |n, millis| throttle.failed(source(n), at(millis));
+        assert_eq!(failed(1, 0), Failed { answer: Some(at(0)), log: true });
+        assert_eq!(failed(1, 10), Failed { answer: Some(at(1000)), log: false });
+        assert_eq!(failed(1, 999), Failed { answer: Some(at(2000)), log: false });
+        assert_eq!(failed(2, 999), Failed { answer: Some(at(999)), log: true });
+        assert_eq!(failed(1, 1000), Failed { answer: Some(at(3000)), log: true });
+        assert_eq!(failed(1, 10_000), Failed { answer: Some(at(10_000)), log: true });
+    }
+
+    #[test]
+    fn no_answer_is_promised_that_would_come_too_late() {
+        let (throttle, start) = (Throttle::default(), Instant::now());
+        let promised = (0..100).filter(|_| throttle.failed(source(1), start).answer.is_some()).count();
+        assert_eq!(promised, 9);
+        let later = start + Duration::from_secs(9);
+        assert_eq!(throttle.failed(source(1), later).answer, Some(later), "what was not promised takes no turn");
     }
 
     #[test]
     fn many_sources_fill_neither_the_log_nor_the_table() {
         let (throttle, start) = (Throttle::default(), Instant::now());
-        let lines = (0..10_000).filter(|&n| throttle.allow(source(n), start)).count();
-        assert_eq!(lines, Throttle::SOURCES);
-        assert!(throttle.allow(source(20_000), start + Duration::from_secs(1)));
+        let failed: Vec<Failed> = (0..20_000).map(|n| throttle.failed(source(n), start)).collect();
+        assert_eq!(failed.iter().filter(|failed| failed.log).count(), Throttle::LINES);
+        assert_eq!(throttle.0.lock().expect("no panic").sources.len(), Throttle::SOURCES);
+        assert_eq!(failed[19_999].answer, Some(start + Throttle::INTERVAL));
+        assert!(throttle.failed(source(30_000), start + Duration::from_secs(2)).log);
     }
 }

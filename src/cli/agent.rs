@@ -1,8 +1,12 @@
+mod allowed;
+mod proxies;
+
 use std::{env, path::PathBuf, process::ExitCode, time::Duration};
 
+use self::allowed::Allowed;
 use super::{Failure, signals};
 use crate::{
-    agent::{Agent, AllowRule, Config, EdgeUrl, Security, TokenSource},
+    agent::{Agent, AllowRule, Config, EdgeUrl, Security, TokenSource, Transport},
     tunnel::{
         registration::Token,
         tls::{self, Fingerprint, Trust},
@@ -30,9 +34,20 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", env = "CULVERT_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     /// What the agent may connect to: HOST:PORT, where HOST is a name, an address or a network (`10.0.0.0/8`) and PORT
-    /// a number, a range (`8000-8100`) or `*`. May be given several times. Without it nothing is allowed.
-    #[arg(long, value_name = "HOST:PORT", env = "CULVERT_ALLOW", value_delimiter = ',')]
+    /// a number, a range (`8000-8100`) or `*`; or `unix:/PATH` of a socket. HOST may be `*.SUFFIX`: all names under one, as far as
+    /// they do not resolve to this machine or its link. `NAMESPACE=` in front makes it a rule for the TunnelHosts of that
+    /// namespace only. May be given several times. Without it and --allow-file nothing is allowed.
+    #[arg(long, value_name = "[NAMESPACE=]HOST:PORT", env = "CULVERT_ALLOW", value_delimiter = ',')]
     allow: Vec<AllowRule>,
+    /// How many connections to hold with each replica of the edge, 1 to 8. Each has its own flow control and
+    /// notices losses by itself, so that one that stalls leaves the others alone.
+    #[arg(long, value_name = "NUMBER", default_value_t = 2, env = "CULVERT_CONNECTIONS",
+          value_parser = clap::value_parser!(u32).range(1..=8))]
+    connections: u32,
+    /// A file with more of them, one a line, with # for comments. It is read again on SIGHUP; what it does not allow any more is
+    /// ended then, links in use among it.
+    #[arg(long, value_name = "FILE", env = "CULVERT_ALLOW_FILE")]
+    allow_file: Option<PathBuf>,
     /// A PEM file with the authorities that sign the edge's certificate. Without this and --edge-fingerprint those that
     /// the system trusts are asked.
     #[arg(long, value_name = "FILE", env = "CULVERT_EDGE_CA", conflicts_with = "edge_fingerprint")]
@@ -41,19 +56,42 @@ pub(super) struct Args {
     /// for a change of the key.
     #[arg(long, value_name = "sha256:…", env = "CULVERT_EDGE_FINGERPRINT", value_delimiter = ',')]
     edge_fingerprint: Vec<Fingerprint>,
+    /// How long requests and upgraded connections in progress may go on, in seconds, after the agent was asked to stop; new
+    /// ones go to others at once. What is left then is cut; WebSockets are closed as "going away" (1001) between two frames.
+    /// Whatever ends the agent should wait a little longer: Kubernetes does so for 30 seconds, systemd for 90.
+    #[arg(long, value_name = "SECONDS", default_value_t = 25, env = "CULVERT_GRACE")]
+    grace: u64,
     /// Do not encrypt the tunnel: the token and all traffic can be read on the way. Goes with an `http://` edge.
     #[arg(long, env = "CULVERT_INSECURE_PLAINTEXT", conflicts_with_all = ["edge_ca", "edge_fingerprint"])]
     insecure_plaintext: bool,
+    /// The HTTP proxy that leads to the edge (CONNECT), as in `http://proxy:3128` or `http://USER:PASSWORD@proxy:3128`;
+    /// `https://` for a proxy behind TLS, and `direct` for none. Unset, `HTTPS_PROXY` is used, as in other programs.
+    #[arg(long, value_name = "URL", env = "CULVERT_PROXY", hide_env_values = true)]
+    // Read later: what is wrong with it must not be told with the password in it.
+    proxy: Option<String>,
+    /// To what no proxy is used: names (and all names under them), addresses and CIDRs, or `*`. Unset, `NO_PROXY` is used.
+    #[arg(long, value_name = "LIST", env = "CULVERT_NO_PROXY")]
+    no_proxy: Option<String>,
+    /// What carries the tunnels. With `auto`, a WebSocket is used where something in between lets nothing else through.
+    #[arg(long, value_enum, default_value_t, env = "CULVERT_TRANSPORT")]
+    transport: Transport,
+}
+
+/// What comes from the environment without being a flag.
+#[derive(Debug, Default)]
+struct Environment {
+    token: Option<String>,
+    /// What other programs read too.
+    https_proxy: Option<String>,
+    no_proxy: Option<String>,
 }
 
 /// How long a target's name and connection together may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long links may go on after the agent was asked to stop.
-const GRACE: Duration = Duration::from_secs(5);
-
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
-    let config = match config(args, env::var("CULVERT_TOKEN").ok()) {
+    let allowed = Allowed { flags: args.allow.clone(), file: args.allow_file.clone() };
+    let config = match config(args, Environment::read()) {
         Ok(config) => config,
         Err(wrong) => {
             eprintln!("culvert: {wrong}");
@@ -63,14 +101,19 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     if config.allow.is_empty() {
         tracing::warn!("nothing is allowed: every link will be refused; give --allow HOST:PORT");
     }
-    Agent::new(config).run(signals::stop_token()?).await;
+    let (follow, stop) = (allowed.follow(config.allow.clone(), signals::reload()?), signals::stop_token()?);
+    tokio::select! {
+        () = Agent::new(config).run(stop) => {}
+        () = follow => {}
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Checks what clap cannot: flags against each other, and the files that they name. Errors name the flag.
-fn config(args: Args, token: Option<String>) -> Result<Config, String> {
+fn config(args: Args, environment: Environment) -> Result<Config, String> {
     let security = security(&args)?;
-    let token = match (args.token_file, token) {
+    let proxies = proxies::proxies(&args, &environment)?;
+    let token = match (args.token_file, environment.token) {
         (Some(file), None) => TokenSource::File(file),
         (None, Some(token)) => {
             TokenSource::Given(Token::new(&token).map_err(|error| format!("CULVERT_TOKEN: {error}"))?)
@@ -81,14 +124,18 @@ fn config(args: Args, token: Option<String>) -> Result<Config, String> {
         }
     };
     token.read().map_err(|error| format!("--token-file: {error}"))?;
+    let allow = Allowed { flags: args.allow, file: args.allow_file }.read()?.into_iter().collect();
     Ok(Config {
         edges: args.edge,
         agent: args.agent,
         token,
-        allow: args.allow.into_iter().collect(),
+        allow,
         security,
+        proxies,
+        transport: args.transport,
         connect_timeout: CONNECT_TIMEOUT,
-        grace: GRACE,
+        connections: args.connections,
+        grace: Duration::from_secs(args.grace),
     })
 }
 
@@ -124,6 +171,20 @@ fn parse_agent(text: &str) -> Result<String, String> {
     }
 }
 
+// === impl Environment ===
+
+impl Environment {
+    fn read() -> Self {
+        // Both spellings are in use; the capitals come first, as in Go's programs.
+        let either = |name: &str| env::var(name).or_else(|_| env::var(name.to_ascii_lowercase())).ok();
+        Self {
+            token: env::var("CULVERT_TOKEN").ok(),
+            https_proxy: either("HTTPS_PROXY").filter(|proxy| !proxy.is_empty()),
+            no_proxy: either("NO_PROXY"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -140,7 +201,11 @@ mod tests {
 
     fn parsed(flags: &str) -> Result<Config, String> {
         let command = Command::try_parse_from(["agent"].into_iter().chain(flags.split_whitespace()));
-        config(command.map_err(|error| error.to_string())?.args, Some(TOKEN.to_owned()))
+        config(command.map_err(|error| error.to_string())?.args, with_token(TOKEN))
+    }
+
+    fn with_token(token: &str) -> Environment {
+        Environment { token: Some(token.to_owned()), ..Environment::default() }
     }
 
     #[test]
@@ -169,6 +234,7 @@ mod tests {
             ("--edge a:1 --agent web/lab", "--edge"),
             ("--edge https://a --agent lab", "--agent"),
             ("--edge https://a --agent web/lab --allow 8080", "--allow"),
+            ("--edge https://a --agent web/lab --allow-file /no/such/file", "--allow-file"),
             ("--edge https://a --agent web/lab --edge-fingerprint 00", "--edge-fingerprint"),
         ] {
             assert!(error(flags).contains(flag), "{}", error(flags));
@@ -181,11 +247,11 @@ mod tests {
             let flags = format!("--edge http://a --insecure-plaintext --agent web/lab {flags}");
             Command::try_parse_from(["agent"].into_iter().chain(flags.split_whitespace())).expect("flags").args
         };
-        assert!(config(args(""), None).expect_err("no token").starts_with("--token-file is missing"));
-        let error = config(args("--token-file /no/such/file"), None).expect_err("no file");
+        assert!(config(args(""), Environment::default()).expect_err("no token").starts_with("--token-file is missing"));
+        let error = config(args("--token-file /no/such/file"), Environment::default()).expect_err("no file");
         assert!(error.starts_with("--token-file: cannot read /no/such/file"), "{error}");
-        assert!(config(args("--token-file /dev/null"), Some(TOKEN.to_owned())).is_err());
-        let error = config(args(""), Some("se cret".to_owned())).expect_err("no token");
+        assert!(config(args("--token-file /dev/null"), with_token(TOKEN)).is_err());
+        let error = config(args(""), with_token("se cret")).expect_err("no token");
         assert!(error.starts_with("CULVERT_TOKEN: ") && !error.contains("cret"), "{error}");
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 
 /// Validates manifests offline: the verdicts that the controller would give.
 ///
-/// Reads TunnelHosts, TunnelAgents and Secrets from files, from all *.yaml, *.yml and *.json of a folder, or from standard
+/// Reads TunnelHosts, TunnelAgents, Secrets and Namespaces (for their labels) from files, from all *.yaml, *.yml and *.json of a folder, or from standard
 /// input (-), judges them by the schema that the API server would use and by the compilation that the edge would make, and
 /// prints one line for each condition. Exit code 1 if something is wrong. A reference to an object that is not in the
 /// input is only a warning, as the object may be in the cluster; with --strict it is wrong, too.
@@ -115,6 +115,11 @@ fn judge(inputs: &[Input]) -> Option<Vec<Line>> {
                         Object::TunnelHost(host) => objects.tunnel_hosts.push(Arc::new(*host)),
                         Object::TunnelAgent(agent) => objects.tunnel_agents.push(Arc::new(*agent)),
                         Object::Secret(secret) => objects.secrets.push(Arc::new(*secret)),
+                        Object::Namespace(namespace) => {
+                            let metadata = namespace.metadata;
+                            let labels = metadata.labels.unwrap_or_default();
+                            objects.namespaces.insert(metadata.name.unwrap_or_default(), labels);
+                        }
                     }
                 }
                 Err(findings) => {
@@ -135,9 +140,9 @@ fn judge(inputs: &[Input]) -> Option<Vec<Line>> {
 // === impl Line ===
 
 impl Line {
-    /// Whether all that is wrong is a reference that leads out of the input. Compilation names a worse reason first.
+    /// Whether all that is wrong is a reference that leads out of the input.
     fn is_missing(&self) -> bool {
-        matches!(self.judgement.reason, Reason::SecretNotFound | Reason::AgentNotFound)
+        self.judgement.missing
     }
 }
 
@@ -211,12 +216,26 @@ spec:
 
     #[test]
     fn a_reference_out_of_the_input_is_told_apart_from_an_error() {
-        let line = |reason| Line {
-            object: String::new(),
-            judgement: Judgement::fails(ConditionType::ResolvedRefs, reason, ""),
+        let missing = |texts: &[&str]| {
+            let input = |text: &&str| Input { name: String::new(), text: (*text).to_owned() };
+            let inputs: Vec<Input> = texts.iter().map(input).collect();
+            let lines = judge(&inputs).expect("something to judge");
+            let line = lines.iter().find(|line| line.object == "TunnelHost web/shop" && line.judgement.missing);
+            line.is_some()
         };
-        assert!(line(Reason::AgentNotFound).is_missing());
-        assert!(!line(Reason::InvalidSecret).is_missing());
+        assert!(missing(&[HOST]) && !missing(&[HOST, AGENT]));
+        // Of another namespace, it depends on what is not there.
+        let shared = HOST.replace("{name: home}", "{name: home, namespace: shared}");
+        let agent = |spec: &str| AGENT.replace("namespace: web", "namespace: shared").replace("spec: {", spec);
+        let closed = agent("spec: {");
+        let chosen = agent("spec: {allowedNamespaces: {from: Selector, selector: {matchLabels: {team: a}}}, ");
+        let namespace = "\napiVersion: v1\nkind: Namespace\nmetadata: {name: web, labels: {team: b}}\n";
+        assert!(missing(&[&shared]) && !missing(&[&shared, &closed]));
+        assert!(missing(&[&shared, &chosen]) && !missing(&[&shared, &chosen, namespace]));
+        assert_eq!(
+            verdicts(&[&shared, &chosen, &namespace.replace("team: b", "team: a")])[3],
+            ("TunnelHost web/shop".into(), "ResolvedRefs", "ResolvedRefs")
+        );
         assert_eq!(verdicts(&[HOST])[1], ("TunnelHost web/shop".into(), "ResolvedRefs", "AgentNotFound"));
     }
 

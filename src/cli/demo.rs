@@ -69,6 +69,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         visitors: proxy::Config::default(),
         access_log: None,
         drain_delay: Duration::ZERO,
+        drain_timeout: Duration::from_secs(1),
     })
     .await?;
     let addresses = edge.addresses;
@@ -99,8 +100,11 @@ fn agent(bridge: SocketAddr, token: &str, fingerprint: Fingerprint, backend: Soc
         token: TokenSource::Given(Token::new(token)?),
         allow: [allow].into_iter().collect(),
         security: agent::Security::Tls(tls::client(&Trust::Pinned(vec![fingerprint]))?),
+        proxies: agent::Proxies::default(),
+        transport: agent::Transport::Tls,
         connect_timeout: Duration::from_secs(5),
-        grace: Duration::from_secs(5),
+        connections: 1,
+        grace: Duration::from_secs(1),
     }))
 }
 

@@ -26,8 +26,10 @@ use crate::{
     tunnel::Replica,
 };
 
-/// How long requests in progress and links may go on once the edge stops.
-const DRAIN: Duration = Duration::from_secs(30);
+/// How long upgraded connections that were asked to end may take for it: WebSockets say goodbye to both sides.
+const GOODBYE: Duration = Duration::from_secs(3);
+/// How long the tunnels may take for the last of what is on its way.
+const FAREWELL: Duration = Duration::from_secs(3);
 /// How long what only watches may take to stop, as to give the lease back.
 const REST: Duration = Duration::from_secs(5);
 
@@ -52,6 +54,8 @@ pub(super) struct EdgeConfig {
     pub(super) access_log: Option<AccessLogFormat>,
     /// How long visitors are still taken after readiness is gone.
     pub(super) drain_delay: Duration,
+    /// How long requests in progress and upgraded connections may go on after that.
+    pub(super) drain_timeout: Duration,
 }
 
 /// Where the objects come from.
@@ -76,6 +80,7 @@ pub(super) struct Edge {
     sessions: watch::Sender<Arc<Sessions>>,
     own: Replica,
     drain_delay: Duration,
+    drain_timeout: Duration,
     /// Writes what is left when the edge has ended.
     access_log_writer: Option<AccessLogWriter>,
 }
@@ -132,7 +137,7 @@ impl Edge {
                 agents: agents.subscribe(),
                 replicas: replicas.subscribe(),
                 checks: checks.subscribe(),
-                drain: DRAIN,
+                drain: GOODBYE,
             },
             &metrics,
         )?;
@@ -158,9 +163,9 @@ impl Edge {
         let sessions = watch::Sender::new(Arc::new(Sessions::new()));
         let controller = match config.source {
             Source::Cluster { client, config } => Controller::cluster(client, config, sessions.subscribe(), &metrics)?,
-            Source::Folder(dir) => Controller::folder(&dir, &config.replica, &metrics)?,
+            Source::Folder(dir) => Controller::folder(&dir, &config.replica, sessions.subscribe(), &metrics)?,
         };
-        let drain_delay = config.drain_delay;
+        let EdgeConfig { drain_delay, drain_timeout, .. } = config;
         Ok(Self {
             addresses,
             listeners,
@@ -176,6 +181,7 @@ impl Edge {
             sessions,
             own,
             drain_delay,
+            drain_timeout,
             access_log_writer,
         })
     }
@@ -185,11 +191,12 @@ impl Edge {
         self.bridge.registry().watch()
     }
 
-    /// Runs until `stop`. Then readiness goes first, then the listeners; requests in progress end before the tunnels
-    /// that they need, and those before what only watches.
+    /// Runs until `stop`. Then readiness goes first, then the listeners, and agents are told to go elsewhere. Requests in
+    /// progress end, and upgraded connections at the deadline, before the tunnels that they need, and those before what only
+    /// watches.
     pub(super) async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
-        let Self { listeners, metrics, controller, proxy, tls, default_certificate, bridge, drain_delay, .. } = self;
-        let access_log_writer = self.access_log_writer;
+        let Self { listeners, metrics, controller, proxy, tls, default_certificate, bridge, .. } = self;
+        let Self { drain_delay, drain_timeout, access_log_writer, .. } = self;
         let (known, ready) = (watch::Sender::new(false), watch::Sender::new(false));
         let [stop_visitors, stop_agents, stop_rest] = [(); 3].map(|()| CancellationToken::new());
         let outputs = controller.outputs();
@@ -245,17 +252,22 @@ impl Edge {
             tracing::info!("stopping");
             sleep(drain_delay).await;
         }
-        let drained = timeout(DRAIN, async {
-            stop_visitors.cancel();
+        stop_visitors.cancel();
+        bridge.leave();
+        let drained = timeout(drain_timeout, async {
             for _ in 0..visitors_listeners {
                 data.join_next().await;
             }
-            stop_agents.cancel();
-            while data.join_next().await.is_some() {}
+            proxy.drop_idle();
+            bridge.idle().await;
         });
         if drained.await.is_err() {
-            tracing::warn!("some requests or links did not end within {} s and are cut", DRAIN.as_secs());
+            tracing::warn!("some requests or upgraded connections did not end within {drain_timeout:?} and are ended");
+            proxy.drop_idle();
+            bridge.registry().end_links();
         }
+        stop_agents.cancel();
+        let _ = timeout(GOODBYE + FAREWELL, async { while data.join_next().await.is_some() {} }).await;
         stop_rest.cancel();
         let _ = timeout(REST, async { while rest.join_next().await.is_some() {} }).await;
         // Requests are over; their last lines are still to be written.

@@ -29,7 +29,6 @@ pub(super) fn stop_token() -> io::Result<CancellationToken> {
 ///
 /// # Errors
 /// Where the system does not let us hear signals.
-#[cfg(feature = "edge")]
 pub(super) fn reload() -> io::Result<tokio::sync::watch::Receiver<()>> {
     let (asked, reload) = tokio::sync::watch::channel(());
     #[cfg(unix)]

@@ -139,7 +139,7 @@ mod tests {
             match entry.object.expect("valid") {
                 Object::TunnelAgent(agent) => objects.tunnel_agents.push(Arc::new(*agent)),
                 Object::Secret(secret) => objects.secrets.push(Arc::new(*secret)),
-                Object::TunnelHost(_) => unreachable!("none is printed"),
+                Object::TunnelHost(_) | Object::Namespace(_) => unreachable!("none is printed"),
             }
         }
         let compiled = compile(&objects, None);

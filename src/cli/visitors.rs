@@ -121,12 +121,16 @@ impl VisitorArgs {
 
 /// As Go writes them, and more than none.
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: kube::core::Duration = text.parse().map_err(|error| format!("{error}; write it as in 10s or 1m30s"))?;
-    let duration = Duration::from(parsed);
-    if parsed.is_negative() || duration.is_zero() {
-        return Err("it must be more than zero".to_owned());
+    match any_duration(text)? {
+        Duration::ZERO => Err("it must be more than zero".to_owned()),
+        duration => Ok(duration),
     }
-    Ok(duration)
+}
+
+/// A duration that may be zero.
+pub(super) fn any_duration(text: &str) -> Result<Duration, String> {
+    let parsed: kube::core::Duration = text.parse().map_err(|error| format!("{error}; write it as in 10s or 1m30s"))?;
+    if parsed.is_negative() { Err("it must not be negative".to_owned()) } else { Ok(parsed.into()) }
 }
 
 #[cfg(test)]

@@ -131,5 +131,7 @@ fn status(session: &AgentSession, replica: &str) -> api::AgentSession {
         transport: session.transport.to_owned(),
         remote_address: session.remote_address.to_string(),
         since: since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        // Counted where those of an instance become one entry.
+        connections: None,
     }
 }

@@ -1,4 +1,5 @@
 use super::{
+    hosts::values,
     object_name,
     secrets::Secrets,
     verdict::{ObjectKind, Problems, Verdict},
@@ -39,6 +40,20 @@ pub(super) fn compile(agent: &TunnelAgent, secrets: &Secrets<'_>) -> (AgentEntry
         accepted.add(Reason::UnsupportedValue, message);
     }
 
+    let max_instances = agent.spec.max_instances.map(|limit| u32::try_from(limit).unwrap_or(0));
+    if max_instances == Some(0) {
+        let message = "spec.maxInstances: it is below 1, so no agent can register; raise or remove it";
+        accepted.add(Reason::UnsupportedValue, message);
+    }
+    let allowed_sources = (!agent.spec.allowed_sources.is_empty()).then(|| {
+        let networks = agent.spec.allowed_sources.iter().enumerate().filter_map(|(index, text)| {
+            let left_out = |problem| format!("spec.allowedSources[{index}]: {problem}; until then it admits nobody");
+            let network = values::network(text);
+            network.map_err(|problem| accepted.add(Reason::UnsupportedValue, left_out(problem))).ok()
+        });
+        networks.collect()
+    });
+
     let usable = match credentials.len() {
         1 => "1 credential can be used".to_owned(),
         n => format!("{n} credentials can be used"),
@@ -54,5 +69,5 @@ pub(super) fn compile(agent: &TunnelAgent, secrets: &Secrets<'_>) -> (AgentEntry
         routes: 0,
         agents: vec![name.clone()],
     };
-    (AgentEntry { name, credentials, max_connections }, verdict)
+    (AgentEntry { name, credentials, max_connections, max_instances, allowed_sources }, verdict)
 }

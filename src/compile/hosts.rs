@@ -4,7 +4,7 @@ mod backend;
 mod health;
 mod matches;
 mod policies;
-mod values;
+pub(super) mod values;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -16,18 +16,19 @@ use super::{
     claims::Claims,
     object_name,
     patterns::Patterns,
+    permissions::Permissions,
     secrets::Secrets,
     verdict::{ObjectKind, Problems, Verdict},
 };
 use crate::{
     api::{self, ConditionType, Reason, TunnelHost},
-    routing::{AgentEntry, Backend, Filter, Hostname, ObjectName, Rule, RuleId},
+    routing::{Backend, Filter, Hostname, ObjectName, Rule, RuleId},
 };
 
 /// What a TunnelHost is compiled against.
 pub(super) struct Context<'a> {
     pub(super) secrets: &'a Secrets<'a>,
-    pub(super) agents: &'a HashMap<ObjectName, AgentEntry>,
+    pub(super) permissions: Permissions<'a>,
     pub(super) previous: Option<&'a HashMap<RuleId, Arc<Rule>>>,
 }
 
@@ -153,7 +154,8 @@ impl Host<'_> {
         for hostname in hostnames {
             if !found.covers(hostname) {
                 self.refs.note(format!(
-                    "the certificate of Secret {:?} is not for {:?}, so browsers refuse it; have the name added to it",
+                    "spec.tls.secretRef.name: the certificate of Secret {:?} is not for {:?}, so browsers refuse it; have the \
+                     name added to it, or take the hostname into another TunnelHost",
                     &*secret.name,
                     hostname.to_string()
                 ));

@@ -180,17 +180,23 @@ fn walk_array(schema: &Value, items: &[Value], field: &str, findings: &mut Vec<F
     for (index, item) in items.iter().enumerate() {
         let field = format!("{field}[{index}]");
         walk(&schema["items"], item, &field, findings);
-        let key = match schema["x-kubernetes-list-type"].as_str() {
-            Some("set") => item.to_string(),
+        let key: Vec<&Value> = match schema["x-kubernetes-list-type"].as_str() {
+            Some("set") => vec![item],
             Some("map") => {
-                let keys = schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten();
-                keys.filter_map(Value::as_str).map(|key| item[key].to_string()).collect::<Vec<_>>().join(" ")
+                let keys =
+                    schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                keys.map(|key| item.get(key).unwrap_or(&schema["items"]["properties"][key]["default"])).collect()
             }
             _ => continue,
         };
-        if !seen.insert(key.clone()) {
-            findings.push(Finding::new(&field, format!("{key} is there twice; remove one")));
+        let shown = || {
+            let told = key.iter().filter(|part| **part != "" && !part.is_null());
+            told.map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        if seen.contains(&key) {
+            findings.push(Finding::new(&field, format!("{} is there twice; remove one", shown())));
         }
+        seen.insert(key);
     }
 }
 

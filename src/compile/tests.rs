@@ -8,6 +8,7 @@ use crate::{
 };
 
 mod certificates;
+mod permissions;
 mod policies;
 
 /// The metadata of an object that was made so many seconds after the first.
@@ -442,6 +443,37 @@ fn a_senseless_limit_is_not_no_limit() {
     let compiled = compile(&objects, None);
     assert_eq!(compiled.agents.get(&ObjectName::new("web", "home")).expect("the agent").max_connections, Some(0));
     assert_eq!(judged_of(&compiled, ObjectKind::TunnelAgent, "web/home", Accepted).0, Reason::UnsupportedValue);
+}
+
+#[test]
+fn where_agents_may_come_from_and_how_many_is_kept_and_what_is_wrong_admits_nobody() {
+    let compiled_with = |spec: Value| {
+        let mut spec = spec;
+        spec["credentials"] = json!([{"secretRef": {"name": "token"}}]);
+        let mut objects = objects(vec![]);
+        objects.tunnel_agents = vec![agent_with("web/home", &spec)];
+        let compiled = compile(&objects, None);
+        let entry = compiled.agents.get(&ObjectName::new("web", "home")).expect("the agent").clone();
+        (entry, judged_of(&compiled, ObjectKind::TunnelAgent, "web/home", Accepted))
+    };
+    let (unset, _) = compiled_with(json!({}));
+    assert_eq!((&unset.allowed_sources, unset.max_instances), (&None, None));
+    assert!(unset.admits([203, 0, 113, 7].into()));
+    let (set, _) = compiled_with(json!({"allowedSources": ["203.0.113.0/24", "2001:db8::1"], "maxInstances": 2}));
+    assert_eq!(set.max_instances, Some(2));
+    for (source, admitted) in [
+        ("203.0.113.7", true),
+        ("::ffff:203.0.113.7", true),
+        ("203.0.114.7", false),
+        ("2001:db8::1", true),
+        ("::1", false),
+    ] {
+        assert_eq!(set.admits(source.parse().expect(source)), admitted, "{source}");
+    }
+    let (wrong, judged) = compiled_with(json!({"allowedSources": ["203.0.113/24"], "maxInstances": 0}));
+    assert!(!wrong.admits([203, 0, 113, 7].into()));
+    assert_eq!((wrong.max_instances, judged.0), (Some(0), Reason::UnsupportedValue));
+    assert!(judged.1.contains("spec.allowedSources[0]: \"203.0.113/24\" is no network"), "{}", judged.1);
 }
 
 fn rule(compiled: &Compiled, host: &str) -> Arc<Rule> {

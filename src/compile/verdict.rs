@@ -43,14 +43,24 @@ pub struct Judgement {
     pub reason: Reason,
     /// Why, for people: object, field and remedy.
     pub message: String,
+    /// Whether all that is wrong is that an object is not among those that were compiled; where they are not all that there
+    /// are, as in a file, it may exist.
+    pub missing: bool,
 }
 
 /// Collects what is wrong with one aspect of an object.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
-    problems: Vec<(Reason, String)>,
+    problems: Vec<Problem>,
     /// What does not fail the condition, and somebody should know.
     notes: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Problem {
+    reason: Reason,
+    message: String,
+    missing: bool,
 }
 
 // === impl ObjectKind ===
@@ -81,12 +91,12 @@ impl Verdict {
 impl Judgement {
     /// The condition holds.
     pub fn holds(condition: ConditionType, reason: Reason, message: impl Into<String>) -> Self {
-        Self { condition, status: ConditionStatus::True, reason, message: message.into() }
+        Self { condition, status: ConditionStatus::True, reason, message: message.into(), missing: false }
     }
 
     /// The condition does not hold.
     pub fn fails(condition: ConditionType, reason: Reason, message: impl Into<String>) -> Self {
-        Self { condition, status: ConditionStatus::False, reason, message: message.into() }
+        Self { condition, status: ConditionStatus::False, reason, message: message.into(), missing: false }
     }
 }
 
@@ -94,7 +104,12 @@ impl Judgement {
 
 impl Problems {
     pub(super) fn add(&mut self, reason: Reason, message: impl Into<String>) {
-        self.problems.push((reason, message.into()));
+        self.problems.push(Problem { reason, message: message.into(), missing: is_of_missing(reason) });
+    }
+
+    /// As [`Problems::add`], where an object that is not known might make it right, and the reason does not say so.
+    pub(super) fn add_missing(&mut self, reason: Reason, message: impl Into<String>) {
+        self.problems.push(Problem { reason, message: message.into(), missing: true });
     }
 
     /// Says something that does not fail the condition.
@@ -105,15 +120,19 @@ impl Problems {
     /// The judgement: the first problem gives the reason, all are listed up to a bound. One that something only is
     /// missing gives way to one that something is wrong: what is missing may still come.
     pub(super) fn judge(mut self, condition: ConditionType, fine: Reason, fine_message: String) -> Judgement {
-        let missing = |reason: Reason| matches!(reason, Reason::SecretNotFound | Reason::AgentNotFound);
-        self.problems.sort_by_key(|(reason, _)| missing(*reason));
-        let Some((reason, _)) = self.problems.first() else {
+        self.problems.sort_by_key(|problem| is_of_missing(problem.reason));
+        let Some(Problem { reason, .. }) = self.problems.first() else {
             return Judgement::holds(condition, fine, listed([fine_message].into_iter().chain(self.notes)));
         };
         let reason = *reason;
-        let problems = self.problems.into_iter().map(|(_, message)| message);
-        Judgement::fails(condition, reason, listed(problems.chain(self.notes)))
+        let missing = self.problems.iter().all(|problem| problem.missing);
+        let problems = self.problems.into_iter().map(|problem| problem.message);
+        Judgement { missing, ..Judgement::fails(condition, reason, listed(problems.chain(self.notes))) }
     }
+}
+
+fn is_of_missing(reason: Reason) -> bool {
+    matches!(reason, Reason::SecretNotFound | Reason::AgentNotFound)
 }
 
 fn listed(messages: impl Iterator<Item = String>) -> String {

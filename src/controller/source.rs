@@ -7,7 +7,7 @@ mod manifest;
 mod watch;
 
 use futures::stream::BoxStream;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{Client, api::PartialObjectMeta, core::DeserializeGuard, runtime::watcher::Event};
 
 pub(super) use self::{cluster::cluster, folder::folder, watch::watch};
@@ -37,4 +37,6 @@ pub(super) enum Change {
     Secret(usize, Event<DeserializeGuard<Secret>>),
     /// The metadata of a Secret of type `kubernetes.io/tls`.
     TlsSecret(Event<PartialObjectMeta<Secret>>),
+    /// The metadata of a namespace.
+    Namespace(Event<PartialObjectMeta<Namespace>>),
 }

@@ -12,7 +12,7 @@ use kube::{
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use super::{metrics::Metrics, source::Change, tls_secrets::TlsSecrets};
+use super::{metrics::Metrics, namespaces::Namespaces, source::Change, tls_secrets::TlsSecrets};
 use crate::{
     api::{TunnelAgent, TunnelHost},
     compile::{Objects, object_name},
@@ -25,6 +25,7 @@ pub(super) struct Stores {
     agents: List<TunnelAgent>,
     secrets: Vec<List<Secret>>,
     tls_secrets: TlsSecrets,
+    namespaces: Namespaces,
     metrics: Arc<Metrics>,
 }
 
@@ -61,7 +62,8 @@ impl Stores {
     pub(super) fn new(secret_lists: usize, tls_secrets: Option<Client>, metrics: Arc<Metrics>) -> Self {
         let secrets = (0..secret_lists).map(|_| List::new()).collect();
         let tls_secrets = TlsSecrets::new(tls_secrets, metrics.clone());
-        Self { hosts: List::new(), agents: List::new(), secrets, tls_secrets, metrics }
+        let (hosts, agents, namespaces) = (List::new(), List::new(), Namespaces::default());
+        Self { hosts, agents, secrets, tls_secrets, namespaces, metrics }
     }
 
     pub(super) fn apply(&mut self, change: Change) -> Effect {
@@ -82,13 +84,14 @@ impl Stores {
                 effect
             }
             Change::TlsSecret(event) => self.tls_secrets.apply(event),
+            Change::Namespace(event) => self.namespaces.apply(event),
         }
     }
 
     /// Whether all lists have been complete once. Before, a missing object means nothing.
     pub(super) fn complete(&self) -> bool {
         let lists = self.hosts.complete && self.agents.complete && self.secrets.iter().all(|list| list.complete);
-        lists && self.tls_secrets.listed()
+        lists && self.tls_secrets.listed() && self.namespaces.listed()
     }
 
     /// Asks for the Secrets that the objects refer to and that do not come by themselves. Those that are asked for the first
@@ -113,6 +116,7 @@ impl Stores {
             tunnel_agents: self.agents.store.state(),
             secrets: self.secrets.iter().flat_map(|list| list.store.state()).chain(self.tls_secrets.state()).collect(),
             unfetched: self.tls_secrets.unfetched().collect(),
+            namespaces: self.namespaces.state(),
         }
     }
 

@@ -1,4 +1,5 @@
 mod cluster;
+mod events;
 mod folder;
 mod status;
 mod tls_secrets;

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use self::record::Record;
 use super::{
     choose::Seat,
+    error::Reason,
     gate::Place,
     joiner::{JoinError, JoinOutcome},
     live::HostState,
@@ -23,8 +24,6 @@ use crate::{
 
 /// What nginx calls a visitor that closed its connection before the response.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
-/// Why a request failed whose visitor left, before its response or during that.
-const VISITOR_LEFT: &str = "visitor_left";
 
 /// One request's entry in the books, opened with its head and closed when it is dropped: with the last byte of the
 /// response, or when the visitor leaves.
@@ -133,7 +132,7 @@ impl Account {
     }
 
     /// The request failed; the first reason is the cause of the others.
-    pub(super) fn failed(&mut self, reason: &'static str) {
+    pub(super) fn failed(&mut self, reason: Reason) {
         if let Some(record) = &mut self.record {
             record.reason.get_or_insert(reason);
         }
@@ -141,7 +140,7 @@ impl Account {
 
     /// The visitor left during the response.
     pub(super) fn left(&mut self) {
-        self.failed(VISITOR_LEFT);
+        self.failed(Reason::VisitorLeft);
     }
 
     /// Moves the entry to where the response ends.

@@ -1,8 +1,11 @@
 pub(super) mod failure;
+mod reason;
 
 use std::{borrow::Cow, net::IpAddr, time::Duration};
 
 use http::StatusCode;
+
+pub use self::reason::Reason;
 
 /// Why the edge answers a request itself: each cause has its status, its `Proxy-Status` error (RFC 9209, 2.3) and its
 /// reason in the metrics, here and nowhere else.
@@ -144,41 +147,41 @@ impl ProxyError {
         })
     }
 
-    /// The label of `culvert_errors_total`.
-    pub(super) fn reason(&self) -> &'static str {
+    /// Its name in the metrics and the access log.
+    pub(super) fn reason(&self) -> Reason {
         match self {
-            Self::UnknownHost => "unknown_host",
-            Self::NoRoute => "no_route",
-            Self::BadHost => "bad_host",
-            Self::BadPath => "bad_path",
-            Self::Misdirected => "misdirected",
-            Self::Malformed(_) => "malformed_request",
-            Self::UnknownCoding => "unknown_coding",
-            Self::Misconfigured(_) => "misconfigured",
-            Self::Unauthorized { .. } => "unauthorized",
-            Self::ConnectionLimit { .. } => "connection_limit",
-            Self::TooManyLogins => "too_many_logins",
-            Self::AccessDenied(_) => "access_denied",
-            Self::RequestRate { .. } => "request_rate",
-            Self::ConcurrentRequests => "concurrent_requests",
-            Self::BodyTooLarge(_) => "body_size",
-            Self::NoSession => "no_session",
-            Self::Drained => "drained",
-            Self::TargetNotAllowed(_) => "target_not_allowed",
-            Self::BackendRefused(_) => "backend_refused",
-            Self::BackendUnreachable(_) => "backend_unreachable",
-            Self::AgentOverloaded(_) => "agent_overloaded",
-            Self::ConnectTimeout(_) => "connect_timeout",
-            Self::ResponseTimeout(_) => "response_timeout",
-            Self::SessionLost => "session_lost",
-            Self::BackendClosed => "backend_closed",
-            Self::BackendCertificate(_) => "backend_certificate",
-            Self::BackendTls(_) => "backend_tls",
-            Self::InvalidResponse(_) => "invalid_response",
-            Self::ResponseHeadTooLarge => "response_head_too_large",
-            Self::Method => "method",
-            Self::RequestTimeout(_) => "request_timeout",
-            Self::RequestBody(_) => "request_body",
+            Self::UnknownHost => Reason::UnknownHost,
+            Self::NoRoute => Reason::NoRoute,
+            Self::BadHost => Reason::BadHost,
+            Self::BadPath => Reason::BadPath,
+            Self::Misdirected => Reason::Misdirected,
+            Self::Malformed(_) => Reason::MalformedRequest,
+            Self::UnknownCoding => Reason::UnknownCoding,
+            Self::Misconfigured(_) => Reason::Misconfigured,
+            Self::Unauthorized { .. } => Reason::Unauthorized,
+            Self::ConnectionLimit { .. } => Reason::ConnectionLimit,
+            Self::TooManyLogins => Reason::TooManyLogins,
+            Self::AccessDenied(_) => Reason::AccessDenied,
+            Self::RequestRate { .. } => Reason::RequestRate,
+            Self::ConcurrentRequests => Reason::ConcurrentRequests,
+            Self::BodyTooLarge(_) => Reason::BodySize,
+            Self::NoSession => Reason::NoSession,
+            Self::Drained => Reason::Drained,
+            Self::TargetNotAllowed(_) => Reason::TargetNotAllowed,
+            Self::BackendRefused(_) => Reason::BackendRefused,
+            Self::BackendUnreachable(_) => Reason::BackendUnreachable,
+            Self::AgentOverloaded(_) => Reason::AgentOverloaded,
+            Self::ConnectTimeout(_) => Reason::ConnectTimeout,
+            Self::ResponseTimeout(_) => Reason::ResponseTimeout,
+            Self::SessionLost => Reason::SessionLost,
+            Self::BackendClosed => Reason::BackendClosed,
+            Self::BackendCertificate(_) => Reason::BackendCertificate,
+            Self::BackendTls(_) => Reason::BackendTls,
+            Self::InvalidResponse(_) => Reason::InvalidResponse,
+            Self::ResponseHeadTooLarge => Reason::ResponseHeadTooLarge,
+            Self::Method => Reason::Method,
+            Self::RequestTimeout(_) => Reason::RequestTimeout,
+            Self::RequestBody(_) => Reason::RequestBody,
         }
     }
 

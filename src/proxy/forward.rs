@@ -3,7 +3,7 @@
 use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc};
 
 use futures::future::BoxFuture;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -17,7 +17,7 @@ use super::{
     joiner::upgrade::{self, Upgrade},
     live::{HostState, Live, places::RouteState},
     message::{body::Body, download::Download, expect::Expectation, framing, headers, upload::RequestBody},
-    visitor::proxy_protocol,
+    visitor::{identity::TRACEPARENT, proxy_protocol},
 };
 use crate::{
     bridge::AgentSession,
@@ -55,6 +55,8 @@ struct Answered {
     response: Response<Incoming>,
     exchange: Exchange,
     pool: Arc<Pool>,
+    /// Through which session it comes.
+    session: Arc<AgentSession>,
     /// It came before the request's body was wanted, which then never is.
     refused: bool,
 }
@@ -85,9 +87,10 @@ pub(super) async fn forward(
     {
         outgoing.headers_mut().insert(header::HOST, host);
     }
-    account.uploads(outgoing.body().progress());
+    let upload = outgoing.body().progress();
+    account.uploads(upload.clone());
     let answered = forward.attempts(outgoing, upgrade.is_some(), account).await?;
-    let Answered { mut response, exchange, pool, refused } = answered;
+    let Answered { mut response, exchange, pool, session, refused } = answered;
     account.backend_answered(response.status());
 
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -95,7 +98,8 @@ pub(super) async fn forward(
             return Err(ProxyError::InvalidResponse("it switches protocols unasked".into()));
         };
         let stream = exchange.into_stream().await.ok_or(ProxyError::BackendClosed)?;
-        let mut response = upgrade::accept(forward.rule.timeouts.upgrade_idle, response, stream, upgrade, account)?;
+        let terms = (forward.rule.timeouts.upgrade_idle, session.ending().clone());
+        let mut response = upgrade::accept(terms, response, stream, upgrade, account)?;
         gate::change_response(forward.rule, response.headers_mut());
         return Ok(response);
     }
@@ -114,8 +118,9 @@ pub(super) async fn forward(
     let idle = forward.rule.timeouts.stream_idle;
     let metrics = forward.shared.makers.metrics.clone();
     let account = account.take();
-    Ok(response
-        .map(|incoming| Body::Download(Box::new(Download::new(incoming, exchange, pool, idle, metrics, account)))))
+    Ok(response.map(|incoming| {
+        Body::Download(Box::new(Download::new(incoming, exchange, pool, idle, upload, metrics, account)))
+    }))
 }
 
 impl Forward<'_> {
@@ -148,7 +153,7 @@ impl Forward<'_> {
             };
             account.seat = Some(seat);
             account.tries(&session.agent, &target);
-            let connected = match self.connect(&session, &target, own_link).await {
+            let connected = match self.connect(&session, &target, own_link, request.headers()).await {
                 Ok(connected) => connected,
                 Err(error) if error.may_go_elsewhere() => {
                     failure = Some(error);
@@ -157,9 +162,15 @@ impl Forward<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            match self.exchange(connected, request).await {
+            match self.exchange(&session, connected, request).await {
                 Ok(answered) => return Ok(answered),
-                Err((error, Some(unsent))) => (failure, request) = (Some(error), unsent),
+                Err((error, Some(unsent))) => {
+                    // It may still be listed.
+                    if error == ProxyError::SessionLost {
+                        tried.push(Tried { session, target });
+                    }
+                    (failure, request) = (Some(error), unsent);
+                }
                 Err((error, None)) => return Err(error),
             }
         }
@@ -167,23 +178,29 @@ impl Forward<'_> {
     }
 
     /// A connection of this TunnelHost to the target that takes a request, or one over a new link.
-    async fn connect(&self, session: &AgentSession, target: &Target, own_link: bool) -> Result<Connected, ProxyError> {
+    async fn connect(
+        &self,
+        session: &AgentSession,
+        target: &Target,
+        own_link: bool,
+        headers: &HeaderMap,
+    ) -> Result<Connected, ProxyError> {
         if self.backend.proxy_protocol.is_some() {
             // What was said of one visitor holds for no other.
             let pool = Arc::new(Pool::closed());
-            let upstream = self.dial(session, target, &pool, own_link).await?;
+            let upstream = self.dial(session, target, &pool, own_link, headers).await?;
             return Ok(Connected { upstream, reused: false, pool });
         }
-        let pool = self.state.pool(session.id, target, &self.backend.protocol);
+        let pool = self.state.pool(session.process, target, &self.backend.protocol);
         if own_link {
-            let upstream = self.dial(session, target, &pool, true).await?;
+            let upstream = self.dial(session, target, &pool, true, headers).await?;
             return Ok(Connected { upstream, reused: false, pool });
         }
         if let Some(upstream) = pool.take() {
             return Ok(Connected { reused: upstream.is_reused(), upstream, pool });
         }
         if matches!(self.backend.protocol, Protocol::Http) {
-            let upstream = self.dial(session, target, &pool, false).await?;
+            let upstream = self.dial(session, target, &pool, false, headers).await?;
             return Ok(Connected { upstream, reused: false, pool });
         }
         // One connection is for many: who comes while it is made waits for it.
@@ -195,7 +212,7 @@ impl Forward<'_> {
             drop(dialling);
             return Ok(Connected { reused: upstream.is_reused(), upstream, pool });
         }
-        let upstream = self.dial(session, target, &pool, false).await?;
+        let upstream = self.dial(session, target, &pool, false, headers).await?;
         pool.speaks_http2(matches!(upstream, Upstream::Http2(_)));
         if let Upstream::Http2(lease) = &upstream {
             pool.share(lease.shared());
@@ -211,8 +228,9 @@ impl Forward<'_> {
         target: &'b Target,
         pool: &'b Pool,
         own_link: bool,
+        headers: &'b HeaderMap,
     ) -> BoxFuture<'b, Result<Upstream, ProxyError>> {
-        Box::pin(self.dialled(session, target, pool, own_link))
+        Box::pin(self.dialled(session, target, pool, own_link, headers))
     }
 
     async fn dialled(
@@ -221,16 +239,19 @@ impl Forward<'_> {
         target: &Target,
         pool: &Pool,
         own_link: bool,
+        headers: &HeaderMap,
     ) -> Result<Upstream, ProxyError> {
         // A link that will be reused belongs to no one visitor or request.
         let of_visitor = own_link || self.backend.proxy_protocol.is_some();
-        let own = |value| if of_visitor { value } else { None };
+        let own = |value: Option<&HeaderValue>| {
+            value.filter(|_| of_visitor).and_then(|value| value.to_str().ok()).map(str::to_owned)
+        };
         let open = Open {
             target: target.as_str().to_owned(),
             tunnel_host: self.state.name.to_string(),
             visitor: of_visitor.then_some(self.visitor),
-            request_id: own(self.request_id.to_str().ok().map(str::to_owned)),
-            traceparent: None,
+            request_id: own(Some(self.request_id)),
+            traceparent: own(headers.get(TRACEPARENT)),
         };
         let limit = self.rule.timeouts.connect;
         let started = Instant::now();
@@ -260,15 +281,15 @@ impl Forward<'_> {
     }
 
     /// Sends a request and waits for its response's head. The error gives the request back where it may be sent
-    /// again: the backend saw nothing of it, or it is safe to repeat and a reused connection was closing.
+    /// again: the backend did nothing of it, or it is safe to repeat and a reused connection was closing or the session was lost.
     fn exchange(
         &self,
+        session: &Arc<AgentSession>,
         connected: Connected,
         request: Request<RequestBody>,
     ) -> impl Future<Output = Result<Answered, (ProxyError, Option<Request<RequestBody>>)>> {
         let Connected { upstream, reused, pool } = connected;
-        let repeatable =
-            (reused && is_idempotent(request.method()) && request.body().is_empty()).then(|| copy(&request));
+        let repeatable = request.body().is_empty().then(|| copy(&request));
         let limit = self.rule.timeouts.response_head;
         let (progress, expectation) = (request.body().progress(), request.body().expectation());
         // Handed over before the future begins, which would else keep room for it.
@@ -284,12 +305,18 @@ impl Forward<'_> {
                         if refused {
                             exchange.abandon_upload();
                         }
-                        return Ok(Answered { response, exchange, pool, refused });
+                        return Ok(Answered { response, exchange, pool, session: session.clone(), refused });
                     }
                     Ok(Err(error)) => {
                         let SendError { error, unsent } = *error;
-                        let repeatable = repeatable.filter(|_| failure::is_close(&error));
-                        return Err((failure::of_exchange(&error), unsent.or(repeatable)));
+                        let lost = session.is_closed();
+                        let may_repeat = |request: &Request<_>| {
+                            let broke_off = lost || reused && failure::is_close(&error);
+                            failure::is_unprocessed(&error) || broke_off && is_idempotent(request.method())
+                        };
+                        let unsent = unsent.or(repeatable.filter(may_repeat));
+                        let error = if lost { ProxyError::SessionLost } else { failure::of_exchange(&error) };
+                        return Err((error, unsent));
                     }
                     // The clock of the response starts when the upload ends.
                     Err(_) => match progress.as_ref().map(|progress| progress.last() + limit) {
@@ -309,7 +336,8 @@ impl Forward<'_> {
 fn outgoing(request: Request<Incoming>, body_limit: Option<u64>) -> Request<RequestBody> {
     let (mut parts, body) = request.into_parts();
     let expectation = Expectation::take(parts.version, &mut parts.headers, !body.is_end_stream());
-    let mut request = Request::new(RequestBody::new(body, expectation.clone(), body_limit));
+    let uploading = parts.extensions.remove();
+    let mut request = Request::new(RequestBody::new(body, expectation.clone(), body_limit, uploading));
     if let Some(expectation) = expectation {
         expectation.watch(&mut request);
     }

@@ -32,6 +32,11 @@ impl Idle {
         self.quiet_since = None;
     }
 
+    /// Something else that counts moved then.
+    pub(super) fn moved_at(&mut self, moment: Instant) {
+        self.quiet_since = Some(moment);
+    }
+
     /// Called while the stream does not move; ready once that has lasted for the timeout.
     pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = *self.quiet_since.get_or_insert_with(Instant::now) + self.timeout;

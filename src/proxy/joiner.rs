@@ -2,8 +2,9 @@
 //!
 //! Each direction ends by itself, so a half-close is kept. An idle join holds no buffer: what the visitor sends is
 //! read into a buffer of the thread and handed to the link at once, and what the link brings is written from where it
-//! was received.
+//! was received. Of a WebSocket the frames' lengths are followed, so that it can be ended between two of them.
 
+mod frames;
 mod relay;
 pub(super) mod upgrade;
 
@@ -12,23 +13,31 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     io::{self, IoSlice},
-    pin::Pin,
+    mem,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::sleep,
+};
 
-use super::idle::Idle;
+use self::frames::{Frames, Sender};
+use super::{error::Reason, idle::Idle};
 use crate::{
+    bridge::Ending,
     flow::{Counted, Meter},
     tunnel::{Link, ResetCode},
 };
 
 /// What one read of the visitor's socket takes at most: a few frames of the tunnel.
 const READ_BYTES: usize = 64 * 1024;
+/// How long a WebSocket that has to end may take for the frames that have begun, and for what both sides say to its end.
+const GOODBYE: Duration = Duration::from_secs(2);
 /// Most received chunks that go into one write to the visitor.
 const MAX_CHUNKS: usize = 16;
 
@@ -46,6 +55,20 @@ pub(super) enum JoinError {
     Link(#[source] io::Error),
     #[error("nothing moved in either direction for too long")]
     Idle,
+    #[error("the edge or the agent stops, and both sides were told")]
+    GoingAway,
+    #[error("the edge or the agent stops, and not both sides could be told")]
+    Cut,
+}
+
+/// What a join goes by.
+pub(super) struct Terms {
+    /// How long nothing may move in either direction.
+    pub(super) idle: Duration,
+    /// When it has to end.
+    pub(super) ending: Ending,
+    /// Whether it is a WebSocket, whose sides can be told of an end.
+    pub(super) is_websocket: bool,
 }
 
 /// What a join came to.
@@ -58,12 +81,34 @@ pub(super) struct JoinOutcome {
     pub(super) error: Option<JoinError>,
 }
 
+/// Two directions that are copied until both have ended.
+trait Directions {
+    /// Copies what there is; ready once both have ended.
+    fn poll(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<Result<(), JoinError>>;
+
+    /// Ends both behind the frames that have begun, with a Close frame; false where that is not known how.
+    fn end(&mut self) -> bool;
+
+    /// Drops what still comes; ready once nothing does.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// A join with a link.
+struct Join<'a, V> {
+    visitor: &'a mut V,
+    link: Link,
+    meter: Arc<Meter>,
+    upload: Upload,
+    download: Download,
+}
+
 /// Bytes from the visitor to the link.
 struct Upload {
     /// Read from the visitor and not yet taken by the link.
     pending: Bytes,
     bytes: u64,
     state: State,
+    frames: Option<Frames>,
 }
 
 /// Bytes from the link to the visitor.
@@ -73,6 +118,7 @@ struct Download {
     unflushed: bool,
     bytes: u64,
     state: State,
+    frames: Option<Frames>,
 }
 
 /// How far one direction has come.
@@ -91,23 +137,49 @@ pub(super) async fn join<V>(
     to_link: Bytes,
     link: Counted<Link>,
     to_visitor: Bytes,
-    idle: Duration,
+    terms: &Terms,
 ) -> JoinOutcome
 where
     V: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut link, meter) = link.into_parts();
-    let mut upload = Upload { pending: to_link, bytes: 0, state: State::Open };
-    let mut download = Download { chunks: VecDeque::new(), unflushed: false, bytes: 0, state: State::Open };
-    if !to_visitor.is_empty() {
-        download.chunks.push_back(to_visitor);
+    let (link, meter) = link.into_parts();
+    let (upload, download) = (Upload::new(to_link, terms), Download::new(to_visitor, terms));
+    let mut join = Join { visitor, link, meter, upload, download };
+    let result = run(&mut join, terms).await;
+    if result.is_err() {
+        join.link.reset(ResetCode::Cancelled);
     }
-    let mut idle = Idle::new(idle);
-    let result: Result<(), JoinError> = poll_fn(|cx| {
+    JoinOutcome { received: join.upload.bytes, sent: join.download.bytes, error: result.err() }
+}
+
+/// Copies until both directions have ended, or have to.
+async fn run(join: &mut impl Directions, terms: &Terms) -> Result<(), JoinError> {
+    let mut idle = Idle::new(terms.idle);
+    let mut asked = pin!(terms.ending.asked());
+    let (mut listens, mut limit) = (false, None);
+    poll_fn(|cx| {
+        // A join is a task of its own, which is always woken in the same way: to listen once is enough.
+        if !mem::replace(&mut listens, true) {
+            let _ = asked.as_mut().poll(cx);
+        }
+        if limit.is_none() && terms.ending.is_asked() {
+            if !join.end() {
+                return Poll::Ready(Err(JoinError::Cut));
+            }
+            limit = Some(Box::pin(sleep(GOODBYE)));
+        }
         let mut moved = false;
-        let up = upload.poll(cx, visitor, &mut link, &meter, &mut moved)?;
-        let down = download.poll(cx, visitor, &mut link, &meter, &mut moved)?;
-        if up.is_ready() && down.is_ready() {
+        let over = join.poll(cx, &mut moved)?.is_ready();
+        if let Some(limit) = &mut limit {
+            // Both sides answer with a Close frame of their own. Who closed a connection with something unread would reset it,
+            // and what was said last could be lost with it.
+            let heard = over && join.poll_rest(cx).is_ready();
+            if heard || limit.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(if over { JoinError::GoingAway } else { JoinError::Cut }));
+            }
+            return Poll::Pending;
+        }
+        if over {
             return Poll::Ready(Ok(()));
         }
         if moved {
@@ -115,22 +187,75 @@ where
         }
         idle.poll_expired(cx).map(|()| Err(JoinError::Idle))
     })
-    .await;
-    if result.is_err() {
-        link.reset(ResetCode::Cancelled);
-    }
-    JoinOutcome { received: upload.bytes, sent: download.bytes, error: result.err() }
+    .await
+}
+
+/// Reads to the end what still comes, for nobody.
+fn poll_rest<S: AsyncRead + Unpin>(source: &mut S, cx: &mut Context<'_>) -> Poll<()> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        loop {
+            let mut rest = ReadBuf::new(scratch);
+            let read = ready!(Pin::new(&mut *source).poll_read(cx, &mut rest));
+            if read.is_err() || rest.filled().is_empty() {
+                return Poll::Ready(());
+            }
+        }
+    })
+}
+
+/// What is said behind the last frame, once that is where a direction is.
+fn goodbye(frames: Option<&Frames>) -> Option<Bytes> {
+    frames.filter(|frames| frames.is_over()).map(Frames::goodbye)
 }
 
 // === impl JoinError ===
 
 impl JoinError {
     /// The access log's name for it.
-    pub(super) fn reason(&self) -> &'static str {
+    pub(super) fn reason(&self) -> Reason {
         match self {
-            Self::Visitor(_) => "visitor_closed",
-            Self::Link(_) => "backend_closed",
-            Self::Idle => "upgrade_idle",
+            Self::Visitor(_) => Reason::VisitorClosed,
+            Self::Link(_) => Reason::BackendClosed,
+            Self::Idle => Reason::UpgradeIdle,
+            Self::GoingAway | Self::Cut => Reason::GoingAway,
+        }
+    }
+
+    /// Whether the visitor could take the end of its connection for an orderly one, and must not.
+    pub(super) fn cuts(&self) -> bool {
+        !matches!(self, Self::GoingAway)
+    }
+}
+
+// === impl Directions ===
+
+impl<V: AsyncRead + AsyncWrite + Unpin> Directions for Join<'_, V> {
+    fn poll(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<Result<(), JoinError>> {
+        let Self { visitor, link, meter, upload, download } = self;
+        let up = upload.poll(cx, *visitor, link, meter, moved)?;
+        let down = download.poll(cx, *visitor, link, meter, moved)?;
+        if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn end(&mut self) -> bool {
+        match (&mut self.upload.frames, &mut self.download.frames) {
+            (Some(up), Some(down)) => {
+                up.end();
+                down.end();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let visitor = poll_rest(self.visitor, cx);
+        loop {
+            match self.link.poll_read_chunk(cx, READ_BYTES) {
+                Poll::Ready(Ok(Some(_))) => {}
+                Poll::Ready(_) => return visitor,
+                Poll::Pending => return Poll::Pending,
+            }
         }
     }
 }
@@ -138,6 +263,14 @@ impl JoinError {
 // === impl Upload ===
 
 impl Upload {
+    fn new(early: Bytes, terms: &Terms) -> Self {
+        let mut frames = terms.is_websocket.then(|| Frames::new(Sender::Visitor));
+        if let Some(frames) = &mut frames {
+            frames.pass(&early);
+        }
+        Self { pending: early, bytes: 0, state: State::Open, frames }
+    }
+
     fn poll<V: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -154,7 +287,10 @@ impl Upload {
                 *moved = true;
             }
             match self.state {
-                State::Open => ready!(self.poll_read(cx, visitor, link, meter, moved))?,
+                State::Open => match goodbye(self.frames.as_ref()) {
+                    Some(goodbye) => (self.pending, self.state) = (goodbye, State::Ending),
+                    None => ready!(self.poll_read(cx, visitor, link, meter, moved))?,
+                },
                 State::Ending => {
                     ready!(Pin::new(&mut *link).poll_shutdown(cx)).map_err(JoinError::Link)?;
                     self.state = State::Ended;
@@ -176,10 +312,13 @@ impl Upload {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             ready!(Pin::new(visitor).poll_read(cx, &mut buffer)).map_err(JoinError::Visitor)?;
-            let read = buffer.filled();
+            let mut read = buffer.filled();
             if read.is_empty() {
                 self.state = State::Ending;
                 return Poll::Ready(Ok(()));
+            }
+            if let Some(frames) = &mut self.frames {
+                read = &read[..frames.pass(read)];
             }
             *moved = true;
             let taken = match Pin::new(link).poll_write(cx, read) {
@@ -199,6 +338,15 @@ impl Upload {
 // === impl Download ===
 
 impl Download {
+    fn new(early: Bytes, terms: &Terms) -> Self {
+        let mut frames = terms.is_websocket.then(|| Frames::new(Sender::Backend));
+        if let Some(frames) = &mut frames {
+            frames.pass(&early);
+        }
+        let chunks = if early.is_empty() { VecDeque::new() } else { VecDeque::from([early]) };
+        Self { chunks, unflushed: false, bytes: 0, state: State::Open, frames }
+    }
+
     fn poll<V: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -236,9 +384,17 @@ impl Download {
     /// Takes what the link has, as far as one write can carry it.
     fn fill(&mut self, cx: &mut Context<'_>, link: &mut Link, meter: &Arc<Meter>) -> io::Result<()> {
         while self.state == State::Open && self.chunks.len() < MAX_CHUNKS {
+            if let Some(goodbye) = goodbye(self.frames.as_ref()) {
+                self.state = State::Ending;
+                self.chunks.extend(Some(goodbye).filter(|goodbye| !goodbye.is_empty()));
+                break;
+            }
             match link.poll_read_chunk(cx, READ_BYTES)? {
-                Poll::Ready(Some(chunk)) => {
+                Poll::Ready(Some(mut chunk)) => {
                     meter.add_sent(chunk.len());
+                    if let Some(frames) = &mut self.frames {
+                        chunk.truncate(frames.pass(&chunk));
+                    }
                     self.chunks.push_back(chunk);
                 }
                 Poll::Ready(None) => self.state = State::Ending,

@@ -3,7 +3,7 @@
 
 pub(super) mod places;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -39,6 +39,7 @@ pub(super) struct HostState {
     pub(super) metrics: Arc<HostMetrics>,
     /// By agent. `None` once the TunnelHost is gone, so that a late request does not bring its series back.
     meters: Mutex<Option<HashMap<ObjectName, Arc<Meter>>>>,
+    /// By the agent process that they lead through.
     pools: Mutex<HashMap<(u64, Target, Speaks), Arc<Pool>>>,
     pub(super) limits: Limits,
 }
@@ -124,11 +125,11 @@ impl Live {
         }
     }
 
-    /// Drops the idle connections through sessions that take no more links, so that nobody waits for them.
+    /// Drops the idle connections through agent processes that take no more links, so that nobody waits for them.
     pub(super) fn drop_pools(&self, ended: impl Fn(u64) -> bool) {
         for host in self.hosts.values().map(|host| &host.state) {
-            host.pools.lock().retain(|(session, ..), pool| {
-                let ended = ended(*session);
+            host.pools.lock().retain(|(process, ..), pool| {
+                let ended = ended(*process);
                 if ended {
                     pool.close();
                 }
@@ -149,7 +150,7 @@ impl HostState {
 
     /// The flow between this TunnelHost and an agent; `None` once the TunnelHost is gone.
     pub(super) fn meter(&self, agent: &ObjectName, flow: &Flow) -> Option<Arc<Meter>> {
-        let make = || flow.meter(&self.name.namespace, &self.name.name, &agent.name);
+        let make = || flow.meter(&self.name.namespace, &self.name.name, &self.label(agent));
         Some(self.meters.lock().as_mut()?.entry(agent.clone()).or_insert_with(make).clone())
     }
 
@@ -157,7 +158,7 @@ impl HostState {
     fn forget_agents(&self, gone: impl Fn(&ObjectName) -> bool, flow: &Flow) {
         if let Some(meters) = &mut *self.meters.lock() {
             for (agent, _) in meters.extract_if(|agent, _| gone(agent)) {
-                flow.remove(&self.name.namespace, &self.name.name, &agent.name);
+                flow.remove(&self.name.namespace, &self.name.name, &self.label(&agent));
             }
         }
     }
@@ -166,13 +167,19 @@ impl HostState {
     fn end(&self, flow: &Flow) {
         self.metrics.remove();
         for agent in self.meters.lock().take().unwrap_or_default().keys() {
-            flow.remove(&self.name.namespace, &self.name.name, &agent.name);
+            flow.remove(&self.name.namespace, &self.name.name, &self.label(agent));
         }
     }
 
-    /// The connections to a target through a session, in this protocol.
-    pub(super) fn pool(&self, session: u64, target: &Target, protocol: &Protocol) -> Arc<Pool> {
-        let key = (session, target.clone(), Speaks::of(protocol));
+    /// What the series of this TunnelHost call an agent: its name, and where it is of another namespace, that before it. Two
+    /// agents of one name must not share a series.
+    fn label<'a>(&self, agent: &'a ObjectName) -> Cow<'a, str> {
+        if agent.namespace == self.name.namespace { Cow::from(&*agent.name) } else { Cow::from(agent.to_string()) }
+    }
+
+    /// The connections to a target through any session of an agent process, in this protocol.
+    pub(super) fn pool(&self, process: u64, target: &Target, protocol: &Protocol) -> Arc<Pool> {
+        let key = (process, target.clone(), Speaks::of(protocol));
         self.pools.lock().entry(key).or_insert_with(|| Arc::new(Pool::new())).clone()
     }
 }

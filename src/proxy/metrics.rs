@@ -6,6 +6,8 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use super::error::Reason;
+
 const HOST: [&str; 2] = ["namespace", "tunnelhost"];
 /// Seconds; from a cached page over a near tunnel to a slow report.
 const DURATION_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -18,7 +20,7 @@ pub(super) struct Metrics {
     active_requests: IntGaugeVec,
     active_joins: IntGaugeVec,
     pub(super) link_open: Histogram,
-    pub(super) errors: IntCounterVec,
+    errors: IntCounterVec,
     pub(super) tls_handshakes: IntCounterVec,
 }
 
@@ -93,6 +95,11 @@ impl Metrics {
         registry.register(Box::new(metrics.errors.clone()))?;
         registry.register(Box::new(metrics.tls_handshakes.clone()))?;
         Ok(metrics)
+    }
+
+    /// Counts a request or a connection that failed.
+    pub(super) fn failed(&self, reason: Reason) {
+        self.errors.with_label_values(&[reason.label()]).inc();
     }
 
     /// The metrics of a TunnelHost; empty texts for requests to none.

@@ -53,11 +53,11 @@ pub(super) async fn handle(shared: &Shared, visitor: &Visitor, request: Request<
     let answered = pass(shared, visitor, request, &request_id, &mut known, &mut account).await;
     let mut response = answered.unwrap_or_else(|error| {
         let reason = error.reason();
-        shared.makers.metrics.errors.with_label_values(&[reason]).inc();
+        shared.makers.metrics.failed(reason);
         if let ProxyError::Misconfigured(detail) = &error {
-            tracing::warn!(request_id = ?request_id, reason, %detail, "a route is misconfigured");
+            tracing::warn!(request_id = ?request_id, reason = reason.label(), %detail, "a route is misconfigured");
         } else {
-            tracing::debug!(request_id = ?request_id, reason, %error, "a request failed");
+            tracing::debug!(request_id = ?request_id, reason = reason.label(), %error, "a request failed");
         }
         account.answered(error.status());
         account.failed(reason);

@@ -1,4 +1,6 @@
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
 
 use super::ObjectName;
 
@@ -17,6 +19,10 @@ pub struct AgentEntry {
     pub credentials: Vec<Credential>,
     /// Most connections (requests in progress and joins) at a time over all replicas; `None` is no limit.
     pub max_connections: Option<u32>,
+    /// Most processes that may have sessions with a replica at a time; `None` is no limit.
+    pub max_instances: Option<u32>,
+    /// The networks that it may register from, with their own family's addresses; `None` is any, an empty list is none.
+    pub allowed_sources: Option<Vec<IpNet>>,
 }
 
 /// A token and the Secret it comes from, so that removing the Secret ends the sessions made with it.
@@ -61,6 +67,17 @@ impl Agents {
 impl FromIterator<AgentEntry> for Agents {
     fn from_iter<I: IntoIterator<Item = AgentEntry>>(entries: I) -> Self {
         Self { entries: entries.into_iter().map(|entry| (entry.name.clone(), Arc::new(entry))).collect() }
+    }
+}
+
+// === impl AgentEntry ===
+
+impl AgentEntry {
+    /// Whether it may register from that address.
+    #[must_use]
+    pub fn admits(&self, source: IpAddr) -> bool {
+        let source = source.to_canonical();
+        self.allowed_sources.as_ref().is_none_or(|allowed| allowed.iter().any(|network| network.contains(&source)))
     }
 }
 

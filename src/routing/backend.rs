@@ -50,7 +50,7 @@ pub enum Protocol {
 /// How a backend's TLS is checked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BackendTls {
-    /// The name that is asked for (SNI) and that the certificate must have; `None` is the target's host.
+    /// The name that is asked for (SNI) and that the certificate must have; `None` is the target's host, and where that is a socket, there always is one.
     pub server_name: Option<Arc<str>>,
     /// Whose certificates are accepted.
     pub trust: Trust,

@@ -123,7 +123,7 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For the head of a response, from the end of the request's upload; default 60 s.
     pub response_head: Duration,
-    /// For the next byte of a body, in either direction; default 5 min.
+    /// For the next byte of either body once the response has begun; default 5 min.
     pub stream_idle: Duration,
     /// For the next byte in either direction of an upgraded connection; default 1 h.
     pub upgrade_idle: Duration,

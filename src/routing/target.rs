@@ -1,7 +1,7 @@
 use std::{fmt, net::Ipv6Addr, str::FromStr, sync::Arc};
 
-/// The `host:port` that the agent is asked to connect to. The host is a name, an IPv4 address or a bracketed IPv6
-/// address; names are resolved by the agent, where they mean something.
+/// What the agent is asked to connect to: `host:port`, or `unix:/path` of a socket on its machine. The host is a name, an IPv4
+/// address or a bracketed IPv6 address; names are resolved by the agent, where they mean something.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target(Arc<str>);
 
@@ -11,6 +11,9 @@ pub enum TargetError {
     /// There is no `:port` at the end.
     #[error("it has no port; write HOST:PORT, as in \"127.0.0.1:8080\"")]
     NoPort,
+    /// The path of the socket is none.
+    #[error("{0:?} is no path of a socket; write a whole one without \"..\", as in \"unix:/run/app.sock\"")]
+    Path(String),
     /// The port is not 1 to 65535.
     #[error("the port {0:?} is not a number from 1 to 65535")]
     Port(String),
@@ -28,18 +31,36 @@ impl Target {
         &self.0
     }
 
-    /// The host as certificates name it: without port and brackets.
+    /// The host without brackets; `None` of a socket.
     #[must_use]
-    pub fn host(&self) -> &str {
+    pub fn host(&self) -> Option<&str> {
+        if self.0.starts_with(UNIX) {
+            return None;
+        }
         let host = self.0.rsplit_once(':').map_or(&*self.0, |(host, _)| host);
-        host.trim_start_matches('[').trim_end_matches(']')
+        Some(host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host))
     }
+}
+
+/// How the target that is a socket begins. Without the slash, it is a host of that name.
+const UNIX: &str = "unix:/";
+
+/// A whole path in one spelling, so that agents can compare it as text, and as long as their systems take it.
+fn is_socket_path(text: &str) -> bool {
+    const MAX: usize = 107;
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b"._@%+=~:-".contains(&b);
+    let part = |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(inner);
+    text.len() <= MAX && text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(part))
 }
 
 impl FromStr for Target {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.starts_with(UNIX) {
+            let path = &text[UNIX.len() - 1..];
+            return if is_socket_path(path) { Ok(Self(text.into())) } else { Err(TargetError::Path(path.to_owned())) };
+        }
         let (host, port) = text.rsplit_once(':').ok_or(TargetError::NoPort)?;
         if !port.bytes().all(|b| b.is_ascii_digit()) || port.parse::<u16>().unwrap_or(0) == 0 {
             return Err(TargetError::Port(port.to_owned()));
@@ -73,10 +94,22 @@ mod tests {
     }
 
     #[test]
+    fn sockets_are_targets_by_their_whole_path() {
+        let target = "unix:/run/my-app/a=b.sock".parse::<Target>().expect("a target");
+        assert_eq!((target.as_str(), target.host()), ("unix:/run/my-app/a=b.sock", None));
+        let long = format!("/{}", "a".repeat(107));
+        for path in ["/", "/run/", "/run//app", "/run/../app", "/run/./app", "/a b", "/a,b", &long] {
+            assert_eq!(format!("unix:{path}").parse::<Target>(), Err(TargetError::Path(path.into())));
+        }
+        assert!("unix:run/app".parse::<Target>().is_err());
+        assert_eq!("unix:8080".parse::<Target>().expect("a host of that name").host(), Some("unix"));
+    }
+
+    #[test]
     fn the_host_is_without_port_and_brackets() {
-        let host = |target: &str| target.parse::<Target>().expect("a target").host().to_owned();
-        assert_eq!(host("app.lan:443"), "app.lan");
-        assert_eq!(host("[::1]:443"), "::1");
+        let host = |target: &str| target.parse::<Target>().expect(target).host().map(str::to_owned);
+        assert_eq!(host("[::1]:443").as_deref(), Some("::1"));
+        assert_eq!(host("app.lan:443").as_deref(), Some("app.lan"));
     }
 
     #[test]

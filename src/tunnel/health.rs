@@ -19,7 +19,7 @@ pub struct CheckOrder {
 pub struct Check {
     /// The namespace of the TunnelHosts that ask for it, which the agent's allow-list may tell apart.
     pub namespace: String,
-    /// `host:port`.
+    /// `host:port`, or `unix:/path`.
     pub target: String,
     /// An HTTP request; unset, that a connection is taken is enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,7 +40,7 @@ pub struct Check {
 pub struct HttpCheck {
     /// The target of the request, with its query.
     pub path: String,
-    /// The `Host`; unset, the check's target.
+    /// The `Host`; unset, the check's target, or `localhost` where that is a socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// The statuses of a healthy backend: ranges with both ends.

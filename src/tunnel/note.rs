@@ -22,7 +22,11 @@ pub enum Note {
         replicas: Vec<Replica>,
     },
     /// The sender is leaving: no new links, the open ones may finish.
-    Drain,
+    Drain {
+        /// How long they may go on, in seconds; an agent that does not say it gives them 5.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seconds: Option<u32>,
+    },
     /// The edge wants these checks of backends run, and others no more.
     Checks {
         /// Those that begin.
@@ -174,7 +178,8 @@ mod tests {
         let welcome = Note::Welcome { replica: "edge-0".into(), version: "0.1.0".into(), replicas: replicas.clone() };
         let checks = Note::Checks { start: vec![order(1, "/")], stop: vec![] };
         let health = Note::Health { reports: vec![HealthReport { id: 1, problem: None }] };
-        for note in [welcome, Note::Replicas { replicas }, Note::Drain, checks, health] {
+        let drains = [None, Some(25)].map(|seconds| Note::Drain { seconds });
+        for note in [welcome, Note::Replicas { replicas }, checks, health].into_iter().chain(drains) {
             let value: serde_json::Value = serde_json::from_slice(&note.encode()).expect("JSON");
             assert!(KINDS.contains(&value["kind"].as_str().expect("a kind")));
             assert_eq!(Note::decode(&note.encode()), Ok(Some(note)));
@@ -184,7 +189,7 @@ mod tests {
     #[test]
     fn what_a_later_version_adds_is_skipped() {
         assert_eq!(Note::decode(br#"{"kind":"weather","targets":[]}"#), Ok(None));
-        assert_eq!(Note::decode(br#"{"kind":"drain","seconds":5}"#), Ok(Some(Note::Drain)));
+        assert_eq!(Note::decode(br#"{"kind":"drain","because":"of you"}"#), Ok(Some(Note::Drain { seconds: None })));
     }
 
     #[test]

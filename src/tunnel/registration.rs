@@ -4,11 +4,13 @@
 //! the agent calls [`register`].
 
 mod answer;
+mod carrier;
 mod request;
 mod token;
 
 pub use self::{
-    answer::{RegisterError, Registered, Rejection, register},
+    answer::{RegisterError, Registered, Rejection, register, register_over},
+    carrier::{Carrier, SUBPROTOCOL},
     request::{Registration, RegistrationError},
     token::{Token, TokenError},
 };
@@ -33,6 +35,8 @@ pub mod header {
     pub const SLOT: HeaderName = HeaderName::from_static("culvert-slot");
     /// The ids of the replicas that the process holds sessions with already, separated by commas.
     pub const MET: HeaderName = HeaderName::from_static("culvert-met");
+    /// In every refusal: the protocol that the bridge speaks, which tells its answers from those of something in between.
+    pub const PROTOCOL: HeaderName = HeaderName::from_static("culvert-protocol");
     /// In the answer: the id of the replica.
     pub const REPLICA: HeaderName = HeaderName::from_static("culvert-replica");
 }

@@ -5,8 +5,9 @@ use std::process::Command;
 use crate::harness::{Culvert, NAMESPACE, attempt, chart, helm};
 
 /// Each a set of values that renders other manifests than the defaults do.
-const SHAPES: [&[&str]; 5] = [
+const SHAPES: [&[&str]; 6] = [
     &[],
+    &["--set=https.enabled=false"],
     &["--set=http.service.type=NodePort,http.service.nodePort=30080,bridge.service.type=ClusterIP,replicas=1"],
     &["--set=crds.keep=false,bridge.certificate.existingSecret=mine,trustedProxies={10.0.0.0/8,fd00::/8}"],
     &[
@@ -72,4 +73,17 @@ fn plain_http_is_redirected_to_the_port_that_visitors_come_to() {
         let manifests = helm(["template", "dry", &chart(), "--set", values]);
         assert!(manifests.contains(&format!("- --public-https-port={port}\n")), "{values}: {manifests}");
     }
+}
+
+#[test]
+fn without_tls_there_is_no_port_for_it() {
+    for (value, present) in [("https.enabled=false", false), ("https.enabled=true", true)] {
+        let manifests = helm(["template", "dry", &chart(), "--set", value]);
+        for line in ["- --https=0.0.0.0:8443\n", "- name: https\n", "containerPort: 8443\n", "targetPort: https\n"] {
+            assert_eq!(manifests.contains(line), present, "{value}: {line}");
+        }
+    }
+    let contradiction = "https.enabled=false,bridge.hostname=tunnel.example.com";
+    let refusal = attempt(Command::new("helm").args(["template", "dry", &chart(), "--set", contradiction]), "");
+    assert!(refusal.unwrap_err().contains("set https.enabled"));
 }

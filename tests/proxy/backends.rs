@@ -29,7 +29,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     secure::{Body, Http2Visitor, Made, Secure, empty, full, get, text},
-    stage::{HOST, Stage, backend, rule},
+    stage::{HOST, Stage, backend, request, rule},
     support::PATIENCE,
 };
 
@@ -194,6 +194,31 @@ async fn a_connection_that_the_backend_says_goodbye_on_gets_no_more_requests() {
     timeout(PATIENCE, second).await.expect("another connection in time");
     go.send_replace(true);
     assert_eq!(slow.await.expect("no panic"), 200);
+}
+
+#[tokio::test]
+async fn what_a_backend_refuses_unseen_is_asked_again() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counted = seen.clone();
+    let target = backend(move |stream| {
+        let seen = counted.clone();
+        async move {
+            let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                if seen.fetch_add(1, Ordering::Relaxed) == 0 {
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                } else {
+                    respond.send_response(Response::new(()), true).expect("answered");
+                }
+            }
+        }
+    })
+    .await;
+    let stage = Stage::start().await;
+    stage.serve_rules(vec![speaks(&target, Protocol::H2c)], None);
+    // It is no matter what would have become of it: nothing did.
+    assert_eq!(stage.send(&request("POST", "/", "Content-Length: 0\r\n")).await.status, 200);
+    assert_eq!(seen.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test]
@@ -439,7 +464,7 @@ async fn an_error_of_the_edge_is_a_grpc_status_for_a_grpc_call() {
 // === HTTPS ===
 
 /// A backend behind TLS that speaks one of these protocols, and mirrors requests.
-async fn https_backend(made: &Made, alpn: &'static [&'static str]) -> String {
+pub(crate) async fn https_backend(made: &Made, alpn: &'static [&'static str]) -> String {
     let key = PrivateKeyDer::try_from(made.pkcs8.clone()).expect("a key");
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()

@@ -3,10 +3,19 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use culvert::routing::{BasicAuth, Filter, Password, User};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use culvert::{
+    routing::{BasicAuth, Filter, Password, User},
+    tunnel::{self, IncomingEvent, RefuseCode},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
-use crate::stage::{HOST, Stage, backend, mirror, read_head, rule};
+use crate::{
+    stage::{HOST, Options, Stage, backend, mirror, read_head, rule},
+    support::PATIENCE,
+};
 
 #[tokio::test]
 async fn requests_of_one_visitor_share_a_backend_connection() {
@@ -21,7 +30,8 @@ async fn requests_of_one_visitor_share_a_backend_connection() {
         }
     })
     .await;
-    let stage = Stage::start().await;
+    // However many sessions the agent has: the turn of a new link is another one's, an idle connection is anybody's.
+    let stage = Stage::start_with(Options { connections: 3, ..Options::default() }).await;
     stage.serve(&[&target]);
     let mut visitor = stage.visit().await;
     for _ in 0..20 {
@@ -285,4 +295,34 @@ async fn an_edge_that_stops_does_not_wait_for_idle_connections() {
     assert_eq!(session.links(), 1, "a pooled link");
     stage.stop.cancel();
     crate::stage::becomes("the pooled link ends with the proxy", || session.links() == 0).await;
+}
+
+#[tokio::test]
+async fn an_agent_hears_whose_link_it_is_where_that_is_one_visitors() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let mut stage = Stage::start().await;
+    let (_session, mut incoming) = stage.agent_by_hand(tunnel::Config::default()).await;
+    stage.serve(&["127.0.0.1:1"]);
+    for (fields, traceparent) in [
+        ("Connection: upgrade\r\nUpgrade: echo\r\n", Some(TRACE)),
+        ("Connection: upgrade\r\nUpgrade: echo\r\n", None),
+        ("", Some(TRACE)),
+    ] {
+        let of_one = !fields.is_empty();
+        let trace = traceparent.map(|trace| format!("Traceparent: {trace}\r\n")).unwrap_or_default();
+        let mut visitor = stage.visit().await;
+        visitor.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n{fields}{trace}\r\n").as_bytes()).await;
+        let opening = loop {
+            match timeout(PATIENCE, incoming.next()).await.expect("in time").expect("a session") {
+                IncomingEvent::Open(opening) => break opening,
+                IncomingEvent::Note(_) => {}
+            }
+        };
+        assert_eq!(opening.request.traceparent.as_deref(), traceparent.filter(|_| of_one));
+        assert_eq!(opening.request.request_id.is_some(), of_one);
+        assert_eq!(opening.request.visitor.is_some(), of_one);
+        opening.refuse(RefuseCode::Refused, "nobody is at home");
+        let answer = visitor.answer().await;
+        assert_eq!(answer.status, 502, "{answer:?}");
+    }
 }

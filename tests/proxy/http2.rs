@@ -258,6 +258,38 @@ async fn each_direction_of_a_websocket_over_http_2_ends_by_itself() {
 }
 
 #[tokio::test]
+async fn a_websocket_over_http_2_that_has_to_end_is_told() {
+    let target = backend(|mut stream| async move {
+        let head = read_head(&mut stream).await;
+        let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).expect("a key");
+        let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
+        let switched = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\n"
+        );
+        stream.write_all(switched.as_bytes()).await.expect("switched");
+        // An empty frame, and the beginning of another.
+        stream.write_all(&[0x82, 0, 0x82, 3, b'a']).await.expect("sent");
+        let mut goodbye = [0; 8];
+        stream.read_exact(&mut goodbye).await.expect("a goodbye");
+        assert_eq!(goodbye[..2], [0x88, 0x82]);
+        stream.write_all(b"bc").await.expect("the rest");
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let (secure, mut visitor) = visit(&target).await;
+    let response = visitor.request(websocket()).await.expect("an answer");
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.expect("a stream"));
+    stream.read_exact(&mut [0; 5]).await.expect("what came first");
+    // The edge stops: the connection takes no more requests, and the WebSocket on it ends in its own time.
+    secure.stage.stop.cancel();
+    secure.stage.edge.bridge.registry().end_links();
+    let mut rest = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("in time").expect("an end");
+    assert_eq!(rest, [b'b', b'c', 0x88, 2, 0x03, 0xe9]);
+}
+
+#[tokio::test]
 async fn a_websocket_that_the_backend_does_not_take_is_no_success() {
     for (answer, status) in [
         ("HTTP/1.1 403 Forbidden\r\nContent-Length: 7\r\n\r\nnot you", 403),
@@ -344,31 +376,6 @@ async fn a_slow_visitor_that_moves_is_served_to_the_end() {
         }
     }
     assert_eq!(received, 1_000_000);
-}
-
-#[tokio::test]
-async fn a_flood_of_requests_that_are_taken_back_ends_the_connection() {
-    let (secure, _visitor) = visit(&mirror().await).await;
-    let stream = TcpStream::connect(secure.stage.http).await.expect("a connection");
-    let (mut sender, connection) = h2::client::handshake(stream).await.expect("a connection");
-    let connection = tokio::spawn(connection);
-    let flood = async {
-        loop {
-            let Ok(mut ready) = sender.clone().ready().await else { return };
-            for _ in 0..50 {
-                let request = Request::get(format!("http://{HOST}/")).body(()).expect("a request");
-                let Ok((_, mut stream)) = ready.send_request(request, true) else { break };
-                stream.send_reset(h2::Reason::CANCEL);
-            }
-            sender = ready;
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(PATIENCE, flood).await.expect("an end in time");
-    let end = timeout(PATIENCE, connection).await.expect("in time").expect("no panic").expect_err("an error");
-    assert_eq!(end.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM), "{end}");
-    secure.stage.edge.metric_becomes("culvert_errors_total{reason=\"http2_flood\"}", 1).await;
-    assert_eq!(secure.stage.get("/").await.status, 200, "others are served");
 }
 
 #[tokio::test]

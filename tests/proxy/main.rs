@@ -9,6 +9,7 @@ mod support;
 mod access_log;
 mod backends;
 mod balancing;
+mod drain;
 mod error_table;
 mod errors;
 mod flow;

@@ -1,8 +1,11 @@
 //! What messages mean on their way through: what a backend behind the edge may say and hear as if it were there itself.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{
@@ -232,6 +235,30 @@ async fn trailers_pass_both_ways() {
 }
 
 #[tokio::test]
+async fn trailers_say_nothing_that_only_a_head_may_say() {
+    let target = backend(|mut stream| async move {
+        read_head(&mut stream).await;
+        let body = "0\r\nx-sum: 1\r\n\r\n";
+        assert_eq!(read_exactly(&mut stream, body.len()).await.to_ascii_lowercase(), body);
+        let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Keep-Alive, Content-Type, X-Sum\r\n\r\n\
+                      0\r\nKeep-Alive: timeout=5\r\nContent-Type: text/html\r\nX-Sum: 2\r\n\r\n";
+        stream.write_all(answer.as_bytes()).await.expect("answered");
+    })
+    .await;
+    let stage = Stage::start().await;
+    stage.serve(&[&target]);
+    let names = ["X-Forwarded-For", "X_Real_IP", "Forwarded", "True-Client-IP", "Via", "Keep-Alive", "Proxy", "X-Sum"];
+    let trailers = names.map(|name| format!("{name}: 1\r\n")).concat();
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close, TE\r\nTE: trailers\r\nTrailer: {}\r\n\
+         Transfer-Encoding: chunked\r\n\r\n0\r\n{trailers}\r\n",
+        names.join(", ")
+    );
+    let answer = exchange(&stage, &request).await.to_ascii_lowercase();
+    assert!(answer.ends_with("\r\n\r\n0\r\nx-sum: 2\r\n\r\n"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_visitor_who_did_not_ask_for_trailers_gets_the_whole_body_without() {
     let answer =
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 2\r\n\r\n";
@@ -239,6 +266,30 @@ async fn a_visitor_who_did_not_ask_for_trailers_gets_the_whole_body_without() {
     stage.serve(&[&answering(answer, true).await]);
     let answer = exchange(&stage, &get()).await;
     assert!(answer.ends_with("2\r\nok\r\n0\r\n\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_upload_that_moves_keeps_a_silent_answer_alive() {
+    let target = backend(|mut stream| async move {
+        read_head(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe").await.expect("begun");
+        read_exactly(&mut stream, 10).await;
+        stream.write_all(b"llo").await.expect("answered");
+    })
+    .await;
+    let stage = Stage::start().await;
+    let mut rule = rule(&[&target], Vec::new());
+    rule.timeouts.stream_idle = Duration::from_millis(1500);
+    stage.serve_rules(vec![rule], None);
+    let mut visitor = stage.visit().await;
+    visitor.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 10\r\n\r\n").as_bytes()).await;
+    // What is tested is time: longer than the timeout in all, and never as long at once.
+    for byte in b"0123456789" {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        visitor.send(&[*byte]).await;
+    }
+    let answer = visitor.answer().await;
+    assert_eq!((answer.status, &*answer.body), (200, "hello"));
 }
 
 #[tokio::test]

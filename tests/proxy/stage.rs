@@ -8,15 +8,21 @@ use culvert::{
         Agents, Backend, Certificates, Checks, EntryPoint, Filter, HostRules, Hostname, Listener, LoadBalancing,
         Matches, ObjectName, PathMatch, Places, Protocol, RoutingTable, Rule, RuleId, Target, Timeouts, TunnelBackend,
     },
+    tunnel::{
+        self, Incoming, Role, Session,
+        registration::{self, Registration},
+    },
 };
+use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     time::timeout,
 };
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Edge, PATIENCE, RunningAgent, agents, lab};
+use crate::support::{Edge, PATIENCE, RunningAgent, TOKEN, agents, lab};
 
 /// The host that every stage serves, as TunnelHost `web/shop`.
 pub(crate) const HOST: &str = "shop.example.com";
@@ -33,6 +39,8 @@ pub(crate) struct Stage {
 pub(crate) struct Options {
     pub(crate) config: proxy::Config,
     pub(crate) allow: &'static [&'static str],
+    /// How many the agent holds with the edge.
+    pub(crate) connections: u32,
 }
 
 /// A visitor's connection, byte by byte.
@@ -48,7 +56,7 @@ pub(crate) struct Answer {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { config: proxy::Config::default(), allow: &["127.0.0.1:*"] }
+        Self { config: proxy::Config::default(), allow: &["127.0.0.1:*"], connections: 1 }
     }
 }
 
@@ -80,8 +88,8 @@ impl Stage {
         let (serving, stop) = (proxy.clone(), CancellationToken::new());
         let stopping = stop.clone();
         tokio::spawn(async move { serving.serve(listener, stopping).await });
-        let agent = Some(edge.agent(options.allow));
-        edge.session().await;
+        let agent = Some(edge.agent_in_slots(options.allow, options.connections));
+        edge.sessions(|sessions| sessions.len() == options.connections as usize).await;
         Self { edge, proxy, http, agent, stop }
     }
 
@@ -122,6 +130,29 @@ impl Stage {
     /// Serves nothing any more.
     pub(crate) fn serve_nothing(&self) {
         self.proxy.update(Arc::default(), &Agents::default());
+    }
+
+    /// Puts the agent's side of a session, made by hand, in the agent's place.
+    pub(crate) async fn agent_by_hand(&mut self, config: tunnel::Config) -> (Session, Incoming) {
+        self.agent.take().expect("an agent").stop().await;
+        self.edge.sessions(|sessions| sessions.is_empty()).await;
+        let tcp = TcpStream::connect(self.edge.address).await.expect("connected");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let connector = TlsConnector::from(self.edge.certificate.client());
+        let mut stream = connector.connect(name, tcp).await.expect("TLS");
+        let registration = Registration {
+            agent: "web/lab".to_owned(),
+            token: registration::Token::new(TOKEN).expect("a token"),
+            instance: "01".to_owned(),
+            version: "0.1.0".to_owned(),
+            slot: 0,
+            met: Vec::new(),
+        };
+        let registered = registration::register(&mut stream, "localhost", &registration).await.expect("registered");
+        let (session, incoming, driver) = Session::start(Role::Agent, stream, registered.early, config);
+        tokio::spawn(driver);
+        self.edge.session().await;
+        (session, incoming)
     }
 
     pub(crate) async fn visit(&self) -> Visitor {

@@ -1,9 +1,9 @@
 use std::{sync::Arc, time::Duration};
 
 use culvert::{
-    agent::TokenSource,
+    agent::{Proxies, Transport},
+    bridge::AgentSession,
     routing::{EntryPoint, HostRules, Hostname, Listener},
-    tunnel::registration,
 };
 use rustls::{ClientConfig, ProtocolVersion, crypto::aws_lc_rs};
 use tokio::{
@@ -213,12 +213,16 @@ async fn agents_register_on_the_visitors_port_by_the_name_of_the_bridge() {
     secure.stage.serve(&[&mirror().await]);
     let first = secure.stage.edge.session().await.id;
     let url = format!("https://localhost:{}", secure.https.port());
-    let token = TokenSource::Given(registration::Token::new(TOKEN).expect("a token"));
     let certificate = &secure.stage.edge.certificate;
-    let agent = RunningAgent::start_with(&url, certificate, &["127.0.0.1:*"], token);
-    secure.stage.edge.sessions(|sessions| sessions.iter().any(|session| session.id != first)).await;
-    secure.stage.edge.metric_becomes("culvert_tls_handshakes_total{result=\"agent\"}", 1).await;
-    drop(agent);
+    for (count, (transport, shown)) in [(Transport::Tls, "tls"), (Transport::WebSocket, "websocket")].iter().enumerate()
+    {
+        let agent = RunningAgent::start_over(&url, certificate, &["127.0.0.1:*"], *transport, Proxies::default());
+        let is_it = |session: &Arc<AgentSession>| session.id != first && session.transport == *shown;
+        secure.stage.edge.sessions(|sessions| sessions.iter().any(is_it)).await;
+        let series = "culvert_tls_handshakes_total{result=\"agent\"}";
+        secure.stage.edge.metric_becomes(series, count as u64 + 1).await;
+        agent.stop().await;
+    }
 
     // Whoever comes there and does not register is closed as on the bridge's own port.
     let config = certificate.client();

@@ -4,10 +4,12 @@
 #![allow(dead_code)]
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub(crate) mod http_proxy;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use culvert::{
-    agent::{self, Agent, AllowRule, TokenSource},
+    agent::{self, Agent, AllowList, AllowRule, Proxies, TokenSource, Transport},
     bridge::{AgentSession, Bridge, Config, Security, Sessions},
     routing::{AgentEntry, Agents, Checks, Credential, ObjectName, Token},
     tunnel::{
@@ -54,6 +56,7 @@ pub(crate) struct Edge {
 pub(crate) struct RunningAgent {
     pub(crate) stop: CancellationToken,
     pub(crate) task: JoinHandle<()>,
+    pub(crate) allow: AllowList,
 }
 
 impl Certificate {
@@ -153,37 +156,48 @@ impl Edge {
     pub(crate) fn agent(&self, allow: &[&str]) -> RunningAgent {
         RunningAgent::start(&self.url(), &self.certificate, allow)
     }
+
+    /// An agent that holds so many connections with it.
+    pub(crate) fn agent_in_slots(&self, allow: &[&str], connections: u32) -> RunningAgent {
+        RunningAgent::start_in_slots(&self.url(), &self.certificate, allow, connections)
+    }
 }
 
 impl RunningAgent {
     pub(crate) fn start(edge: &str, certificate: &Certificate, allow: &[&str]) -> Self {
-        let token = TokenSource::Given(registration::Token::new(TOKEN).expect("a token"));
-        Self::start_with(edge, certificate, allow, token)
+        Self::start_in_slots(edge, certificate, allow, 1)
     }
 
     /// One of that name, with the usual token.
     pub(crate) fn start_as(agent: &str, edge: &Edge, allow: &[&str]) -> Self {
-        let token = TokenSource::Given(registration::Token::new(TOKEN).expect("a token"));
-        Self::run(agent, &edge.url(), &edge.certificate, allow, token)
+        Self::run(agent::Config { agent: agent.to_owned(), ..config(&edge.url(), &edge.certificate, allow) })
     }
 
     pub(crate) fn start_with(edge: &str, certificate: &Certificate, allow: &[&str], token: TokenSource) -> Self {
-        Self::run("web/lab", edge, certificate, allow, token)
+        Self::run(agent::Config { token, ..config(edge, certificate, allow) })
     }
 
-    fn run(agent: &str, edge: &str, certificate: &Certificate, allow: &[&str], token: TokenSource) -> Self {
-        let config = agent::Config {
-            edges: vec![edge.parse().expect("a URL")],
-            agent: agent.to_owned(),
-            token,
-            allow: allow.iter().map(|rule| rule.parse::<AllowRule>().expect(rule)).collect(),
-            security: agent::Security::Tls(certificate.client()),
-            connect_timeout: Duration::from_secs(5),
-            grace: Duration::from_secs(5),
-        };
+    /// One that holds so many connections with each replica.
+    pub(crate) fn start_in_slots(edge: &str, certificate: &Certificate, allow: &[&str], connections: u32) -> Self {
+        Self::run(agent::Config { connections, ..config(edge, certificate, allow) })
+    }
+
+    /// One that dials in this way.
+    pub(crate) fn start_over(
+        edge: &str,
+        certificate: &Certificate,
+        allow: &[&str],
+        transport: Transport,
+        proxies: Proxies,
+    ) -> Self {
+        Self::run(agent::Config { transport, proxies, ..config(edge, certificate, allow) })
+    }
+
+    fn run(config: agent::Config) -> Self {
+        let allow = config.allow.clone();
         let stop = CancellationToken::new();
         let task = tokio::spawn(Agent::new(config).run(stop.clone()));
-        Self { stop, task }
+        Self { stop, task, allow }
     }
 
     pub(crate) async fn stop(mut self) {
@@ -198,6 +212,32 @@ impl Drop for RunningAgent {
     }
 }
 
+/// What an agent of these tests is told where nothing else is said.
+fn config(edge: &str, certificate: &Certificate, allow: &[&str]) -> agent::Config {
+    let (transport, proxies) = way();
+    agent::Config {
+        edges: vec![edge.parse().expect("a URL")],
+        agent: "web/lab".to_owned(),
+        token: TokenSource::Given(registration::Token::new(TOKEN).expect("a token")),
+        allow: allow.iter().map(|rule| rule.parse::<AllowRule>().expect(rule)).collect(),
+        security: agent::Security::Tls(certificate.client()),
+        proxies,
+        transport,
+        connect_timeout: Duration::from_secs(5),
+        grace: Duration::from_secs(5),
+        connections: 1,
+    }
+}
+
+/// How the agents of a test program dial: as by default, but in the one that is named after it.
+pub(crate) fn way() -> (Transport, Proxies) {
+    if env!("CARGO_CRATE_NAME") != "agent_behind_proxy" {
+        return (Transport::Auto, Proxies::default());
+    }
+    let proxy = std::env::var("CULVERT_TEST_PROXY").unwrap_or_else(|_| http_proxy::of_this_program());
+    (Transport::WebSocket, Proxies::new(proxy.parse().expect("a proxy"), ""))
+}
+
 /// Agents in the namespace `web`: name, Secret, token. One name may come several times.
 pub(crate) fn agents(entries: &[(&str, &str, &str)]) -> Agents {
     let mut agents: Vec<AgentEntry> = Vec::new();
@@ -206,7 +246,13 @@ pub(crate) fn agents(entries: &[(&str, &str, &str)]) -> Agents {
         let name = ObjectName::new("web", name);
         match agents.iter_mut().find(|agent| agent.name == name) {
             Some(agent) => agent.credentials.push(credential),
-            None => agents.push(AgentEntry { name, credentials: vec![credential], max_connections: None }),
+            None => agents.push(AgentEntry {
+                name,
+                credentials: vec![credential],
+                max_connections: None,
+                max_instances: None,
+                allowed_sources: None,
+            }),
         }
     }
     agents.into_iter().collect()

@@ -51,8 +51,8 @@ impl Prober {
     }
 
     async fn attempt(&self, check: &Check, limit: Duration) -> Result<Option<()>, HealthProblem> {
-        let stream = match backend::connect(&check.target, &self.allow, limit).await {
-            Ok(stream) => stream,
+        let stream = match backend::connect(&check.target, &check.namespace, &self.allow, limit).await {
+            Ok((stream, _)) => stream,
             Err(refusal) => {
                 let reason = match refusal.code {
                     RefuseCode::NotAllowed => HealthReason::NotAllowed,
@@ -86,7 +86,9 @@ async fn ask<T>(mut stream: T, check: &Check, http: &HttpCheck) -> Finding
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let host = http.host.as_deref().unwrap_or(&check.target);
+    // The path of a socket is no host.
+    let target = if check.target.starts_with("unix:/") { "localhost" } else { &check.target };
+    let host = http.host.as_deref().unwrap_or(target);
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: culvert-health/{}\r\nAccept: */*\r\nConnection: close\r\n\r\n",
         http.path,

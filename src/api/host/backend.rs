@@ -13,11 +13,15 @@ use crate::api::SecretRef;
 #[x_kube(validation = Rule::new(
     "!has(self.healthCheck) || !has(self.healthCheck.http) || !(self.protocol in ['H2C', 'GRPC'])"
 ).message("'healthCheck.http' speaks HTTP/1.1, which backends of H2C and GRPC need not; use 'healthCheck.tcp'"))]
+#[x_kube(validation = Rule::new(concat!(
+    "self.protocol != 'HTTPS' || (has(self.tls) && has(self.tls.serverName))",
+    " || self.targets.all(target, !target.address.startsWith('unix:/'))"
+)).message("'protocol: HTTPS' with a target 'unix:/PATH' needs 'tls.serverName', since a path is no name of a certificate"))]
 pub struct Backend {
     /// The agents that can reach the targets, 1 to 16 of them. Those that are connected share the requests, as
     /// `loadBalancing` says.
     #[schemars(length(min = 1, max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["namespace".into(), "name".into()]))]
     pub agents: Vec<AgentRef>,
     /// What the agents connect to, 1 to 16 of them: each agent to each of them. They share the requests, as `loadBalancing`
     /// says. The agent's own allow-list must name them.
@@ -30,8 +34,7 @@ pub struct Backend {
     /// that a visitor comes to the same place as long as that can be used. What cannot be used just now is passed over.
     #[serde(default)]
     pub load_balancing: LoadBalancing,
-    /// How the agents check the targets, so that requests go to healthy ones. Unset, they do not; then a target is only passed
-    /// over for a while after it has refused connections.
+    /// How the agents check the targets, so that requests go to healthy ones. Unset, they do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
     /// What the targets speak: `HTTP` is HTTP/1.1; `HTTPS` is TLS, and in it HTTP/2 or HTTP/1.1 as the target chooses (ALPN);
@@ -56,13 +59,20 @@ pub struct Backend {
     pub host_header: String,
 }
 
-/// A reference to a TunnelAgent in the TunnelHost's own namespace.
+/// A reference to a TunnelAgent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentRef {
     /// The TunnelAgent's name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
+    /// The TunnelAgent's namespace. In another one, its `allowedNamespaces` must admit the TunnelHost's. Unset or empty, the
+    /// TunnelHost's own.
+    #[serde(default)]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = Rule::new("self == '' || self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')")
+        .message("must be the name of a namespace, or empty for the TunnelHost's own"))]
+    pub namespace: String,
     /// Its share of the requests beside the other agents of its tier, 0 to 1000: one of weight 2 gets twice as many as one of
     /// weight 1. One of weight 0 gets none; those that it has go on. Unset, 1.
     #[serde(default = "one")]
@@ -79,13 +89,19 @@ pub struct AgentRef {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetAddress {
-    /// `HOST:PORT`, where the host is a name, which the agent resolves, an IPv4 address, or an IPv6 address in brackets.
+    /// `HOST:PORT`, where the host is a name, which the agent resolves, an IPv4 address, or an IPv6 address in brackets; or
+    /// `unix:/PATH` of a socket on the agent's machine, up to 107 characters of path.
     #[schemars(length(min = 3, max = 260))]
     #[x_kube(validation = Rule::new(concat!(
-        r"self.matches('^([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\]):[0-9]{1,5}$')",
+        r"self.startsWith('unix:/') ? self.matches('^unix:(/[A-Za-z0-9._@%+=~:-]+)+$') && self.size() <= 112",
+        r" && !self.matches('/[.]{1,2}(/|$)')",
+        r" : self.matches('^([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\]):[0-9]{1,5}$')",
         r" && int(self.substring(self.lastIndexOf(':') + 1)) >= 1",
         r" && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535"
-    )).message("must be HOST:PORT with a port from 1 to 65535, as in \"127.0.0.1:8080\" or \"[::1]:8080\""))]
+    )).message(concat!(
+        "must be HOST:PORT with a port from 1 to 65535, as in \"127.0.0.1:8080\" or \"[::1]:8080\", or unix:/PATH, as in ",
+        "\"unix:/run/app.sock\""
+    )))]
     pub address: String,
     /// Its share of the requests beside the other targets of its tier, 0 to 1000: one of weight 2 gets twice as many as one of
     /// weight 1. One of weight 0 gets none; those that it has go on. Unset, 1.
@@ -146,7 +162,8 @@ pub struct BackendTls {
     /// that browsers trust.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretRef>,
-    /// The name that is asked for (SNI) and that the certificate must have. Unset, the target's host.
+    /// The name that is asked for (SNI) and that the certificate must have. Unset, the target's host; a target `unix:/PATH` has
+    /// none, and needs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9._:-]+$')").message("must be a DNS name or an IP address"))]

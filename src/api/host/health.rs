@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use crate::api::duration;
 
 /// How the agents check the targets. A target that is found unhealthy gets no requests as long as another one is left;
-/// where none is, the request goes there all the same, and its visitor gets what comes of it. What is found is told in the
-/// condition `BackendReachable` and in metrics. Agents check only what their own allow-lists have.
+/// where none is, the request goes there all the same, and its visitor gets what comes of it. Agents check only what their
+/// own allow-lists have, and tell in their logs what they find.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.http) != has(self.tcp)").message("must have either 'http' or 'tcp'"))]
@@ -46,7 +46,8 @@ pub struct HttpHealthCheck {
     #[x_kube(validation = Rule::new(r#"self.matches('^/[!-\"$-~]*$')"#)
         .message("must begin with '/' and be printable ASCII without spaces and '#', as it stands in a URL"))]
     pub path: String,
-    /// The `Host` that is asked for. Unset, the backend's `hostHeader`, or else the target.
+    /// The `Host` that is asked for. Unset, the backend's `hostHeader`, or else the target, of
+    /// `unix:/PATH` `localhost`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 260))]
     #[x_kube(validation = Rule::new(

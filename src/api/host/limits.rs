@@ -60,12 +60,14 @@ pub struct Timeouts {
     #[schemars(length(max = 32))]
     #[x_kube(validation = duration::between("100ms", "1m"))]
     pub connect: Option<String>,
-    /// For the head of the backend's response, from the end of the request's upload on; then 504. Unset, 60 s.
+    /// For the head of the backend's response, from the end of the request's upload on; then 504. Also for the next byte of that
+    /// upload; then 408. Unset, 60 s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = duration::between("100ms", "24h"))]
     pub response_header: Option<String>,
-    /// For the next byte of a body, in either direction; then the exchange is cut. Unset, 5 min.
+    /// For the next byte of either body once the response has begun, and for the visitor to take one; then the exchange is cut.
+    /// Unset, 5 min.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = duration::between("1s", "24h"))]

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use http::{StatusCode, uri};
 use rustls_pki_types::ServerName;
 
-use super::{Host, values};
+use super::{super::permissions::Permission, Host, values};
 use crate::{
     api::{self, PathType, Reason, RedirectPathType, Scheme},
     routing::{
@@ -59,28 +59,53 @@ impl Host<'_> {
         })
     }
 
-    /// Those of the agents that exist.
+    /// Those of the agents that exist and may be used.
     fn agents(&mut self, field: &str, agents: &[api::AgentRef]) -> Result<Vec<Member<ObjectName>>, String> {
         let mut broken = None;
         let mut known = Vec::with_capacity(agents.len());
         for (index, agent) in agents.iter().enumerate() {
-            let name = ObjectName { namespace: self.name.namespace.clone(), name: agent.name.as_str().into() };
-            if self.context.agents.contains_key(&name) {
-                if !self.agents.contains(&name) {
-                    self.agents.push(name.clone());
-                }
-                let field = format!("{field}.agents[{index}]");
-                known.push(self.member(&field, name, agent.weight, agent.priority));
-            } else {
-                let message = format!(
-                    "{field}.agents[{index}].name: no TunnelAgent {:?} in namespace {:?}; create it, or correct the name",
-                    agent.name, &*name.namespace
-                );
-                self.refs.add(Reason::AgentNotFound, message.clone());
-                broken.get_or_insert(message);
+            let field = format!("{field}.agents[{index}]");
+            match self.agent(&field, agent) {
+                Ok(name) => known.push(self.member(&field, name, agent.weight, agent.priority)),
+                Err(message) => drop(broken.get_or_insert(message)),
             }
         }
         if known.is_empty() { Err(broken.unwrap_or_else(|| format!("{field}.agents is empty"))) } else { Ok(known) }
+    }
+
+    /// The agent of a reference; what is wrong with it is told.
+    ///
+    /// Of another namespace, one that does not exist and one that may not be used give one reason and one message: who may
+    /// write TunnelHosts in one namespace learns nothing of what there is in another.
+    fn agent(&mut self, field: &str, agent: &api::AgentRef) -> Result<ObjectName, String> {
+        let own = self.name.namespace.clone();
+        let namespace = if agent.namespace.is_empty() { own.clone() } else { agent.namespace.as_str().into() };
+        let name = ObjectName { namespace, name: agent.name.as_str().into() };
+        let permission = self.context.permissions.of(&name, &own);
+        if permission == Permission::Granted {
+            if !self.agents.contains(&name) {
+                self.agents.push(name.clone());
+            }
+            return Ok(name);
+        }
+        if name.namespace == own {
+            let message = format!(
+                "{field}.name: no TunnelAgent {:?} in namespace {:?}; create it, or correct the name",
+                agent.name, &*own
+            );
+            self.refs.add(Reason::AgentNotFound, message.clone());
+            return Err(message);
+        }
+        let message = format!(
+            "{field}: there is no TunnelAgent {:?} in namespace {:?} that admits namespace {:?}; have that added to its \
+             spec.allowedNamespaces, or correct the reference",
+            agent.name, &*name.namespace, &*own
+        );
+        match permission {
+            Permission::Denied => self.refs.add(Reason::RefNotPermitted, message.clone()),
+            _ => self.refs.add_missing(Reason::RefNotPermitted, message.clone()),
+        }
+        Err(message)
     }
 
     /// Those of the targets that can be read.
@@ -117,6 +142,13 @@ impl Host<'_> {
 
     fn protocol(&mut self, field: &str, backend: &api::Backend) -> Result<Protocol, String> {
         match (backend.protocol, &backend.tls) {
+            (api::Protocol::Https, tls)
+                if tls.as_ref().is_none_or(|tls| tls.server_name.is_none())
+                    && backend.targets.iter().any(|target| target.address.starts_with("unix:/")) =>
+            {
+                let problem = "a target 'unix:/PATH' has no name that a certificate can have; set it";
+                Err(self.unsupported(format!("{field}.tls.serverName: {problem}")))
+            }
             (api::Protocol::Https, tls) => self.backend_tls(&format!("{field}.tls"), tls.as_ref()),
             // Whoever asks for TLS must not be served without it.
             (_, Some(_)) => {

@@ -73,7 +73,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// A network, or a single address as the network of it alone.
-pub(super) fn network(text: &str) -> Result<IpNet, String> {
+pub(in crate::compile) fn network(text: &str) -> Result<IpNet, String> {
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     let network = network
         .map_err(|_| format!("{text:?} is no network; write it as in \"203.0.113.0/24\" or \"2001:db8::/32\""))?;

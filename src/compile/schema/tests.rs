@@ -41,6 +41,27 @@ fn what_is_right_passes() {
 }
 
 #[test]
+fn the_rules_of_an_agents_namespaces_are_judged() {
+    let judged = |allowed: Value| {
+        let spec = json!({"credentials": [{"secretRef": {"name": "t"}}], "allowedNamespaces": allowed});
+        let findings = Schema::of(ObjectKind::TunnelAgent).check(&json!({"metadata": {"name": "home"}, "spec": spec}));
+        findings.into_iter().map(|finding| finding.field).collect::<Vec<_>>()
+    };
+    let expression = |operator: &str, values: &[&str]| {
+        let selector = json!({"matchExpressions": [{"key": "team", "operator": operator, "values": values}]});
+        judged(json!({"from": "Selector", "selector": selector}))
+    };
+    assert!(judged(json!({})).is_empty() && judged(json!({"from": "All"})).is_empty());
+    assert!(expression("In", &["a"]).is_empty() && expression("Exists", &[]).is_empty());
+    assert_eq!(judged(json!({"from": "Selector"})), ["spec.allowedNamespaces"]);
+    assert_eq!(judged(json!({"from": "All", "selector": {}})), ["spec.allowedNamespaces"]);
+    assert_eq!(judged(json!({"from": "None"})), ["spec.allowedNamespaces.from"]);
+    for wrong in [expression("NotIn", &[]), expression("DoesNotExist", &["a"])] {
+        assert_eq!(wrong, ["spec.allowedNamespaces.selector.matchExpressions[0]"]);
+    }
+}
+
+#[test]
 fn the_form_is_judged_like_an_api_server_judges_it() {
     assert_eq!(with("/spec/hostnames", json!("a.com")), ["spec.hostnames: must be of type array, not string"]);
     assert_eq!(with("/spec/hostnames", json!([])), ["spec.hostnames: must have at least 1 items"]);
@@ -58,6 +79,18 @@ fn the_form_is_judged_like_an_api_server_judges_it() {
         with("/spec/routes/0/backend/agents", json!([{"name": "a"}, {"name": "a"}])),
         ["spec.routes[0].backend.agents[1]: \"a\" is there twice; remove one"]
     );
+    assert_eq!(
+        with("/spec/routes/0/backend/agents", json!([{"name": "a"}, {"name": "a", "namespace": ""}])),
+        ["spec.routes[0].backend.agents[1]: \"a\" is there twice; remove one"]
+    );
+    assert!(with("/spec/routes/0/backend/agents", json!([{"name": "a"}, {"name": "a", "namespace": "b"}])).is_empty());
+    assert_eq!(with("/spec/routes/0/backend/agents", json!([{"name": "a", "namespace": "B/c"}])).len(), 1);
+    let sockets =
+        |path: &str| with("/spec/routes/0/backend/targets", json!([{"address": format!("unix:{path}")}])).len();
+    assert_eq!([sockets("/run/a.b/app.sock"), sockets("/.a/..b/c:1"), sockets("8080")], [0, 0, 0]);
+    for path in ["", "run/app", "/", "/a//b", "/a/../b", "/a/.", "/a b", &format!("/{}", "a".repeat(107))] {
+        assert_eq!(sockets(path), 1, "{path}");
+    }
     assert_eq!(with("/metadata/name", json!("Shop")).len(), 1);
     assert_eq!(
         with("/metadata/name", json!(true)),
@@ -180,6 +213,12 @@ fn all_fields_pass_and_each_rule_refuses_what_it_is_for() {
         ("/spec/routes/0/redirect", json!({"port": 1}), "spec.routes[0]", "must have either 'backend' or 'redirect'"),
         ("/spec/routes/0/backend/protocol", json!("H2C"), "spec.routes[0].backend", "'tls' needs 'protocol: HTTPS'"),
         (
+            "/spec/routes/0/backend",
+            json!({"agents": [{"name": "a"}], "targets": [{"address": "unix:/a.sock"}], "protocol": "HTTPS"}),
+            "spec.routes[0].backend",
+            "'protocol: HTTPS' with a target 'unix:/PATH' needs",
+        ),
+        (
             "/spec/routes/0/backend/tls/insecureSkipVerify",
             json!(true),
             "spec.routes[0].backend.tls",
@@ -212,7 +251,7 @@ fn what_the_schema_takes_the_compiler_takes_too() {
         assert!(with("/spec/hostnames/0", json!(name)).is_empty(), "{name}");
         assert!(name.parse::<crate::routing::Hostname>().is_ok(), "{name}");
     }
-    for address in ["127.0.0.1:8080", "[::1]:80", "app.lan:443", "my_db:5432"] {
+    for address in ["127.0.0.1:8080", "[::1]:80", "app.lan:443", "my_db:5432", "unix:/run/app.sock"] {
         assert!(with("/spec/routes/0/backend/targets/0/address", json!(address)).is_empty(), "{address}");
         assert!(address.parse::<crate::routing::Target>().is_ok(), "{address}");
     }

@@ -86,8 +86,8 @@ fn a_certificate_that_is_not_for_the_hostname_is_told_and_shown_all_the_same() {
     assert_eq!(
         notes,
         [
-            "the certificate of Secret \"one\" is not for \"x.y.a.com\", so browsers refuse it",
-            "the certificate of Secret \"one\" is not for \"*.b.com\", so browsers refuse it",
+            "spec.tls.secretRef.name: the certificate of Secret \"one\" is not for \"x.y.a.com\", so browsers refuse it",
+            "spec.tls.secretRef.name: the certificate of Secret \"one\" is not for \"*.b.com\", so browsers refuse it",
         ]
     );
     assert_eq!(shown(&compiled, "x.y.a.com").as_deref(), Some("web/one"));

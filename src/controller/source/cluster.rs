@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{Api, Client, api::PartialObjectMeta, core::DeserializeGuard, runtime::watcher};
 
 use super::{Change, Source, watch};
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The objects of a cluster. Secrets are watched by type, one watch each, and of those that hold certificates only the
-/// metadata: no other Secret ever enters this process.
+/// metadata: no other Secret ever enters this process. Of namespaces there are labels, and no more is asked for.
 pub(in crate::controller) fn cluster(client: &Client, metrics: &Arc<Metrics>) -> Source {
     let all = watcher::Config::default();
     let hosts = Api::<DeserializeGuard<TunnelHost>>::all(client.clone());
@@ -28,6 +28,9 @@ pub(in crate::controller) fn cluster(client: &Client, metrics: &Arc<Metrics>) ->
     let config = watcher::Config::default().fields(&format!("type={}", SecretType::Tls.as_str()));
     let certificates = Api::<PartialObjectMeta<Secret>>::all(client.clone());
     changes.push(watch(certificates, config, "Secret", metrics.clone()).map(Change::TlsSecret).boxed());
+    let namespaces = Api::<PartialObjectMeta<Namespace>>::all(client.clone());
+    let namespaces = watch(namespaces, watcher::Config::default(), "Namespace", metrics.clone());
+    changes.push(namespaces.map(Change::Namespace).boxed());
     Source {
         changes: stream::select_all(changes).boxed(),
         secret_lists: SecretType::WATCHED.len(),

@@ -9,7 +9,7 @@ use std::{
 use futures::{StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
-    core::{DeserializeGuard, error_boundary::InvalidObject},
+    core::{DeserializeGuard, PartialObjectMetaExt, error_boundary::InvalidObject},
     runtime::watcher::Event,
 };
 use notify::{EventKind, RecursiveMode, Watcher, event::AccessKind};
@@ -120,8 +120,8 @@ impl Folder {
             // What has been read stays in force: an unmounted folder is no order to serve nothing.
             Err(error) => complaints.push(format!("{}: {error}", self.dir.display())),
         }
-        let (list, duplicates) = list(&self.files);
-        complaints.extend(duplicates);
+        let (list, of_objects) = list(&self.files);
+        complaints.extend(of_objects);
         for complaint in &complaints {
             if !self.complaints.contains(complaint) {
                 error!(folder = %self.dir.display(), "{complaint}");
@@ -168,16 +168,20 @@ impl Folder {
     }
 }
 
-/// One list of all objects, complete for every kind, and what is there twice.
+/// One list of all objects, complete for every kind, and what is there twice or cannot be used.
 fn list(files: &BTreeMap<String, File>) -> (Vec<Change>, Vec<String>) {
-    let mut changes =
-        vec![Change::Secret(0, Event::Init), Change::TunnelAgent(Event::Init), Change::TunnelHost(Event::Init)];
-    let mut duplicates = Vec::new();
+    let mut changes = vec![
+        Change::Namespace(Event::Init),
+        Change::Secret(0, Event::Init),
+        Change::TunnelAgent(Event::Init),
+        Change::TunnelHost(Event::Init),
+    ];
+    let mut complaints = Vec::new();
     let mut seen = HashMap::<(&str, &ObjectName), (&str, usize)>::new();
     let mut dating = Dating::default();
     for (file, entry) in files.iter().flat_map(|(name, file)| file.entries.iter().map(move |entry| (name, entry))) {
         if let Some((first, line)) = seen.insert((entry.kind, &entry.name), (file, entry.line)) {
-            duplicates.push(format!(
+            complaints.push(format!(
                 "{file}, line {}: {entry} is in {first}, line {line}, too; only that is used",
                 entry.line
             ));
@@ -185,17 +189,23 @@ fn list(files: &BTreeMap<String, File>) -> (Vec<Change>, Vec<String>) {
             continue;
         }
         let place = format!("{file}, line {}", entry.line);
-        changes.push(change(entry, &place, &mut dating));
+        match change(entry, &place, &mut dating) {
+            Ok(change) => changes.push(change),
+            Err(complaint) => complaints.push(complaint),
+        }
     }
     changes.extend([
+        Change::Namespace(Event::InitDone),
         Change::Secret(0, Event::InitDone),
         Change::TunnelAgent(Event::InitDone),
         Change::TunnelHost(Event::InitDone),
     ]);
-    (changes, duplicates)
+    (changes, complaints)
 }
 
-fn change(entry: &Entry, place: &str, dating: &mut Dating) -> Change {
+/// What an entry comes to. A Namespace that cannot be read is only to be told: it has no labels then, and who is admitted by
+/// them is not.
+fn change(entry: &Entry, place: &str, dating: &mut Dating) -> Result<Change, String> {
     fn apply<K>(object: Result<K, InvalidObject>) -> Event<DeserializeGuard<K>> {
         Event::InitApply(DeserializeGuard(object))
     }
@@ -207,16 +217,18 @@ fn change(entry: &Entry, place: &str, dating: &mut Dating) -> Change {
             let metadata = ObjectMeta { name: Some(name), namespace: Some(namespace), ..ObjectMeta::default() };
             let invalid = InvalidObject { error: format!("{place}: {}", findings.join("; ")), metadata };
             return match entry.kind {
-                "TunnelHost" => Change::TunnelHost(apply(Err(invalid))),
-                "TunnelAgent" => Change::TunnelAgent(apply(Err(invalid))),
-                _ => Change::Secret(0, apply(Err(invalid))),
+                "TunnelHost" => Ok(Change::TunnelHost(apply(Err(invalid)))),
+                "TunnelAgent" => Ok(Change::TunnelAgent(apply(Err(invalid)))),
+                "Secret" => Ok(Change::Secret(0, apply(Err(invalid)))),
+                _ => Err(invalid.error),
             };
         }
     };
     dating.date(&mut object);
-    match object {
+    Ok(match object {
         Object::TunnelHost(host) => Change::TunnelHost(apply(Ok(*host))),
         Object::TunnelAgent(agent) => Change::TunnelAgent(apply(Ok(*agent))),
         Object::Secret(secret) => Change::Secret(0, apply(Ok(*secret))),
-    }
+        Object::Namespace(namespace) => Change::Namespace(Event::InitApply(namespace.metadata.into_response_partial())),
+    })
 }

@@ -3,7 +3,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt, fs, io, path::Path};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use k8s_openapi::{
     ByteString,
-    api::core::v1::Secret,
+    api::core::v1::{Namespace, Secret},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
     jiff::{SignedDuration, Timestamp},
 };
@@ -31,7 +31,7 @@ pub struct Manifest {
 pub struct Entry {
     /// Its kind, as in `TunnelHost`.
     pub kind: &'static str,
-    /// Its namespace (without one, `default`) and name.
+    /// Its namespace (without one, `default`; of a Namespace, its own name) and name.
     pub name: ObjectName,
     /// The line of the text on which its document begins, from 1.
     pub line: usize,
@@ -48,6 +48,8 @@ pub enum Object {
     TunnelAgent(Box<TunnelAgent>),
     /// A Secret; its `stringData` is part of its `data`.
     Secret(Box<Secret>),
+    /// A Namespace, of which only the labels count.
+    Namespace(Box<Namespace>),
 }
 
 /// The text is no YAML.
@@ -107,13 +109,17 @@ impl Manifest {
                 ("TunnelAgent", custom(ObjectKind::TunnelAgent, &value, Object::agent))
             }
             (("", "v1"), "Secret") => ("Secret", secret(&value).map(|secret| Object::Secret(Box::new(secret)))),
+            (("", "v1"), "Namespace") => ("Namespace", namespace(&value)),
             _ => {
                 self.others.push(format!("{api_version} {kind}"));
                 return;
             }
         };
         let name = |field: &str, unset| value["metadata"][field].as_str().unwrap_or(unset).to_owned();
-        let name = ObjectName::new(name("namespace", "default"), name("name", ""));
+        let name = match kind {
+            "Namespace" => ObjectName::new(name("name", ""), name("name", "")),
+            _ => ObjectName::new(name("namespace", "default"), name("name", "")),
+        };
         self.entries.push(Entry { kind, name, line, object });
     }
 }
@@ -164,6 +170,7 @@ impl Object {
             Self::TunnelHost(host) => &host.metadata,
             Self::TunnelAgent(agent) => &agent.metadata,
             Self::Secret(secret) => &secret.metadata,
+            Self::Namespace(namespace) => &namespace.metadata,
         }
     }
 
@@ -172,6 +179,7 @@ impl Object {
             Self::TunnelHost(host) => &mut host.metadata,
             Self::TunnelAgent(agent) => &mut agent.metadata,
             Self::Secret(secret) => &mut secret.metadata,
+            Self::Namespace(namespace) => &mut namespace.metadata,
         }
     }
 }
@@ -199,7 +207,10 @@ impl Default for Dating {
 
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.kind, self.name)
+        match self.kind {
+            "Namespace" => write!(f, "{} {}", self.kind, self.name.name),
+            _ => write!(f, "{} {}", self.kind, self.name),
+        }
     }
 }
 
@@ -304,6 +315,17 @@ fn secret(value: &Value) -> Result<Secret, Vec<Finding>> {
     }
 }
 
+/// A Namespace; whatever it has but metadata is of no interest.
+fn namespace(value: &Value) -> Result<Object, Vec<Finding>> {
+    let finding = |field: &str, problem: String| vec![Finding { field: field.to_owned(), problem }];
+    let metadata = serde_json::from_value::<ObjectMeta>(value["metadata"].clone())
+        .map_err(|error| finding("metadata", error.to_string()))?;
+    if metadata.name.as_deref().is_none_or(str::is_empty) {
+        return Err(finding("metadata.name", "required, and missing".to_owned()));
+    }
+    Ok(Object::Namespace(Box::new(Namespace { metadata, ..Namespace::default() })))
+}
+
 fn in_default_namespace(metadata: &mut ObjectMeta) {
     metadata.namespace.get_or_insert_with(|| "default".to_owned());
 }
@@ -378,6 +400,16 @@ mod tests {
             ["stringdata: unknown field; correct or remove it"]
         );
         assert_eq!(findings("apiVersion: v1\nkind: Secret\nmetadata: {}\n"), ["metadata.name: required, and missing"]);
+    }
+
+    #[test]
+    fn a_namespace_is_its_name_and_its_labels() {
+        let entry = only("apiVersion: v1\nkind: Namespace\nmetadata: {name: web, labels: {team: a}}\nspec: {x: y}\n");
+        assert_eq!(entry.to_string(), "Namespace web");
+        let Ok(Object::Namespace(namespace)) = entry.object else { panic!("no Namespace") };
+        assert_eq!(namespace.metadata.labels.expect("labels")["team"], "a");
+        let wrong = "apiVersion: v1\nkind: Namespace\nmetadata: {}\n";
+        assert_eq!(findings(wrong), ["metadata.name: required, and missing"]);
     }
 
     #[test]

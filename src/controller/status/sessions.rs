@@ -118,17 +118,23 @@ impl SessionWriter {
     }
 }
 
-/// The entries of a replica, one for each instance (the newest session of it), in order.
+/// The entries of a replica, one for each instance, in order: its oldest session, and how many there are. The oldest is
+/// the one that changes least.
 fn entries(sessions: &[AgentSession], replica: &str) -> Vec<AgentSession> {
-    let mut newest = BTreeMap::<&str, &AgentSession>::new();
+    let mut instances = BTreeMap::<&str, (&AgentSession, i32)>::new();
     for session in sessions {
-        let kept = newest.entry(&session.instance).or_insert(session);
-        if kept.since < session.since {
-            *kept = session;
+        let (oldest, count) = instances.entry(&session.instance).or_insert((session, 0));
+        *count += 1;
+        if session.since < oldest.since {
+            *oldest = session;
         }
     }
-    let own = |session: &AgentSession| AgentSession { replica: replica.to_owned(), ..session.clone() };
-    let mut entries: Vec<_> = newest.into_values().map(own).collect();
+    let own = |(session, count): (&AgentSession, i32)| AgentSession {
+        replica: replica.to_owned(),
+        connections: Some(count),
+        ..session.clone()
+    };
+    let mut entries: Vec<_> = instances.into_values().map(own).collect();
     entries.sort();
     entries
 }
@@ -161,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_sessions_of_an_instance_the_newest_is_shown() {
+    fn sessions_of_an_instance_are_one_entry_with_their_number() {
         let session = |instance: &str, since: &str| AgentSession {
             replica: String::new(),
             instance: instance.to_owned(),
@@ -169,14 +175,18 @@ mod tests {
             transport: "tls".to_owned(),
             remote_address: "192.0.2.1:40000".to_owned(),
             since: since.to_owned(),
+            connections: None,
         };
         let sessions = [
-            session("b", "2026-01-01T00:00:00Z"),
-            session("a", "2026-01-01T00:00:00Z"),
             session("b", "2026-01-02T00:00:00Z"),
+            session("a", "2026-01-01T00:00:00Z"),
+            session("b", "2026-01-01T00:00:00Z"),
         ];
         let entries = entries(&sessions, "edge-1");
-        let shown: Vec<_> = entries.iter().map(|e| (&*e.replica, &*e.instance, &*e.since)).collect();
-        assert_eq!(shown, [("edge-1", "a", "2026-01-01T00:00:00Z"), ("edge-1", "b", "2026-01-02T00:00:00Z")]);
+        let shown: Vec<_> = entries.iter().map(|e| (&*e.replica, &*e.instance, &*e.since, e.connections)).collect();
+        assert_eq!(
+            shown,
+            [("edge-1", "a", "2026-01-01T00:00:00Z", Some(1)), ("edge-1", "b", "2026-01-01T00:00:00Z", Some(2))]
+        );
     }
 }

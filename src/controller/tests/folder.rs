@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,12 +10,13 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{ConditionType, Reason},
     compile::Compiled,
-    controller::{Controller, Outputs},
+    controller::{Controller, Outputs, Sessions},
     routing::{Backend, EntryPoint, Lookup, ObjectName, RequestInfo},
 };
 
@@ -42,7 +43,7 @@ impl Folder {
     }
 
     fn start(&mut self) {
-        let controller = Controller::folder(&self.dir, "edge-1", &prometheus::Registry::new()).expect("a controller");
+        let controller = controller(&self.dir).expect("a controller");
         self.outputs = Some(controller.outputs());
         tokio::spawn(controller.run(self.stop.clone()));
     }
@@ -61,6 +62,11 @@ impl Drop for Folder {
         self.stop.cancel();
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+fn controller(dir: &Path) -> Result<Controller, Box<dyn std::error::Error + Send + Sync>> {
+    let sessions = watch::Sender::new(Arc::new(Sessions::new())).subscribe();
+    Controller::folder(dir, "edge-1", sessions, &prometheus::Registry::new())
 }
 
 fn host(name: &str, hostname: &str, target: &str) -> String {
@@ -186,9 +192,7 @@ async fn undated_objects_are_ordered_by_file_and_place_and_the_first_of_twins_is
 
 #[test]
 fn a_folder_that_is_not_there_is_named() {
-    let registry = prometheus::Registry::new();
-    let error =
-        Controller::folder(&PathBuf::from("/nonexistent/folder"), "edge-1", &registry).err().expect("no folder");
+    let error = controller(&PathBuf::from("/nonexistent/folder")).err().expect("no folder");
     assert!(error.to_string().starts_with("the folder /nonexistent/folder cannot be watched: "), "{error}");
 }
 
@@ -220,4 +224,25 @@ async fn a_certificate_in_the_folder_is_shown_and_outlives_a_bad_one() {
     };
     let broken = folder.until(wrong).await;
     assert_eq!(shown(&broken), Some(second));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_in_the_folder_lends_its_labels_to_who_may_use_an_agent() {
+    let mut folder = Folder::new();
+    let agent = AGENT.replace(
+        "{name: home}\nspec: {",
+        "{name: home, namespace: shared}\nspec: {allowedNamespaces: {from: \
+                               Selector, selector: {matchLabels: {team: a}}}, ",
+    );
+    let namespace =
+        |team: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: default, labels: {{team: {team}}}}}");
+    folder.write("agent.yaml", &agent);
+    folder.write("a.yaml", &host("a", "a.com", "a:1").replace("[{name: home}]", "[{name: home, namespace: shared}]"));
+    folder.start();
+    let refused = |compiled: &Compiled| target(compiled, "a.com").starts_with("Invalid(");
+    assert!(refused(&*folder.until(|_| true).await));
+    folder.write("namespaces.yaml", &namespace("a"));
+    folder.until(|compiled| target(compiled, "a.com") == "a:1").await;
+    folder.write("namespaces.yaml", &namespace("b"));
+    folder.until(refused).await;
 }

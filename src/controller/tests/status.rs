@@ -135,6 +135,7 @@ fn session(instance: &str, replica: &str) -> AgentSession {
         transport: "tls".to_owned(),
         remote_address: "192.0.2.1:40000".to_owned(),
         since: "2026-01-01T00:00:00Z".to_owned(),
+        connections: Some(1),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 
 use crate::{
-    proxy::{message::upload::Progress, metrics, service::Visitor, visitor::identity},
+    proxy::{error::Reason, message::upload::Progress, metrics, service::Visitor, visitor::identity},
     routing::{ObjectName, Target},
     telemetry::access_log::{AccessLog, Entry},
 };
@@ -35,7 +35,7 @@ pub(super) struct Record {
     pub(super) received: u64,
     /// Bytes of the response's body, or of a join, to the visitor.
     pub(super) sent: u64,
-    pub(super) reason: Option<&'static str>,
+    pub(super) reason: Option<Reason>,
 }
 
 // === impl Record ===
@@ -75,6 +75,10 @@ impl Record {
             (None, Some(host)) => host.to_str().unwrap_or_default(),
             (None, None) => "",
         };
+        // One of the TunnelHost's own namespace by its name, as in the metrics.
+        let of_host =
+            |agent: &ObjectName| self.tunnel_host.as_ref().is_some_and(|host| host.namespace == agent.namespace);
+        let foreign = self.attempt.as_ref().filter(|(agent, ..)| !of_host(agent)).map(|(agent, ..)| agent.to_string());
         self.log.log(&Entry {
             time: self.time,
             duration,
@@ -88,14 +92,14 @@ impl Record {
             received: self.received + self.upload.as_ref().map_or(0, |upload| upload.bytes()),
             sent: self.sent,
             tunnelhost: self.tunnel_host.as_ref().map(|name| (&*name.namespace, &*name.name)),
-            agent: self.attempt.as_ref().map(|(agent, _, _)| &*agent.name),
+            agent: foreign.as_deref().or_else(|| self.attempt.as_ref().map(|(agent, ..)| &*agent.name)),
             target: self.attempt.as_ref().map(|(_, target, _)| target.as_str()),
             retries: self.attempts.saturating_sub(1),
             backend_status: self.backend.map(|(status, _)| status.as_u16()),
             backend_time: self.backend.map(|(_, time)| time),
             request_id: self.request_id.to_str().unwrap_or_default(),
             trace_id: self.trace_id.as_deref(),
-            reason: self.reason,
+            reason: self.reason.map(Reason::label),
         });
     }
 }

@@ -15,10 +15,10 @@ use crate::routing::{BackendTls, Protocol};
 
 /// Longer than this, an idle connection is not worth its memory. Most servers close theirs earlier.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
-/// Most idle connections that are kept for one target through one session.
+/// Most idle connections that are kept for one target through one agent process.
 const MAX_IDLE: usize = 256;
 
-/// The connections of one TunnelHost to one target through one session. Since they are never shared between
+/// The connections of one TunnelHost to one target through one agent process, by whichever of its sessions. Since they are never shared between
 /// TunnelHosts, the flow of a link belongs to one of them.
 pub(in crate::proxy) struct Pool {
     /// `None` once the pool is closed: what comes back then is dropped.

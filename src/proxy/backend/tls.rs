@@ -43,7 +43,7 @@ impl BackendConfigs {
         link: Counted<Link>,
         limit: Duration,
     ) -> Result<(BackendStream, bool), ProxyError> {
-        let name = tls.server_name.as_deref().unwrap_or_else(|| target.host()).to_owned();
+        let name = tls.server_name.as_deref().or(target.host()).unwrap_or_default().to_owned();
         let name = ServerName::try_from(name.clone())
             .map_err(|_| ProxyError::BackendTls(format!("{name:?} is no name that a certificate can have")))?;
         let Configs { either, http1 } = self.of(tls).map_err(|error| ProxyError::BackendTls(error.to_string()))?;

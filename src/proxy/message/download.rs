@@ -8,8 +8,9 @@ use std::{
 use crate::proxy::{
     account::Account,
     backend::{Exchange, pool::Pool},
-    error::failure,
+    error::{Reason, failure},
     idle::Idle,
+    message::{headers, upload::Progress},
     metrics::Metrics,
 };
 use bytes::Bytes;
@@ -27,6 +28,8 @@ pub(in crate::proxy) struct Download {
     exchange: Option<Exchange>,
     pool: Arc<Pool>,
     idle: Idle,
+    /// The request's body, which may still be on its way.
+    upload: Option<Arc<Progress>>,
     /// Why the body ends early; told with the next poll.
     failed: Option<BodyError>,
     metrics: Arc<Metrics>,
@@ -42,16 +45,18 @@ impl Download {
         exchange: Exchange,
         pool: Arc<Pool>,
         idle: Duration,
+        upload: Option<Arc<Progress>>,
         metrics: Arc<Metrics>,
         account: Account,
     ) -> Self {
         let idle = Idle::new(idle);
-        let mut download = Self { incoming, exchange: Some(exchange), pool, idle, failed: None, metrics, account };
+        let mut download =
+            Self { incoming, exchange: Some(exchange), pool, idle, upload, failed: None, metrics, account };
         download.finish_at_end();
         download
     }
 
-    /// How long the backend may send nothing.
+    /// How long neither body may move.
     pub(super) fn idle_timeout(&self) -> Duration {
         self.idle.timeout()
     }
@@ -66,13 +71,16 @@ impl Download {
         let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                ready!(self.idle.poll_expired(cx));
-                return self.fail(cx, "stream_idle", "the backend sent nothing for too long".into());
+                ready!(self.poll_idle(cx));
+                return self.fail(cx, Reason::StreamIdle, "nothing came of either body for too long".into());
             }
         };
         self.idle.moved();
         match frame {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::clean_trailers(trailers);
+                }
                 self.account.sends(frame.data_ref().map_or(0, Bytes::len));
                 self.finish_at_end();
                 Poll::Ready(Some(Ok(frame)))
@@ -85,8 +93,19 @@ impl Download {
         }
     }
 
+    /// Ready once neither body has moved for too long.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.idle.poll_expired(cx));
+            match self.upload.as_ref().map(|upload| upload.last()) {
+                Some(moved) if moved.elapsed() < self.idle.timeout() => self.idle.moved_at(moved),
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+
     /// The visitor does not get the rest.
-    pub(super) fn give_up(&mut self, reason: &'static str) {
+    pub(super) fn give_up(&mut self, reason: Reason) {
         if self.exchange.is_some() {
             self.account.failed(reason);
         }
@@ -115,9 +134,9 @@ impl Download {
 
     /// Ends the body early, but not at once: the server forgets what it has not written yet when it hears of an error,
     /// so it gets a turn to write what the backend did send.
-    fn fail<T>(&mut self, cx: &mut Context<'_>, reason: &'static str, error: BodyError) -> Poll<T> {
+    fn fail<T>(&mut self, cx: &mut Context<'_>, reason: Reason, error: BodyError) -> Poll<T> {
         self.exchange = None;
-        self.metrics.errors.with_label_values(&[reason]).inc();
+        self.metrics.failed(reason);
         self.account.failed(reason);
         self.failed = Some(error);
         cx.waker().wake_by_ref();

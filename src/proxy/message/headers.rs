@@ -14,6 +14,22 @@ static HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
+/// Fields that frame, route or authenticate a message, and so have no meaning behind it.
+static OF_HEADS: [HeaderName; 12] = [
+    header::AUTHORIZATION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::EXPECT,
+    header::HOST,
+    header::SET_COOKIE,
+    header::TE,
+    header::TRAILER,
+    header::VIA,
+];
+
 /// Removes what belongs to one hop, including the fields that `Connection` names. Returns the protocol of a
 /// requested or accepted upgrade.
 pub(in crate::proxy) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
@@ -50,6 +66,15 @@ pub(in crate::proxy) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<Head
         }
     }
     upgrade
+}
+
+/// Removes from a message's trailers what only its head may say (RFC 9110, 6.5.1): about the hop, its framing, where it goes and
+/// who sends it. Some recipients put trailers beside the head's fields as if they had come with them.
+pub(in crate::proxy) fn clean_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    for name in &OF_HEADS {
+        trailers.remove(name);
+    }
 }
 
 /// Marks a message as carrying an upgrade on its next hop.
@@ -95,6 +120,25 @@ mod tests {
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["host", "te", "x-kept"]);
+    }
+
+    #[test]
+    fn trailers_say_nothing_of_the_head() {
+        let mut trailers = headers(&[
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "5"),
+            ("host", "evil.example.com"),
+            ("authorization", "Basic YTpi"),
+            ("te", "trailers"),
+            ("grpc-status", "0"),
+            ("x-sum", "1"),
+        ]);
+        clean_trailers(&mut trailers);
+        let mut left: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["grpc-status", "x-sum"]);
     }
 
     #[test]

@@ -16,7 +16,11 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::expect::{self, Expectation};
+use super::{
+    expect::{self, Expectation},
+    headers,
+};
+use crate::proxy::visitor::{identity, phase::Uploading};
 
 /// What the backend gets.
 pub(in crate::proxy) enum RequestBody {
@@ -32,6 +36,8 @@ pub(in crate::proxy) struct Upload {
     progress: Arc<Progress>,
     /// The most bytes that it may have.
     limit: u64,
+    /// Tells when the visitor cannot send more of it, over HTTP/1.1.
+    uploading: Option<Uploading>,
     expected: Option<Box<Expected>>,
 }
 
@@ -42,6 +48,8 @@ pub(in crate::proxy) enum UploadError {
     Visitor(#[from] hyper::Error),
     #[error("it has more than {0} bytes")]
     TooLarge(u64),
+    #[error("the visitor ended its side within it")]
+    BrokenOff,
 }
 
 /// What is asked before the body is, since asking that is what tells the visitor to send it.
@@ -66,7 +74,12 @@ pub(in crate::proxy) struct Progress {
 
 impl RequestBody {
     /// A visitor's body, of at most so many bytes. Where there is an `expectation` and a body, it waits for that.
-    pub(in crate::proxy) fn new(incoming: Incoming, expectation: Option<Arc<Expectation>>, limit: Option<u64>) -> Self {
+    pub(in crate::proxy) fn new(
+        incoming: Incoming,
+        expectation: Option<Arc<Expectation>>,
+        limit: Option<u64>,
+        uploading: Option<Uploading>,
+    ) -> Self {
         if incoming.is_end_stream() {
             return Self::Empty;
         }
@@ -78,7 +91,7 @@ impl RequestBody {
         };
         let expected = expectation.map(|expectation| Box::new(Expected { expectation, patience: None }));
         let limit = limit.unwrap_or(u64::MAX);
-        Self::Upload(Upload { incoming, progress: Arc::new(progress), limit, expected })
+        Self::Upload(Upload { incoming, progress: Arc::new(progress), limit, uploading, expected })
     }
 
     /// Whether there is anything to send, or to send again.
@@ -141,10 +154,21 @@ impl Upload {
             ready!(expected.expectation.poll_wanted(cx));
             self.expected = None;
         }
-        let frame = Pin::new(&mut self.incoming).poll_frame(cx)?;
+        let mut frame = Pin::new(&mut self.incoming).poll_frame(cx)?;
+        if frame.is_pending() && self.uploading.as_ref().is_some_and(|uploading| uploading.is_over(cx)) {
+            // The last of it may have come in between.
+            frame = Pin::new(&mut self.incoming).poll_frame(cx)?;
+            if frame.is_pending() {
+                return Poll::Ready(Some(Err(UploadError::BrokenOff)));
+            }
+        }
         self.progress.waits.store(frame.is_pending(), Ordering::Relaxed);
-        if let Poll::Ready(frame) = &frame {
+        if let Poll::Ready(frame) = &mut frame {
             self.progress.touch();
+            if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
+                headers::clean_trailers(trailers);
+                identity::clean_trailers(trailers);
+            }
             let data = frame.as_ref().and_then(Frame::data_ref);
             if data.is_some_and(|data| self.progress.add(data.len()) > self.limit) {
                 return Poll::Ready(Some(Err(UploadError::TooLarge(self.limit))));

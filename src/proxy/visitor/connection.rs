@@ -32,12 +32,10 @@ use super::{
 };
 use crate::proxy::{
     Config, Shared,
+    error::Reason,
     message::{body::Body, download::BodyError},
     service::{self, Visitor},
 };
-
-/// Why a response ended that its visitor did not take.
-const VISITOR_STALLED: &str = "visitor_stalled";
 
 /// A connection that was accepted, and by whom.
 pub(in crate::proxy) struct Accepted {
@@ -93,8 +91,8 @@ impl Accepted {
                 Some(Ok(None)) => {}
                 Some(Err(rejected)) => {
                     if let Some(reason) = rejected.reason() {
-                        shared.makers.metrics.errors.with_label_values(&[reason]).inc();
-                        tracing::debug!(%peer, reason, "a connection has no PROXY header that counts");
+                        shared.makers.metrics.failed(reason);
+                        tracing::debug!(%peer, reason = reason.label(), "a connection has no PROXY header that counts");
                     }
                     return;
                 }
@@ -132,13 +130,17 @@ impl Accepted {
             let connection = http2::serve(&shared, io, &visitor, &phase);
             watch(&shared, &phase, connection, peer, shutdown, token).await;
         } else {
-            let service = service_fn(|request: Request<Incoming>| {
-                let progress = phase.begin(!request.body().is_end_stream());
+            let service = service_fn(|mut request: Request<Incoming>| {
+                let has_body = !request.body().is_end_stream();
+                let mut progress = phase.begin(has_body);
+                if has_body {
+                    request.extensions_mut().insert(progress.upload());
+                }
                 let ends_with_connection = request.version() == Version::HTTP_10;
                 let (shared, visitor) = (shared.clone(), visitor.clone());
                 async move {
                     let response = service::handle(&shared, &visitor, request).await;
-                    progress.phase().set_stall_timeout(shared.stall_timeout(response.body()));
+                    progress.set_stall_timeout(shared.stall_timeout(response.body()));
                     Ok::<_, Infallible>(response.map(|body| Tracked { body, progress, ends_with_connection }))
                 }
             });
@@ -268,7 +270,7 @@ impl Shared {
     /// Counts the end of a connection that was not in order.
     fn count(&self, end: &End, peer: SocketAddr) {
         if let Some(reason) = end.reason() {
-            self.makers.metrics.errors.with_label_values(&[reason]).inc();
+            self.makers.metrics.failed(reason);
             tracing::debug!(%peer, ?end, "a visitor's connection ended");
         }
     }
@@ -278,15 +280,15 @@ impl Shared {
 
 impl End {
     /// What it counts as, where it was not in order.
-    fn reason(&self) -> Option<&'static str> {
+    fn reason(&self) -> Option<Reason> {
         match self {
             Self::Closed(Ok(())) | Self::Expired(Stage::Idle | Stage::Busy | Stage::Closing) => None,
-            Self::Closed(Err(error)) if error.is_parse_too_large() => Some("head_too_large"),
-            Self::Closed(Err(error)) if error.is_parse() => Some("malformed_request"),
-            Self::Closed(Err(error)) if error.is_incomplete_message() => Some("incomplete_request"),
+            Self::Closed(Err(error)) if error.is_parse_too_large() => Some(Reason::HeadTooLarge),
+            Self::Closed(Err(error)) if error.is_parse() => Some(Reason::MalformedRequest),
+            Self::Closed(Err(error)) if error.is_incomplete_message() => Some(Reason::IncompleteRequest),
             Self::Closed(Err(error)) => http2::reason(error),
-            Self::Expired(Stage::Head) => Some("head_timeout"),
-            Self::Stalled => Some(VISITOR_STALLED),
+            Self::Expired(Stage::Head) => Some(Reason::HeadTimeout),
+            Self::Stalled => Some(Reason::VisitorStalled),
         }
     }
 }
@@ -303,7 +305,7 @@ impl Tracked {
 impl Drop for Tracked {
     fn drop(&mut self) {
         if self.progress.phase().is_given_up() {
-            self.body.give_up(VISITOR_STALLED);
+            self.body.give_up(Reason::VisitorStalled);
         }
     }
 }

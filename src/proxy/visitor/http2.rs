@@ -18,6 +18,7 @@ use super::{
 };
 use crate::proxy::{
     Shared,
+    error::Reason,
     joiner::upgrade,
     message::download::BodyError,
     service::{self, Visitor},
@@ -62,7 +63,7 @@ pub(super) fn serve(
     let (shared, visitor, phase) = (shared.clone(), visitor.clone(), phase.clone());
     let max_head_bytes = shared.config.max_header_bytes;
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let progress = phase.begin(false);
+        let mut progress = phase.begin(false);
         let (shared, visitor) = (shared.clone(), visitor.clone());
         async move {
             join_cookies(&mut request);
@@ -70,7 +71,7 @@ pub(super) fn serve(
                 upgrade::from_connect(&mut request, progress.join());
             }
             let response = service::handle(&shared, &visitor, request).await;
-            progress.phase().set_stall_timeout(shared.stall_timeout(response.body()));
+            progress.set_stall_timeout(shared.stall_timeout(response.body()));
             Ok::<_, Infallible>(response.map(|body| Tracked::framed(body, progress)))
         }
     });
@@ -104,16 +105,16 @@ fn join_cookies(request: &mut Request<Incoming>) {
 }
 
 /// What the end of a connection by an error counts as.
-pub(super) fn reason(error: &hyper::Error) -> Option<&'static str> {
+pub(super) fn reason(error: &hyper::Error) -> Option<Reason> {
     let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) else {
-        return Some("visitor_closed");
+        return Some(Reason::VisitorClosed);
     };
     match error.reason() {
         // The visitor ended it in order.
         Some(h2::Reason::NO_ERROR) => None,
-        Some(h2::Reason::ENHANCE_YOUR_CALM) => Some("http2_flood"),
-        Some(_) if error.is_library() => Some("malformed_request"),
-        _ => Some("visitor_closed"),
+        Some(h2::Reason::ENHANCE_YOUR_CALM) => Some(Reason::Http2Flood),
+        Some(_) if error.is_library() => Some(Reason::MalformedRequest),
+        _ => Some(Reason::VisitorClosed),
     }
 }
 

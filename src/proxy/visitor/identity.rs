@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header, uri::Scheme};
 use ipnet::IpNet;
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(in crate::proxy) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -74,6 +74,12 @@ pub(in crate::proxy) fn identify(
     }
     check_trace(headers);
     Identity { address, secure }
+}
+
+/// Removes from a request's trailers what only its head may say of the visitor, or the edge. Of a trusted proxy too: none says it
+/// so late.
+pub(in crate::proxy) fn clean_trailers(trailers: &mut HeaderMap) {
+    remove_where(trailers, |name| is_claim(&name.replace('_', "-")) || name == "tracestate");
 }
 
 /// The request's place in a trace (W3C Trace Context, 3.2), if that is known.
@@ -324,6 +330,24 @@ mod tests {
         assert_eq!(visitor("203.0.113.9, nonsense"), "198.51.100.7");
         let (_, untrusted) = identified(&[("x-forwarded-for", "1.2.3.4")], "192.0.2.0/24");
         assert_eq!(untrusted.address, PEER.parse().expect("an address"));
+    }
+
+    #[test]
+    fn trailers_say_nothing_of_the_visitor() {
+        let mut trailers = headers(&[
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x_forwarded_user", "root"),
+            ("forwarded", "for=10.0.0.1"),
+            ("true-client-ip", "10.0.0.1"),
+            ("x-request-id", "1"),
+            ("via", "1.1 evil"),
+            ("traceparent", TRACE),
+            ("tracestate", "a=1"),
+            ("proxy", "http://evil.example.com"),
+            ("x-sum", "1"),
+        ]);
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-sum"]);
     }
 
     #[test]

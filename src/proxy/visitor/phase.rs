@@ -1,15 +1,20 @@
 //! What a visitor's connection waits for, and since when.
 
+mod stall;
+
 use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    task::Context,
     time::Duration,
 };
 
+use futures::task::AtomicWaker;
 use tokio::time::Instant;
 
+use self::stall::StallTimeout;
 use crate::proxy::Config;
 
 /// How long a visitor that has ended its side may take nothing before it counts as gone. One that only has no more to say
@@ -26,8 +31,7 @@ pub(super) struct Phase {
     start: Instant,
     header_timeout: Duration,
     idle_timeout: Duration,
-    /// How long the visitor may take nothing, in milliseconds; as the rule of the last request has it.
-    stall_timeout: AtomicU64,
+    stall_timeout: StallTimeout,
     /// Several requests may be in progress at once, as over HTTP/2.
     multiplexed: bool,
     /// Milliseconds from `start` above the two bits of the [`Stage`].
@@ -37,6 +41,8 @@ pub(super) struct Phase {
     stalled: AtomicU64,
     /// When a visitor that has ended its side last took something, in milliseconds from `start`; [`OPEN`] before it does.
     half_closed: AtomicU64,
+    /// Who waits for more of the request's body, and is not to wait once the visitor has ended its side.
+    uploading: AtomicWaker,
     /// The visitor must not take an orderly end of the connection for that of the response.
     cut: AtomicBool,
     /// The visitor was too slow with a request's head, and hears of it.
@@ -78,11 +84,17 @@ pub(super) struct InProgress {
     phase: Arc<Phase>,
     /// A piece of the response was given to the connection, and the next one not yet asked for.
     handed: bool,
+    /// How long the visitor may take nothing of the response, in milliseconds, where others have their own.
+    stall_timeout: Option<u64>,
 }
 
 /// A join over HTTP/2, which keeps its connection busy.
 #[derive(Debug)]
 pub(in crate::proxy) struct Joined(Arc<Phase>);
+
+/// The body of a request that comes in turn, which nothing more can come of once the visitor has ended its side.
+#[derive(Clone, Debug)]
+pub(in crate::proxy) struct Uploading(Arc<Phase>);
 
 /// Milliseconds, few enough to be added to any moment.
 fn millis(duration: Duration) -> u64 {
@@ -98,11 +110,12 @@ impl Phase {
             start: Instant::now(),
             header_timeout: config.header_timeout,
             idle_timeout: config.idle_timeout,
-            stall_timeout: AtomicU64::new(millis(config.stall_timeout)),
+            stall_timeout: StallTimeout::new(millis(config.stall_timeout)),
             multiplexed: false,
             state: AtomicU64::new(0),
             stalled: AtomicU64::new(FLOWS),
             half_closed: AtomicU64::new(OPEN),
+            uploading: AtomicWaker::new(),
             cut: AtomicBool::new(false),
             too_slow: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
@@ -136,7 +149,7 @@ impl Phase {
         self.has_body.store(has_body, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
         self.set(Stage::Busy);
-        InProgress { phase: self.clone(), handed: false }
+        InProgress { phase: self.clone(), handed: false, stall_timeout: None }
     }
 
     /// A request or a join is over.
@@ -159,7 +172,9 @@ impl Phase {
             return false;
         }
         if !self.is_half_closed() {
-            self.half_closed.store(self.millis(), Ordering::Relaxed);
+            // What came before is in the body by now.
+            self.half_closed.store(self.millis(), Ordering::Release);
+            self.uploading.wake();
         }
         true
     }
@@ -172,7 +187,7 @@ impl Phase {
     }
 
     fn is_half_closed(&self) -> bool {
-        self.half_closed.load(Ordering::Relaxed) != OPEN
+        self.half_closed.load(Ordering::Acquire) != OPEN
     }
 
     /// The response breaks off where only the end of the connection tells its end.
@@ -209,11 +224,6 @@ impl Phase {
 
     pub(super) fn is_given_up(&self) -> bool {
         self.given_up.load(Ordering::Relaxed)
-    }
-
-    /// How long the visitor may take nothing from now on.
-    pub(super) fn set_stall_timeout(&self, timeout: Duration) {
-        self.stall_timeout.store(millis(timeout), Ordering::Relaxed);
     }
 
     /// The visitor took something of what is written, or nothing.
@@ -257,7 +267,7 @@ impl Phase {
     /// Until when the visitor has time; `None` while it is the edge's turn.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let at = |millis: u64| self.start + Duration::from_millis(millis);
-        let stall_timeout = Duration::from_millis(self.stall_timeout.load(Ordering::Relaxed));
+        let stall_timeout = Duration::from_millis(self.stall_timeout.get());
         if self.is_stalled() {
             return Some(at(self.stalled.load(Ordering::Relaxed)) + stall_timeout);
         }
@@ -284,6 +294,17 @@ impl InProgress {
         &self.phase
     }
 
+    /// How long the visitor may take nothing of the response.
+    pub(super) fn set_stall_timeout(&mut self, timeout: Duration) {
+        let timeout = millis(timeout);
+        if self.phase.multiplexed {
+            self.stall_timeout = Some(timeout);
+            self.phase.stall_timeout.add(timeout);
+        } else {
+            self.phase.stall_timeout.set(timeout);
+        }
+    }
+
     /// The connection asks for the response's next piece: it is rid of the last one.
     pub(super) fn asked(&mut self) {
         if self.handed {
@@ -303,6 +324,11 @@ impl InProgress {
         }
     }
 
+    /// For who reads the request's body.
+    pub(super) fn upload(&self) -> Uploading {
+        Uploading(self.phase.clone())
+    }
+
     /// A join begins that goes on beside the request.
     pub(super) fn join(&self) -> Joined {
         self.phase.joins.fetch_add(1, Ordering::Relaxed);
@@ -314,7 +340,21 @@ impl InProgress {
 impl Drop for InProgress {
     fn drop(&mut self) {
         self.asked();
+        if let Some(timeout) = self.stall_timeout {
+            self.phase.stall_timeout.remove(timeout);
+        }
         self.phase.end();
+    }
+}
+
+// === impl Uploading ===
+
+impl Uploading {
+    /// Whether the visitor has ended its side. What it sent before can be read from the body then; who asks is woken when
+    /// it happens later.
+    pub(in crate::proxy) fn is_over(&self, cx: &Context<'_>) -> bool {
+        self.0.uploading.register(cx.waker());
+        self.0.is_half_closed()
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{identity::TrustedProxies, socket::Socket};
-use crate::routing::ProxyProtocol;
+use crate::{proxy::error::Reason, routing::ProxyProtocol};
 
 /// The longest header that is read. Addresses take up to 232 bytes, and what balancers add is short.
 const MAX_HEADER: usize = 4 * 1024;
@@ -99,11 +99,11 @@ fn of_one_family(mut a: SocketAddr, mut b: SocketAddr) -> (SocketAddr, SocketAdd
 
 impl Rejected {
     /// The label of `culvert_errors_total`; `None` where nothing was wrong.
-    pub(super) fn reason(self) -> Option<&'static str> {
+    pub(super) fn reason(self) -> Option<Reason> {
         match self {
-            Self::Untrusted => Some("proxy_protocol_untrusted"),
-            Self::Malformed => Some("proxy_protocol_malformed"),
-            Self::Timeout => Some("proxy_protocol_timeout"),
+            Self::Untrusted => Some(Reason::ProxyProtocolUntrusted),
+            Self::Malformed => Some(Reason::ProxyProtocolMalformed),
+            Self::Timeout => Some(Reason::ProxyProtocolTimeout),
             Self::Closed => None,
         }
     }

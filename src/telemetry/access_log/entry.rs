@@ -70,7 +70,7 @@ pub struct Entry<'a> {
     /// The TunnelHost, `namespace/name`.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "joined")]
     pub tunnelhost: Option<(&'a str, &'a str)>,
-    /// The agent that the last attempt went to.
+    /// The agent that the last attempt went to: its name, and where it is not of the TunnelHost's namespace, `namespace/name`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<&'a str>,
     /// The target of the last attempt.

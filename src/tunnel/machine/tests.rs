@@ -127,7 +127,7 @@ fn control_frames_overtake_data_and_links_take_turns() {
     assert_eq!(write(&mut wire.agent, b, &data[..40_000]), Ok(40_000));
     let more = write(&mut wire.agent, a, &data).expect("open");
     wire.agent.reset(a, ResetCode::Internal);
-    assert!(wire.agent.note(&Note::Drain));
+    assert!(wire.agent.note(&Note::Drain { seconds: None }));
     let bytes = take_output(&mut wire.agent, wire.now);
     // RESET of the one, NOTE, then what was framed of it before.
     assert_eq!(bytes[0], 7);

@@ -3,7 +3,7 @@ use std::{io, time::Duration};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{PROTOCOL, Registration, header as own};
+use super::{Carrier, Registration, header as own};
 
 /// The edge took the agent in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct Rejection {
     pub spoken: Option<String>,
     /// The id of the replica, where it said so (409).
     pub replica: Option<String>,
+    /// Whether these are the words of a bridge, and not of something in between.
+    pub is_of_bridge: bool,
 }
 
 /// Why a registration failed.
@@ -39,6 +41,9 @@ pub enum RegisterError {
     /// What answered is no bridge.
     #[error("what answered is no culvert bridge: {0}")]
     NoBridge(&'static str),
+    /// The connection ended without an answer.
+    #[error("it closed the connection before it had answered")]
+    Closed,
     /// The connection failed.
     #[error("the connection failed: {0}")]
     Io(#[from] io::Error),
@@ -48,20 +53,33 @@ pub enum RegisterError {
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_BODY: usize = 1024;
 
-/// Registers on a connection and reads the answer. Waits as long as the connection lets it: a deadline is the
-/// caller's.
+/// Registers on a connection, for frames directly on it, and reads the answer. Waits as long as the connection lets it: a
+/// deadline is the caller's.
 pub async fn register<T>(io: &mut T, host: &str, registration: &Registration) -> Result<Registered, RegisterError>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    io.write_all(&registration.encode(host)).await?;
+    register_over(io, host, registration, &Carrier::Direct).await
+}
+
+/// As [`register`], for frames in that carrier.
+pub async fn register_over<T>(
+    io: &mut T,
+    host: &str,
+    registration: &Registration,
+    carrier: &Carrier,
+) -> Result<Registered, RegisterError>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    io.write_all(&registration.encode(host, carrier)).await?;
     io.flush().await?;
     let mut buffer = BytesMut::with_capacity(1024);
     let (head, length) = loop {
         if io.read_buf(&mut buffer).await? == 0 {
-            return Err(RegisterError::NoBridge("it closed the connection before it had answered"));
+            return Err(RegisterError::Closed);
         }
-        match Head::parse(&buffer)? {
+        match Head::parse(&buffer, carrier)? {
             Some(parsed) => break parsed,
             None if buffer.len() > MAX_HEAD => return Err(RegisterError::NoBridge("its answer is too long")),
             None => {}
@@ -90,7 +108,7 @@ enum Head {
 
 impl Head {
     /// The head and its length, once it is whole.
-    fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, RegisterError> {
+    fn parse(bytes: &[u8], carrier: &Carrier) -> Result<Option<(Self, usize)>, RegisterError> {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut response = httparse::Response::new(&mut headers);
         let length = match response.parse(bytes) {
@@ -106,7 +124,7 @@ impl Head {
         };
         let replica = value(own::REPLICA.as_str()).filter(|id| !id.is_empty()).map(str::to_owned);
         if status == http::StatusCode::SWITCHING_PROTOCOLS {
-            if !value("upgrade").is_some_and(|protocol| protocol.eq_ignore_ascii_case(PROTOCOL)) {
+            if !carrier.is_granted(value) {
                 return Err(RegisterError::NoBridge("it switched to another protocol"));
             }
             let replica = replica.ok_or(RegisterError::NoBridge("it did not say which replica it is"))?;
@@ -116,7 +134,8 @@ impl Head {
         let spoken = value("upgrade").map(str::to_owned);
         // Without a length the body goes on until the connection ends.
         let body = value("content-length").and_then(|length| length.parse().ok()).unwrap_or(MAX_BODY);
-        let rejection = Rejection { status, reason: String::new(), retry_after, spoken, replica };
+        let is_of_bridge = value(own::PROTOCOL.as_str()).is_some();
+        let rejection = Rejection { status, reason: String::new(), retry_after, spoken, replica, is_of_bridge };
         Ok(Some((Self::Rejected { rejection, body }, length)))
     }
 }
@@ -193,9 +212,10 @@ mod tests {
         let answer = b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: culvert/2\r\n\r\nspeak culvert/2\x1b[2J";
         let Err(RegisterError::Rejected(rejection)) = answered(answer, 5).await else { panic!("not rejected") };
         assert_eq!((rejection.spoken.as_deref(), &*rejection.reason), (Some("culvert/2"), "speak culvert/2[2J"));
-        let answer = b"HTTP/1.1 409 Conflict\r\nCulvert-Replica: edge-1\r\nContent-Length: 0\r\n\r\n";
+        assert!(!rejection.is_of_bridge);
+        let answer = b"HTTP/1.1 409 Conflict\r\nCulvert-Replica: edge-1\r\nCulvert-Protocol: culvert/1\r\n\r\n";
         let Err(RegisterError::Rejected(rejection)) = answered(answer, 5).await else { panic!("not rejected") };
-        assert_eq!(rejection.replica.as_deref(), Some("edge-1"));
+        assert_eq!((rejection.replica.as_deref(), rejection.is_of_bridge), (Some("edge-1"), true));
     }
 
     #[tokio::test]
@@ -204,7 +224,7 @@ mod tests {
             Err(RegisterError::NoBridge(why)) => why,
             other => panic!("{other:?}"),
         };
-        assert_eq!(no_bridge(b"").await, "it closed the connection before it had answered");
+        assert!(matches!(answered(b"", 1).await, Err(RegisterError::Closed)));
         assert_eq!(no_bridge(b"SSH-2.0-OpenSSH_9.6\r\n").await, "its answer is not HTTP/1.1");
         assert_eq!(no_bridge(b"HTTP/1.1 101 \r\nupgrade: websocket\r\n\r\n").await, "it switched to another protocol");
         assert_eq!(

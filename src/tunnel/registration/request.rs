@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
-use super::{PATH, PROTOCOL, Token, TokenError, header as own};
+use super::{Carrier, PATH, PROTOCOL, SUBPROTOCOL, Token, TokenError, header as own};
 
 /// Who registers, and with what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,10 @@ pub struct Registration {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegistrationError {
     /// It asks for another protocol, or none.
-    #[error("this is a bridge for culvert agents: it speaks {PROTOCOL}, the request asks for {0:?} in \"Upgrade\"")]
+    #[error(
+        "this is a bridge for culvert agents: it speaks {PROTOCOL}, or {SUBPROTOCOL} in a WebSocket; the request asks \
+         for {0:?} in \"Upgrade\""
+    )]
     Protocol(String),
     /// There is no bearer token.
     #[error("no token: send it as \"Authorization: Bearer TOKEN\"")]
@@ -49,16 +52,19 @@ impl Registration {
 
     /// The request's bytes; `host` is the bridge's authority, as in `bridge.example.com:7443`.
     #[must_use]
-    pub fn encode(&self, host: &str) -> Vec<u8> {
+    pub fn encode(&self, host: &str, carrier: &Carrier) -> Vec<u8> {
         let Self { agent, token, instance, version, slot, met } = self;
         let mut text = format!(
-            "GET {PATH} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: {PROTOCOL}\r\n\
+            "GET {PATH} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\n\
              Authorization: Bearer {token}\r\nCulvert-Agent: {agent}\r\nCulvert-Instance: {instance}\r\n\
              Culvert-Version: {version}\r\nCulvert-Slot: {slot}\r\n",
             token = token.expose(),
         );
-        if !met.is_empty() {
+        for (name, value) in carrier.request() {
             // Writing to a String cannot fail.
+            let _ = write!(text, "{name}: {value}\r\n");
+        }
+        if !met.is_empty() {
             let _ = write!(text, "Culvert-Met: {}\r\n", met.join(","));
         }
         text.push_str("\r\n");
@@ -67,10 +73,8 @@ impl Registration {
 
     /// Reads a registration from a request's headers; method and path are the caller's to check.
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, RegistrationError> {
-        let upgrade = headers.get(header::UPGRADE).map_or(&b""[..], |value| value.as_bytes());
-        let spoken =
-            upgrade.split(|&byte| byte == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(PROTOCOL.as_bytes()));
-        if !spoken {
+        if Carrier::from_headers(headers).is_none() {
+            let upgrade = headers.get(header::UPGRADE).map_or(&b""[..], |value| value.as_bytes());
             return Err(RegistrationError::Protocol(String::from_utf8_lossy(upgrade).into_owned()));
         }
         let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -158,7 +162,7 @@ mod tests {
     #[test]
     fn what_is_encoded_is_read_back() {
         let registration = registration();
-        let headers = headers(&registration.encode("bridge.example.com:7443"));
+        let headers = headers(&registration.encode("bridge.example.com:7443", &Carrier::Direct));
         assert_eq!(headers["host"], "bridge.example.com:7443");
         assert_eq!(headers["connection"], "Upgrade");
         assert_eq!(Registration::from_headers(&headers), Ok(registration));
@@ -167,7 +171,7 @@ mod tests {
     #[test]
     fn no_replica_met_means_no_header() {
         let registration = Registration { met: Vec::new(), ..registration() };
-        let headers = headers(&registration.encode("bridge"));
+        let headers = headers(&registration.encode("bridge", &Carrier::Direct));
         assert!(!headers.contains_key("culvert-met"));
         assert_eq!(Registration::from_headers(&headers), Ok(registration));
     }
@@ -175,7 +179,7 @@ mod tests {
     #[test]
     fn errors_say_what_is_wrong_and_never_the_token() {
         let with = |name: &'static str, value: &'static str| {
-            let mut headers = headers(&registration().encode("bridge"));
+            let mut headers = headers(&registration().encode("bridge", &Carrier::Direct));
             headers.insert(name, HeaderValue::from_static(value));
             Registration::from_headers(&headers).expect_err("no registration")
         };
@@ -189,14 +193,22 @@ mod tests {
         assert_eq!(with("culvert-agent", "a/b/c"), RegistrationError::Malformed(own::AGENT, "NAMESPACE/NAME"));
         assert_eq!(with("culvert-instance", "xyz").status(), StatusCode::BAD_REQUEST);
         assert_eq!(with("culvert-slot", "-1").status(), StatusCode::BAD_REQUEST);
-        let mut headers = headers(&registration().encode("bridge"));
+        let mut headers = headers(&registration().encode("bridge", &Carrier::Direct));
         headers.remove("culvert-version");
         assert_eq!(Registration::from_headers(&headers), Err(RegistrationError::Missing(own::VERSION)));
     }
 
     #[test]
+    fn a_websocket_registers_alike() {
+        let carrier = Carrier::websocket();
+        let headers = headers(&registration().encode("bridge", &carrier));
+        assert_eq!(Registration::from_headers(&headers), Ok(registration()));
+        assert_eq!(Carrier::from_headers(&headers), Some(carrier));
+    }
+
+    #[test]
     fn one_of_several_protocols_is_enough() {
-        let mut headers = headers(&registration().encode("bridge"));
+        let mut headers = headers(&registration().encode("bridge", &Carrier::Direct));
         headers.insert("upgrade", HeaderValue::from_static("culvert/2, Culvert/1"));
         assert!(Registration::from_headers(&headers).is_ok());
     }

@@ -100,7 +100,7 @@ fn a_flood_of_openings_that_reads_no_refusal_ends_the_session() {
 #[test]
 fn a_flood_of_notes_ends_the_session() {
     let mut agent = agent();
-    let drain = Note::Drain.encode();
+    let drain = Note::Drain { seconds: None }.encode();
     let flood = (0..100).find_map(|_| receive(&mut agent, &frame(10, 0, 0, &drain)).err());
     assert_eq!(flood, Some(Violation::TooManyNotes));
 }
@@ -165,7 +165,7 @@ fn readers_that_stall_in_mid_download_hold_no_more_than_the_budget() {
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![
         Just(open().encode()),
-        Just(Note::Drain.encode()),
+        Just(Note::Drain { seconds: None }.encode()),
         prop::collection::vec(any::<u8>(), 0..12),
         prop::collection::vec(any::<u8>(), 0..6000),
         Just(vec![0, 1]),
