@@ -9,6 +9,7 @@ mod backend;
 mod backoff;
 mod dial;
 mod edge;
+mod health;
 mod http_proxy;
 mod links;
 mod plan;

@@ -9,6 +9,7 @@
 mod brief;
 mod connection;
 mod ending;
+mod health;
 mod instances;
 mod listener;
 mod mesh;
@@ -21,6 +22,7 @@ mod waiting;
 
 pub use self::{
     ending::Ending,
+    health::Health,
     listener::{Bridge, BridgeError, Config, Security},
     mesh::{Mesh, MeshConfig, MeshError, MeshIdentity, MeshPeer},
     registry::{AgentSession, Registry, Sessions},

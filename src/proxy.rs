@@ -38,7 +38,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     backend::tls::BackendConfigs,
     gate::Passwords,
-    live::{Live, Makers},
+    live::{Live, Makers, places::PlaceStates},
     metrics::{HostMetrics, Metrics},
     visitor::{connection::Accepted, socket},
 };
@@ -93,6 +93,7 @@ impl Proxy {
             flow: Flow::new(metrics)?,
             connections: Connections::new(metrics)?,
             metrics: Arc::new(Metrics::new(metrics)?),
+            places: PlaceStates::default(),
         };
         let unrouted = Arc::new(makers.metrics.host("", ""));
         let shared = Shared {
@@ -131,7 +132,10 @@ impl Proxy {
                     Ok(()) = sessions.changed() => {
                         self.shared.live.load().drop_pools(|process| !self.shared.registry.is_active(process));
                     }
-                    _ = sweep.tick() => self.shared.live.load().sweep(Instant::now()),
+                    _ = sweep.tick() => {
+                        self.shared.live.load().sweep(Instant::now());
+                        self.shared.makers.places.sweep();
+                    }
                 }
             }
         };

@@ -9,11 +9,13 @@ mod agents;
 mod backend;
 mod certificate;
 mod filter;
+mod health;
 mod hostname;
 mod matches;
 mod object;
 mod path;
 mod pattern;
+mod places;
 mod rule;
 mod table;
 mod target;
@@ -26,11 +28,13 @@ pub use self::{
         Access, BasicAuth, ConcurrentRequests, Filter, HeaderRules, Password, RateKey, RequestRate, Scope, Timeouts,
         User,
     },
+    health::{Check, CheckTls, Checks, HealthCheck, Probe},
     hostname::{Hostname, HostnameError, normalize_host},
     matches::{HeaderMatch, Matches, QueryMatch, RequestInfo, TextMatch},
     object::ObjectName,
     path::{PathMatch, normalize_path, normalized_end},
     pattern::{Pattern, PatternError},
+    places::{Draw, LoadBalancing, Member, Place, Places, Tier, affinity},
     rule::{Rule, RuleId},
     table::{EntryPoint, HostRules, Listener, Lookup, RoutingTable},
     target::{Target, TargetError},

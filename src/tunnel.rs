@@ -6,6 +6,7 @@
 //! without I/O ([`machine`]); [`Session`], [`Link`] and [`Driver`] are the I/O around it.
 
 mod code;
+pub mod health;
 pub mod machine;
 mod note;
 mod open;
@@ -18,7 +19,7 @@ pub mod websocket;
 pub use self::{
     code::{LinkError, RefuseCode, ResetCode},
     machine::{Config, Counts, Role},
-    note::{Note, Replica},
+    note::{MAX_CHECKS, Note, Replica},
     open::Open,
     session::{CloseReason, Driver, Incoming, IncomingEvent, Link, Opening, Session, SessionClosed},
 };

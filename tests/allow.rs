@@ -140,7 +140,7 @@ async fn the_file_is_read_again_on_sighup() {
         .args(["--edge-fingerprint", &edge.certificate.fingerprint.to_string()])
         .arg("--token-file")
         .arg(&token)
-        .args(["--connections", "1"])
+        .args(["--connections", "1", "--status-socket", "off"])
         .arg("--allow-file")
         .arg(&rules)
         .stderr(Stdio::from(std::fs::File::create(&log).expect("a file")))

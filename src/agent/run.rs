@@ -11,6 +11,7 @@ use super::{
     AllowList, EdgeUrl, Proxies, Security, TokenSource, Transport,
     backoff::Failure,
     dial::{DialError, Dialled, Dialler},
+    health::Checker,
     links::Links,
     plan::{Dial, Lane, Plan},
     serve::{News, Serve},
@@ -110,8 +111,17 @@ impl Agent {
         let (instance, status) = (self.instance, self.status);
         let links = Links::default();
         let following = tokio::spawn(links.clone().follow(allow.clone()));
-        let serve =
-            Serve { allow, links, connect_timeout, grace, stop: stop.clone(), status: status.clone(), news: said };
+        let checker = Checker::new(allow.clone());
+        let serve = Serve {
+            allow,
+            checker,
+            links,
+            connect_timeout,
+            grace,
+            stop: stop.clone(),
+            status: status.clone(),
+            news: said,
+        };
         let mut running = Running {
             edges,
             edge: 0,

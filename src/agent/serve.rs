@@ -11,6 +11,7 @@ use super::{
     AllowList,
     backend::{self, Refusal},
     dial::{Dialled, Io},
+    health::Checker,
     links::{Links, Listed},
     relay::Relay,
     status::{About, Status},
@@ -23,6 +24,8 @@ use crate::tunnel::{
 #[derive(Debug)]
 pub(super) struct Serve {
     pub(super) allow: AllowList,
+    /// Runs the checks that edges ask for.
+    pub(super) checker: Checker,
     pub(super) links: Links,
     /// For a target's name and connection together.
     pub(super) connect_timeout: Duration,
@@ -76,6 +79,7 @@ impl Serve {
         // A task of its own, so that what wakes it for every byte wakes nothing else.
         let driver = tokio::spawn(driver);
         self.serve(serial, &session, incoming).await;
+        self.checker.left(serial);
         // The last of the links may still have something on its way.
         session.finish();
         // It fails only with the runtime.
@@ -92,12 +96,15 @@ impl Serve {
                     Some(IncomingEvent::Note(Note::Welcome { replicas, .. } | Note::Replicas { replicas })) => {
                         let _ = self.news.send(News::Replicas(replicas)).await;
                     }
+                    Some(IncomingEvent::Note(Note::Checks { start, stop })) => {
+                        self.checker.ordered(serial, session, start, &stop);
+                    }
                     // Its links go on here; for the next ones there should be another session before this one ends.
                     Some(IncomingEvent::Note(Note::Drain { .. })) => {
                         let _ = self.news.send(News::Leaving(serial)).await;
                     }
-                    // Of the agents a replica tells only other replicas.
-                    Some(IncomingEvent::Note(Note::Agents { .. })) => {}
+                    // What agents tell edges, and replicas each other, has no meaning from one.
+                    Some(IncomingEvent::Note(Note::Health { .. } | Note::Agents { .. })) => {}
                     None => return,
                 },
                 () = self.stop.cancelled() => break,

@@ -8,14 +8,16 @@ use serde::{Deserialize, Serialize};
 mod auth;
 mod backend;
 mod headers;
+mod health;
 mod limits;
 mod route;
 mod tls;
 
 pub use self::{
     auth::{Access, Auth, BasicAuth},
-    backend::{AgentRef, Backend, BackendTls, Protocol, ProxyProtocol, TargetAddress},
+    backend::{AgentRef, Backend, BackendTls, LoadBalancing, Protocol, ProxyProtocol, TargetAddress},
     headers::{HeaderRules, Headers},
+    health::{HealthCheck, HttpHealthCheck, TcpHealthCheck},
     limits::{Limits, RateKey, RequestRate, Retries, Timeouts},
     route::{
         HeaderMatch, MatchType, PathRule, PathType, QueryMatch, Redirect, RedirectPath, RedirectPathType, Rewrite,

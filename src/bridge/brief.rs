@@ -68,7 +68,7 @@ mod tests {
         }
         assert_eq!(told, MOST);
         assert!(brief.is_news(&good, start));
-        assert!(brief.is_news(&bad, start + WITHIN), "and again a minute later");
+        assert!(brief.is_news(&bad, start + WITHIN + OF_USE), "and again a minute later");
         brief.ended(&good, start, start + OF_USE);
         assert!(brief.0.lock().expect("no panic").get(&good).is_none());
     }

@@ -252,6 +252,7 @@ impl Shared {
         self.metrics.connect("accepted");
         self.metrics.session_started(&session.agent);
         self.welcome(&session);
+        session.ask(&self.config.checks.borrow());
         // Who came between the first look and the list was not yet in the list when all were told.
         if self.leaves.load(Ordering::SeqCst) {
             session.tell(&Note::Drain { seconds: None });
@@ -289,6 +290,7 @@ impl Shared {
                     self.registry.retire(&session);
                     leaves.get_or_insert_with(|| links_end(seconds));
                 }
+                Some(IncomingEvent::Note(Note::Health { reports })) => self.registry.reported(&session, reports),
                 // Links are the edge's to open, and other notes have no meaning from an agent.
                 Some(IncomingEvent::Note(_) | IncomingEvent::Open(_)) => {}
                 None => break,

@@ -28,7 +28,7 @@ use super::{
     waiting::{Place, WaitingRoom},
 };
 use crate::{
-    routing::Agents,
+    routing::{Agents, Checks},
     tunnel::{Note, Replica},
 };
 
@@ -43,6 +43,8 @@ pub struct Config {
     pub agents: watch::Receiver<Arc<Agents>>,
     /// All replicas of the edge, this one among them. Agents are told of a change.
     pub replicas: watch::Receiver<Arc<[Replica]>>,
+    /// What the agents check. They are told of a change.
+    pub checks: watch::Receiver<Arc<Checks>>,
     /// How long the links of a bridge that stops may go on. In `culvert serve` they were asked to end before, and have 3 s.
     pub drain: Duration,
 }
@@ -123,11 +125,13 @@ impl Bridge {
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
         let revoke = self.revoke();
         let announce = self.announce();
+        let check = self.check();
         let accept = self.listen(listener);
         tokio::select! {
             () = accept => {}
             () = revoke => {}
             () = announce => {}
+            () = check => {}
             () = stop.cancelled() => {}
         }
         // Those that have not registered yet are sent away; they dial another replica.
@@ -200,6 +204,18 @@ impl Bridge {
             let note = Note::Replicas { replicas: replicas.borrow_and_update().to_vec() };
             for session in self.0.registry.sessions().iter() {
                 session.tell(&note);
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+
+    /// Tells the agents when the set of checks changes.
+    async fn check(&self) {
+        let mut checks = self.0.config.checks.clone();
+        while checks.changed().await.is_ok() {
+            let checks = checks.borrow_and_update().clone();
+            for session in self.0.registry.sessions().iter() {
+                session.ask(&checks);
             }
         }
         std::future::pending::<()>().await;

@@ -1,7 +1,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -12,10 +12,13 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::Ending;
+use super::{
+    Ending,
+    health::{Health, SessionHealth},
+};
 use crate::{
-    routing::{Credential, ObjectName},
-    tunnel::{Link, Note, Open, Session, SessionClosed, registration::Registration},
+    routing::{Check, Checks, Credential, ObjectName, affinity},
+    tunnel::{Link, Note, Open, Session, SessionClosed, health::HealthReport, registration::Registration},
 };
 
 /// The sessions that live in this process; cheap to clone, all clones are one registry.
@@ -51,6 +54,7 @@ pub struct AgentSession {
     /// `None`: the agent registered with another replica.
     credential: Option<Credential>,
     session: Session,
+    health: SessionHealth,
     /// Why this side ended it, where it did.
     cause: OnceLock<Cause>,
     /// Its agent takes no more links.
@@ -89,6 +93,8 @@ struct Inner {
     /// What `choose` reads; the lock is held for a lookup and a clone.
     agents: RwLock<HashMap<ObjectName, Group>>,
     all: watch::Sender<Sessions>,
+    /// Sent with all that an agent says of its checks.
+    health: watch::Sender<()>,
     last_id: AtomicU64,
 }
 
@@ -162,6 +168,23 @@ impl Registry {
         self.read().get(agent)?.choose(&mut wanted).cloned()
     }
 
+    /// As [`Registry::choose_where`], among the sessions of that one of the agent's processes which is this visitor's: the
+    /// same as long as it is there, and when one goes, only its visitors move.
+    #[must_use]
+    pub fn choose_for(
+        &self,
+        agent: &ObjectName,
+        visitor: IpAddr,
+        mut wanted: impl FnMut(&AgentSession) -> bool,
+    ) -> Option<Arc<AgentSession>> {
+        let agents = self.read();
+        let mut takes = |session: &Arc<AgentSession>| session.cause().is_none() && wanted(session);
+        let processes = agents.get(agent)?.processes.iter();
+        let usable = processes.filter(|process| process.sessions.iter().any(&mut takes));
+        let mine = usable.max_by_key(|process| affinity(visitor, process.instance()))?;
+        in_turn(&mine.sessions, &mine.turn).find(|session| takes(session)).cloned()
+    }
+
     /// Whether the process of that id takes new links. One whose agent is leaving is still listed, and takes none:
     /// links to it that are kept for later should be let go, since the agent waits for them. Looks at all sessions.
     #[must_use]
@@ -230,6 +253,12 @@ impl Registry {
         self.0.all.subscribe()
     }
 
+    /// Follows what agents say of their checks: [`AgentSession::health`] is worth asking after each.
+    #[must_use]
+    pub fn watch_health(&self) -> watch::Receiver<()> {
+        self.0.health.subscribe()
+    }
+
     /// All live sessions now.
     #[must_use]
     pub fn sessions(&self) -> Sessions {
@@ -265,6 +294,7 @@ impl Registry {
             slot: new.registration.slot,
             credential: Some(new.credential),
             session: new.session,
+            health: SessionHealth::default(),
             cause: OnceLock::new(),
             leaving: AtomicBool::new(false),
             ending: Ending::default(),
@@ -278,6 +308,13 @@ impl Registry {
             old.close(Cause::Replaced);
         }
         session
+    }
+
+    /// Takes what a session's agent says of its checks.
+    pub(super) fn reported(&self, session: &AgentSession, reports: Vec<HealthReport>) {
+        if session.health.reported(reports) {
+            self.0.health.send_replace(());
+        }
     }
 
     /// Gives a session no more links; those that it has go on.
@@ -406,6 +443,7 @@ impl AgentSession {
             cause: OnceLock::new(),
             leaving: AtomicBool::new(false),
             ending: Ending::default(),
+            health: SessionHealth::default(),
             ended: CancellationToken::new(),
         }
     }
@@ -436,6 +474,25 @@ impl AgentSession {
     #[must_use]
     pub fn links(&self) -> usize {
         self.session.links()
+    }
+
+    /// What its agent says of a check; `None` where it has not said anything yet, as agents of older versions never do.
+    #[must_use]
+    pub fn health(&self, check: &Check) -> Option<Health> {
+        self.health.of(check)
+    }
+
+    /// Whether its agent says that the check fails. Cheap as long as none of its checks does.
+    #[must_use]
+    pub fn fails(&self, check: &Check) -> bool {
+        self.health.fails(check)
+    }
+
+    /// Has its agent run those of the checks that are its own, and no others.
+    pub(super) fn ask(&self, checks: &Checks) {
+        for note in self.health.ask(&self.agent, checks) {
+            self.tell(&note);
+        }
     }
 
     /// Tells when links that may go on for ever are to end.

@@ -18,7 +18,7 @@ use crate::{
     bridge::{self, Bridge, Mesh, MeshConfig, MeshIdentity, MeshPeer},
     controller::{ClusterConfig, Controller, Sessions},
     proxy::{self, Proxy, Tls, TlsOptions},
-    routing::{Agents, RoutingTable},
+    routing::{Agents, Checks, RoutingTable},
     telemetry::{
         self,
         access_log::{AccessLog, AccessLogFormat, AccessLogWriter},
@@ -83,6 +83,7 @@ pub(super) struct Edge {
     neighbours: watch::Sender<Arc<[MeshPeer]>>,
     agents: watch::Sender<Arc<Agents>>,
     replicas: watch::Sender<Arc<[Replica]>>,
+    checks: watch::Sender<Arc<Checks>>,
     sessions: watch::Sender<Arc<Sessions>>,
     fleet: Fleet,
     remembered: Option<Remembered>,
@@ -136,12 +137,14 @@ impl Edge {
         let mut fleet = config.fleet;
         let agents = watch::Sender::new(Arc::new(Agents::default()));
         let replicas = watch::Sender::new(fleet.alone());
+        let checks = watch::Sender::new(Arc::new(Checks::default()));
         let bridge = Bridge::new(
             bridge::Config {
                 replica: fleet.own.clone(),
                 security: config.security,
                 agents: agents.subscribe(),
                 replicas: replicas.subscribe(),
+                checks: checks.subscribe(),
                 drain: GOODBYE,
             },
             &metrics,
@@ -198,6 +201,7 @@ impl Edge {
             neighbours,
             agents,
             replicas,
+            checks,
             sessions,
             fleet,
             remembered: config.state.as_deref().map(Remembered::read),
@@ -262,9 +266,10 @@ impl Edge {
             Some(remembered) => watch::Sender::new(remembered.agents.clone()).subscribe(),
             None => outputs.expected,
         };
+        let published = wiring::Published { agents: &self.agents, table: &self.table, checks: &self.checks };
         let wiring = async {
             tokio::join!(
-                wiring::publish(outputs.compiled, &proxy, &self.agents, &self.table, &known),
+                wiring::publish(outputs.compiled, &proxy, published, &known),
                 wiring::settle(known.subscribe(), expected, bridge.registry().watch(), &ready),
                 wiring::follow_replicas(outputs.replicas, &self.fleet, &proxy, &self.replicas, &self.neighbours),
                 wiring::follow_sessions(bridge.registry().watch(), &self.fleet.own, &self.sessions),

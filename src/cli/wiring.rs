@@ -16,19 +16,25 @@ use crate::{
     compile::Compiled,
     controller,
     proxy::Proxy,
-    routing::{Agents, ObjectName, RoutingTable},
+    routing::{Agents, Checks, ObjectName, RoutingTable},
     tunnel::Replica,
 };
 
 /// How long a replica that starts waits for the agents that others have.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// What the bridge and the mesh follow of a compiled table.
+pub(super) struct Published<'a> {
+    pub(super) agents: &'a watch::Sender<Arc<Agents>>,
+    pub(super) table: &'a watch::Sender<Arc<RoutingTable>>,
+    pub(super) checks: &'a watch::Sender<Arc<Checks>>,
+}
+
 /// Gives each compilation to the proxy, the bridge and the mesh; the objects are known from the first one on.
 pub(super) async fn publish(
     mut compiled: watch::Receiver<Option<Arc<Compiled>>>,
     proxy: &Proxy,
-    agents: &watch::Sender<Arc<Agents>>,
-    table: &watch::Sender<Arc<RoutingTable>>,
+    to: Published<'_>,
     known: &watch::Sender<bool>,
 ) {
     loop {
@@ -36,8 +42,14 @@ pub(super) async fn publish(
         if let Some(latest) = latest {
             // The proxy first, so that an agent that may register now finds its limits there.
             proxy.update(latest.table.clone(), &latest.agents);
-            agents.send_replace(latest.agents.clone());
-            table.send_replace(latest.table.clone());
+            to.agents.send_replace(latest.agents.clone());
+            to.table.send_replace(latest.table.clone());
+            let asked = Checks::of(&latest.table);
+            to.checks.send_if_modified(|last| {
+                let changed = **last != asked;
+                *last = Arc::new(asked);
+                changed
+            });
             known.send_replace(true);
         }
         if compiled.changed().await.is_err() {

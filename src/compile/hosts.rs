@@ -1,6 +1,7 @@
 //! One TunnelHost on its way into the table. What is wrong with it is collected; the rest goes on.
 
 mod backend;
+mod health;
 mod matches;
 mod policies;
 pub(super) mod values;

@@ -310,7 +310,8 @@ fn a_route_keeps_the_agents_that_exist() {
         panic!("no rule")
     };
     let Backend::Tunnel(tunnel) = &rule.backend else { panic!("{rule:?}") };
-    assert_eq!(tunnel.agents, [ObjectName::new("web", "home")]);
+    let agents: Vec<_> = tunnel.places.all().iter().map(|place| &place.agent).collect();
+    assert_eq!(agents, [&ObjectName::new("web", "home")]);
     assert_eq!(found(&compiled, "a.com", "/broken"), "web/a routes[1] invalid");
     let (reason, message) = judged(&compiled, "web/a", ResolvedRefs);
     assert_eq!(reason, Reason::AgentNotFound);
@@ -494,7 +495,7 @@ fn unchanged_rules_are_taken_over_and_changed_ones_are_not() {
     assert!(Arc::ptr_eq(&rule(&first, "stays.com"), &rule(&second, "stays.com")));
     assert!(!Arc::ptr_eq(&rule(&first, "changes.com"), &rule(&second, "changes.com")));
     let Backend::Tunnel(tunnel) = &rule(&second, "changes.com").backend else { panic!("not a tunnel") };
-    assert_eq!(tunnel.targets[0].as_str(), "a:2");
+    assert_eq!(tunnel.places.all()[0].target.as_str(), "a:2");
     assert!(Arc::ptr_eq(&first.agents, &second.agents));
     let third = compile(&Objects::default(), Some(&second));
     assert!(third.agents.iter().next().is_none());

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode};
 
 use self::record::Record;
 use super::{
+    choose::Seat,
     error::Reason,
     gate::Place,
     joiner::{JoinError, JoinOutcome},
@@ -17,7 +18,6 @@ use super::{
     service::Visitor,
 };
 use crate::{
-    flow::Permit,
     routing::{ObjectName, Target},
     telemetry::access_log::AccessLog,
 };
@@ -32,8 +32,8 @@ pub(super) struct Account {
     host: Option<Arc<HostMetrics>>,
     started: Instant,
     outcome: Outcome,
-    /// The request's place among its agent's connections; free when the books are closed.
-    pub(super) permit: Option<Permit>,
+    /// The request's place among those of its agent; free when the books are closed.
+    pub(super) seat: Option<Seat>,
     /// Its places among those of limits.
     places: Vec<Place>,
     /// For the access log, where there is one.
@@ -45,7 +45,7 @@ pub(super) struct JoinAccount {
     host: Arc<HostMetrics>,
     started: Instant,
     status: u16,
-    permit: Option<Permit>,
+    seat: Option<Seat>,
     places: Vec<Place>,
     record: Option<Box<Record>>,
 }
@@ -66,7 +66,7 @@ impl Account {
             host: Some(unrouted),
             started: Instant::now(),
             outcome: Outcome::new(CLIENT_CLOSED_REQUEST, request.method(), request.version()),
-            permit: None,
+            seat: None,
             places: Vec::new(),
             record: log.map(|log| Box::new(Record::new(log.clone(), request, request_id, visitor))),
         }
@@ -149,7 +149,7 @@ impl Account {
             host: self.host.take(),
             started: self.started,
             outcome: self.outcome,
-            permit: self.permit.take(),
+            seat: self.seat.take(),
             places: mem::take(&mut self.places),
             record: self.record.take(),
         }
@@ -164,7 +164,7 @@ impl Account {
             host,
             started: self.started,
             status: self.outcome.code,
-            permit: self.permit.take(),
+            seat: self.seat.take(),
             places: mem::take(&mut self.places),
             record: self.record.take(),
         })
@@ -203,7 +203,7 @@ impl JoinAccount {
 impl Drop for JoinAccount {
     fn drop(&mut self) {
         // Whoever sees that there is one less may take its place.
-        drop(self.permit.take());
+        drop(self.seat.take());
         self.places.clear();
         self.host.active_joins.dec();
         if let Some(record) = &self.record {

@@ -1,61 +1,147 @@
 //! Which agent, session and target a request goes to.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
-use super::{error::ProxyError, live::Live};
+use super::{
+    error::ProxyError,
+    live::{
+        Live,
+        places::{InProgress, PlaceState, RoutePlace, RouteState},
+    },
+};
 use crate::{
     bridge::{AgentSession, Registry},
     flow::Permit,
-    routing::{Target, TunnelBackend},
+    routing::{Draw, LoadBalancing, ObjectName, Target, TunnelBackend},
 };
+
+/// What a choice is made from. `replicas` is how many share each agent's limit.
+pub(super) struct Chooser<'a> {
+    pub(super) live: &'a Live,
+    pub(super) registry: &'a Registry,
+    pub(super) backend: &'a TunnelBackend,
+    pub(super) route: &'a RouteState,
+    pub(super) visitor: IpAddr,
+    pub(super) replicas: u32,
+}
 
 /// Where one attempt of a request goes.
 pub(super) struct Choice {
     pub(super) session: Arc<AgentSession>,
     pub(super) target: Target,
-    /// The request's place among its agent's connections.
-    pub(super) permit: Permit,
+    pub(super) seat: Seat,
 }
 
-/// A session, by its id, and a target that failed already.
-pub(super) type Place = (u64, Target);
+/// A request's place among those in progress, free when it is dropped.
+pub(super) struct Seat {
+    /// Among the connections of its agent.
+    _permit: Permit,
+    /// Among those that the next choice looks at.
+    _in_progress: Option<InProgress>,
+}
 
-/// Takes the agent and target whose turn it is. After `tried`, it takes the next ones of both, with a session that did not
-/// fail yet, or else at least in a combination that did not: whichever of the two is broken, the second attempt has the
-/// best chance to be without it. An agent without a free place is passed over. `replicas` is how many share each agent's
-/// limit.
-pub(super) fn choose(
-    live: &Live,
-    registry: &Registry,
-    backend: &TunnelBackend,
-    turn: usize,
-    tried: &[Place],
-    replicas: u32,
-) -> Result<Choice, ProxyError> {
-    let (agents, targets) = (&backend.agents, &backend.targets);
-    if agents.is_empty() || targets.is_empty() {
-        return Err(ProxyError::NoSession);
+/// Where an attempt failed already.
+pub(super) struct Tried {
+    pub(super) session: Arc<AgentSession>,
+    pub(super) target: Target,
+}
+
+/// What is asked of a place.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    tried: &'a [Tried],
+    /// Neither the session nor the target has failed this request.
+    fresh: bool,
+    /// Nothing is known against it.
+    sound: bool,
+}
+
+/// What was seen of a place that is usable.
+struct Usable<'a> {
+    session: Arc<AgentSession>,
+    target: &'a Target,
+    agent: &'a ObjectName,
+    state: &'a Arc<PlaceState>,
+}
+
+// === impl Chooser ===
+
+impl Chooser<'_> {
+    /// What the choices of one request are made by; the same for all its attempts, so that they go on from one another.
+    pub(super) fn draw(&self) -> Draw {
+        match self.backend.balancing {
+            LoadBalancing::RoundRobin => Draw::Turn(self.route.turn()),
+            LoadBalancing::Random => Draw::Random(rand::random()),
+            LoadBalancing::LeastRequests => Draw::Least(rand::random()),
+            LoadBalancing::ClientHash => Draw::by_address(self.visitor),
+        }
     }
-    let mut error = ProxyError::NoSession;
-    for fresh in [true, false] {
-        for step in 0..agents.len() * targets.len() {
-            // The turn of the targets comes once a round of the agents, so that each agent gets to each target.
-            let name = &agents[(turn + tried.len() + step) % agents.len()];
-            let target = &targets[(turn / agents.len() + tried.len() + step / agents.len()) % targets.len()];
-            let Some(agent) = live.agent(name) else { continue };
-            let wanted = |session: &AgentSession| {
-                !tried.iter().any(|(id, failed)| *id == session.id && (fresh || failed == target))
+
+    /// Takes the place whose turn it is in the first tier that has one which can be used. After `tried`, it takes one with
+    /// another session and another target, or else one where at least one of the two is another: whichever of them is
+    /// broken, the second attempt has the best chance to be without it. An agent without a free place is passed over.
+    pub(super) fn choose(&self, draw: Draw, tried: &[Tried]) -> Result<Choice, ProxyError> {
+        if self.backend.places.tiers().is_empty() {
+            return Err(ProxyError::Drained);
+        }
+        let mut full: Vec<&ObjectName> = Vec::new();
+        while let Some(found) = self.find(draw, tried, &full) {
+            let Some(agent) = self.live.agent(found.agent) else {
+                full.push(found.agent);
+                continue;
             };
-            let Some(session) = registry.choose_where(name, wanted) else { continue };
-            let share = agent.entry.max_connections.map(|limit| limit.div_ceil(replicas.max(1)));
-            match agent.connections.acquire(share) {
-                Some(permit) => return Ok(Choice { session, target: target.clone(), permit }),
-                None => error = ProxyError::ConnectionLimit { agent: name.name.to_string() },
+            let share = agent.entry.max_connections.map(|limit| limit.div_ceil(self.replicas.max(1)));
+            let Some(permit) = agent.connections.acquire(share) else {
+                full.push(found.agent);
+                continue;
+            };
+            let counted = self.backend.balancing == LoadBalancing::LeastRequests;
+            let seat = Seat { _permit: permit, _in_progress: counted.then(|| found.state.begin()) };
+            return Ok(Choice { session: found.session, target: found.target.clone(), seat });
+        }
+        let full = full.into_iter().find(|agent| self.live.agent(agent).is_some());
+        Err(full.map_or(ProxyError::NoSession, |agent| ProxyError::ConnectionLimit { agent: agent.name.to_string() }))
+    }
+
+    fn find(&self, draw: Draw, tried: &[Tried], full: &[&ObjectName]) -> Option<Usable<'_>> {
+        let places = &self.backend.places;
+        let load = |index: usize| self.route.places.get(index).map_or(0, |place| place.state.load());
+        // An unhealthy place is better than none: what is wrong with it the visitor hears from itself, and nobody waits for a
+        // check to see that it is well again.
+        for sound in [true, false] {
+            for tier in places.tiers() {
+                for fresh in [true, false] {
+                    let usable = |index: usize| self.usable(index, Wanted { tried, fresh, sound }, full);
+                    if let Some((_, found)) = places.pick(tier, draw, load, usable) {
+                        return Some(found);
+                    }
+                    if tried.is_empty() {
+                        break;
+                    }
+                }
             }
         }
-        if tried.is_empty() {
-            break;
-        }
+        None
     }
-    Err(error)
+
+    /// The place, with a session, if a request can go there.
+    fn usable(&self, index: usize, wanted: Wanted<'_>, full: &[&ObjectName]) -> Option<Usable<'_>> {
+        let (place, RoutePlace { state, check }) =
+            (self.backend.places.all().get(index)?, self.route.places.get(index)?);
+        let Wanted { tried, fresh, sound } = wanted;
+        if full.contains(&&place.agent) || fresh && tried.iter().any(|tried| tried.target == place.target) {
+            return None;
+        }
+        let check = check.as_ref().filter(|_| sound);
+        let wanted = |session: &AgentSession| {
+            !tried.iter().any(|tried| tried.session.id == session.id && (fresh || tried.target == place.target))
+                && !check.is_some_and(|check| session.fails(check))
+        };
+        let session = if self.backend.balancing == LoadBalancing::ClientHash {
+            self.registry.choose_for(&place.agent, self.visitor, wanted)?
+        } else {
+            self.registry.choose_where(&place.agent, wanted)?
+        };
+        Some(Usable { session, target: &place.target, agent: &place.agent, state })
+    }
 }

@@ -44,6 +44,8 @@ pub(super) enum ProxyError {
     ConnectionLimit { agent: String },
     #[error("no agent of this route has a session")]
     NoSession,
+    #[error("every agent or every target of this route has the weight 0")]
+    Drained,
     #[error("the agent's allow-list does not have the target: {0}")]
     TargetNotAllowed(String),
     #[error("the backend refused the connection: {0}")]
@@ -99,7 +101,7 @@ impl ProxyError {
             | Self::TooManyLogins
             | Self::RequestRate { .. }
             | Self::ConcurrentRequests => StatusCode::TOO_MANY_REQUESTS,
-            Self::NoSession | Self::AgentOverloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoSession | Self::Drained | Self::AgentOverloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout(_) | Self::ResponseTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::TargetNotAllowed(_)
             | Self::BackendRefused(_)
@@ -132,7 +134,7 @@ impl ProxyError {
             | Self::RequestRate { .. }
             | Self::ConcurrentRequests
             | Self::BodyTooLarge(_) => "http_request_denied",
-            Self::NoSession | Self::AgentOverloaded(_) => "destination_unavailable",
+            Self::NoSession | Self::Drained | Self::AgentOverloaded(_) => "destination_unavailable",
             Self::TargetNotAllowed(_) | Self::BackendRefused(_) => "connection_refused",
             Self::BackendUnreachable(_) => "destination_ip_unroutable",
             Self::ConnectTimeout(_) => "connection_timeout",
@@ -164,6 +166,7 @@ impl ProxyError {
             Self::ConcurrentRequests => Reason::ConcurrentRequests,
             Self::BodyTooLarge(_) => Reason::BodySize,
             Self::NoSession => Reason::NoSession,
+            Self::Drained => Reason::Drained,
             Self::TargetNotAllowed(_) => Reason::TargetNotAllowed,
             Self::BackendRefused(_) => Reason::BackendRefused,
             Self::BackendUnreachable(_) => Reason::BackendUnreachable,

@@ -11,11 +11,11 @@ use super::{
     Shared,
     account::Account,
     backend::{BackendStream, Exchange, SendError, Upstream, pool::Pool},
-    choose::{self, Choice},
+    choose::{Choice, Chooser, Tried},
     error::{ProxyError, failure},
     gate,
     joiner::upgrade::{self, Upgrade},
-    live::{HostState, Live},
+    live::{HostState, Live, places::RouteState},
     message::{body::Body, download::Download, expect::Expectation, framing, headers, upload::RequestBody},
     visitor::{identity::TRACEPARENT, proxy_protocol},
 };
@@ -33,6 +33,7 @@ pub(super) struct Forward<'a> {
     pub(super) rule: &'a Rule,
     pub(super) backend: &'a TunnelBackend,
     pub(super) state: &'a Arc<HostState>,
+    pub(super) route: &'a RouteState,
     pub(super) visitor: SocketAddr,
     /// The edge's end of the visitor's connection.
     pub(super) local: SocketAddr,
@@ -129,20 +130,26 @@ impl Forward<'_> {
         own_link: bool,
         account: &mut Account,
     ) -> Result<(Answered, Arc<AgentSession>), ProxyError> {
-        let turn = self.state.turn(self.rule.id.route);
+        let chooser = Chooser {
+            live: self.live,
+            registry: &self.shared.registry,
+            backend: self.backend,
+            route: self.route,
+            visitor: self.visitor.ip(),
+            replicas: self.shared.replicas(),
+        };
+        let draw = chooser.draw();
         let mut tried = Vec::new();
         let mut failure = None;
         for _ in 0..self.backend.attempts {
-            // The place of the attempt before is free for this one.
-            account.permit = None;
-            let replicas = self.shared.replicas();
-            let choice = choose::choose(self.live, &self.shared.registry, self.backend, turn, &tried, replicas);
-            let Choice { session, target, permit } = match choice {
+            // The seat of the attempt before is free for this one.
+            account.seat = None;
+            let Choice { session, target, seat } = match chooser.choose(draw, &tried) {
                 Ok(choice) => choice,
                 // What went wrong before says more than that nothing is left.
                 Err(error) => return Err(failure.unwrap_or(error)),
             };
-            account.permit = Some(permit);
+            account.seat = Some(seat);
             account.tries(&session.agent, &target);
             let connected = match self.connect(&session, &target, own_link, request.headers()).await {
                 Ok(connected) => connected,
@@ -151,7 +158,7 @@ impl Forward<'_> {
                     if error != ProxyError::SessionLost {
                         failure = Some(error);
                     }
-                    tried.push((session.id, target));
+                    tried.push(Tried { session, target });
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -161,7 +168,7 @@ impl Forward<'_> {
                 Err((error, Some(unsent))) => {
                     // It may still be listed.
                     if error == ProxyError::SessionLost {
-                        tried.push((session.id, target));
+                        tried.push(Tried { session, target });
                     }
                     (failure, request) = (Some(error), unsent);
                 }

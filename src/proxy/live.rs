@@ -1,11 +1,14 @@
 //! What lives beside the routing table, keyed by object: it outlasts the tables, so that a swap never closes a
 //! connection or resets a counter.
 
+pub(super) mod places;
+
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use self::places::{PlaceStates, RouteState};
 use super::{
     backend::pool::{Pool, Speaks},
     gate::limits::{Limits, Wanted},
@@ -19,16 +22,21 @@ use crate::{
 /// A routing table together with the live state of its objects; swapped whole.
 pub(super) struct Live {
     pub(super) table: Arc<RoutingTable>,
-    hosts: HashMap<ObjectName, Arc<HostState>>,
+    hosts: HashMap<ObjectName, HostEntry>,
     agents: HashMap<ObjectName, AgentState>,
+}
+
+/// A TunnelHost with its routes as they are in the table.
+struct HostEntry {
+    state: Arc<HostState>,
+    /// By the route's index.
+    routes: HashMap<usize, Arc<RouteState>>,
 }
 
 /// The live state of a TunnelHost.
 pub(super) struct HostState {
     pub(super) name: ObjectName,
     pub(super) metrics: Arc<HostMetrics>,
-    /// Whose turn it is, by route.
-    turns: Mutex<Vec<usize>>,
     /// By agent. `None` once the TunnelHost is gone, so that a late request does not bring its series back.
     meters: Mutex<Option<HashMap<ObjectName, Arc<Meter>>>>,
     /// By the agent process that they lead through.
@@ -48,6 +56,7 @@ pub(super) struct Makers {
     pub(super) metrics: Arc<Metrics>,
     pub(super) flow: Flow,
     pub(super) connections: Connections<ObjectName>,
+    pub(super) places: PlaceStates,
 }
 
 // === impl Live ===
@@ -59,25 +68,30 @@ impl Live {
 
     /// The state for a new table: objects that were there keep theirs, those that are gone end their series.
     pub(super) fn next(&self, table: Arc<RoutingTable>, agents: &Agents, makers: &Makers) -> Self {
-        let mut hosts = HashMap::<ObjectName, Arc<HostState>>::new();
+        let mut hosts = HashMap::<ObjectName, HostEntry>::new();
         let mut limits = HashMap::<&ObjectName, Wanted<'_>>::new();
         for rule in table.rules() {
             let name = &rule.id.object;
+            let known = self.hosts.get(name);
             let host = hosts.entry(name.clone()).or_insert_with(|| {
-                let known = self.hosts.get(name).cloned();
-                known.unwrap_or_else(|| Arc::new(HostState::new(name.clone(), &makers.metrics)))
+                let state = known.map(|known| known.state.clone());
+                let state = state.unwrap_or_else(|| Arc::new(HostState::new(name.clone(), &makers.metrics)));
+                HostEntry { state, routes: HashMap::new() }
             });
-            host.make_turns(rule.id.route + 1);
+            host.routes.entry(rule.id.route).or_insert_with(|| {
+                let before = known.and_then(|known| known.routes.get(&rule.id.route));
+                RouteState::next(rule, before, &makers.places)
+            });
             limits.entry(name).or_default().add(rule);
         }
         for (name, host) in &hosts {
-            host.limits.update(&limits.remove(name).unwrap_or_default());
+            host.state.limits.update(&limits.remove(name).unwrap_or_default());
         }
         for (_, host) in self.hosts.iter().filter(|(name, _)| !hosts.contains_key(*name)) {
-            host.end(&makers.flow);
+            host.state.end(&makers.flow);
         }
         for host in hosts.values() {
-            host.forget_agents(|agent| agents.get(agent).is_none(), &makers.flow);
+            host.state.forget_agents(|agent| agents.get(agent).is_none(), &makers.flow);
         }
         let agents: HashMap<_, _> = agents
             .iter()
@@ -92,9 +106,10 @@ impl Live {
         Self { table, hosts, agents }
     }
 
-    /// The state of a rule's TunnelHost; every rule of the table has one.
-    pub(super) fn host(&self, rule: &Rule) -> Option<&Arc<HostState>> {
-        self.hosts.get(&rule.id.object)
+    /// The state of a rule's TunnelHost and route; every rule of the table has them.
+    pub(super) fn host(&self, rule: &Rule) -> Option<(&Arc<HostState>, &RouteState)> {
+        let host = self.hosts.get(&rule.id.object)?;
+        Some((&host.state, host.routes.get(&rule.id.route)?))
     }
 
     /// An agent's state; `None` where there is no such TunnelAgent any more.
@@ -104,7 +119,7 @@ impl Live {
 
     /// Drops idle connections that are closed or old, and what limits need not remember any more.
     pub(super) fn sweep(&self, now: Instant) {
-        for host in self.hosts.values() {
+        for host in self.hosts.values().map(|host| &host.state) {
             host.limits.sweep();
             host.pools.lock().retain(|_, pool| pool.sweep(now) || Arc::strong_count(pool) > 1);
         }
@@ -112,7 +127,7 @@ impl Live {
 
     /// Drops the idle connections through agent processes that take no more links, so that nobody waits for them.
     pub(super) fn drop_pools(&self, ended: impl Fn(u64) -> bool) {
-        for host in self.hosts.values() {
+        for host in self.hosts.values().map(|host| &host.state) {
             host.pools.lock().retain(|(process, ..), pool| {
                 let ended = ended(*process);
                 if ended {
@@ -130,23 +145,7 @@ impl HostState {
     fn new(name: ObjectName, metrics: &Metrics) -> Self {
         let metrics = Arc::new(metrics.host(&name.namespace, &name.name));
         let meters = Mutex::new(Some(HashMap::new()));
-        Self { name, metrics, turns: Mutex::default(), meters, pools: Mutex::default(), limits: Limits::new() }
-    }
-
-    /// Makes sure that there are turns for this many routes.
-    fn make_turns(&self, routes: usize) {
-        let mut turns = self.turns.lock();
-        let routes = routes.max(turns.len());
-        turns.resize(routes, 0);
-    }
-
-    /// The next number for a route, counted up with each request.
-    pub(super) fn turn(&self, route: usize) -> usize {
-        let mut turns = self.turns.lock();
-        turns.get_mut(route).map_or(0, |turn| {
-            *turn = turn.wrapping_add(1);
-            *turn
-        })
+        Self { name, metrics, meters, pools: Mutex::default(), limits: Limits::new() }
     }
 
     /// The flow between this TunnelHost and an agent; `None` once the TunnelHost is gone.

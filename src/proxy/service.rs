@@ -117,7 +117,7 @@ async fn pass(
         Lookup::NoRule => return Err(ProxyError::NoRoute),
         Lookup::UnknownHost => return Err(ProxyError::UnknownHost),
     };
-    let state = live.host(rule).ok_or(ProxyError::UnknownHost)?;
+    let (state, route) = live.host(rule).ok_or(ProxyError::UnknownHost)?;
     account.belongs_to(state);
     known.hsts = gate::hsts(rule, secure);
 
@@ -160,6 +160,7 @@ async fn pass(
         rule,
         backend,
         state,
+        route,
         visitor: address,
         local: visitor.local,
         body_limit,

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use http::{StatusCode, uri::Scheme};
 use rustls_pki_types::CertificateDer;
 
-use super::{ObjectName, Target};
+use super::{HealthCheck, LoadBalancing, Places};
 
 /// Where a rule's requests go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,13 +17,15 @@ pub enum Backend {
     Invalid(Arc<str>),
 }
 
-/// The agents and targets of a rule; both non-empty, used in turn.
+/// The agents and targets of a rule, and how they are used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelBackend {
-    /// The agents, any of which may carry a request.
-    pub agents: Vec<ObjectName>,
-    /// What the agent connects to.
-    pub targets: Vec<Target>,
+    /// Where a request may go. Empty where every weight is 0: nothing is sent there any more.
+    pub places: Places,
+    /// How the places share the requests.
+    pub balancing: LoadBalancing,
+    /// How agents check the targets; `None` is not at all.
+    pub health_check: Option<Arc<HealthCheck>>,
     /// What the target speaks.
     pub protocol: Protocol,
     /// The `Host` that the backend gets; `None` keeps the visitor's.

@@ -2,6 +2,7 @@
 //!
 //! TLS 1.3 and 1.2 by aws-lc-rs, no ALPN, no early data.
 
+mod any;
 mod fingerprint;
 mod pinned;
 
@@ -13,6 +14,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
+pub(crate) use self::any::AnyCertificate;
 pub use self::fingerprint::{Fingerprint, FingerprintError};
 
 /// What makes an agent believe that it talks to its edge.
@@ -77,6 +79,14 @@ pub fn client(trust: &Trust) -> Result<Arc<ClientConfig>, TlsError> {
         }
     };
     Ok(Arc::new(config))
+}
+
+/// The configuration of a client that believes every certificate.
+#[cfg(feature = "agent")]
+pub(crate) fn unverified() -> Result<Arc<ClientConfig>, TlsError> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let verifier = Arc::new(AnyCertificate(provider()));
+    Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
 }
 
 /// The configuration of a bridge that shows this certificate chain (PEM) and holds its key (PEM).

@@ -43,6 +43,7 @@ table! {
     NoRoute => routes::no_route_matches;
     Misconfigured => routes::the_route_is_misconfigured;
     NoSession => routes::no_agent_has_a_session;
+    Drained => routes::every_target_has_the_weight_0;
 
     BadHost => request::the_host_is_malformed;
     BadPath => request::the_path_leads_elsewhere;

@@ -10,12 +10,14 @@ mod support;
 
 mod access_log;
 mod backends;
+mod balancing;
 mod drain;
 mod error_table;
 mod errors;
 mod flow;
 mod forwarding;
 mod framing;
+mod health;
 mod http2;
 mod identity;
 mod input;

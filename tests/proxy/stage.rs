@@ -5,8 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use culvert::{
     proxy::{self, Proxy, TrustedProxies},
     routing::{
-        Agents, Backend, Certificates, EntryPoint, Filter, HostRules, Hostname, Listener, Matches, ObjectName,
-        PathMatch, Protocol, RoutingTable, Rule, RuleId, Timeouts, TunnelBackend,
+        Agents, Backend, Certificates, Checks, EntryPoint, Filter, HostRules, Hostname, Listener, LoadBalancing,
+        Matches, ObjectName, PathMatch, Places, Protocol, RoutingTable, Rule, RuleId, Target, Timeouts, TunnelBackend,
     },
     tunnel::{
         self, Incoming, Role, Session,
@@ -115,7 +115,18 @@ impl Stage {
 
     fn serve_table(&self, hosts: &[(&str, Vec<Rule>)], max_connections: Option<u32>) {
         let (table, agents) = tables(hosts, max_connections);
-        self.proxy.update(table, &agents);
+        self.serve_to(table, &agents);
+    }
+
+    /// Serves [`HOST`] by these rules, through these agents.
+    pub(crate) fn serve_agents(&self, agents: &Agents, rules: Vec<Rule>) {
+        let (table, _) = tables(&[(HOST, rules)], None);
+        self.serve_to(table, agents);
+    }
+
+    fn serve_to(&self, table: Arc<RoutingTable>, agents: &Agents) {
+        self.edge.checks.send_replace(Arc::new(Checks::of(&table)));
+        self.proxy.update(table, agents);
     }
 
     /// Serves nothing any more.
@@ -197,15 +208,16 @@ pub(crate) fn request(method: &str, path: &str, fields: &str) -> String {
 
 /// A rule for all paths of [`HOST`].
 pub(crate) fn rule(targets: &[&str], filters: Vec<Filter>) -> Rule {
-    let targets = targets.iter().map(|target| target.parse().expect("a target")).collect();
+    let targets: Vec<_> = targets.iter().map(|target| target.parse::<Target>().expect("a target").into()).collect();
     Rule {
         id: RuleId { object: ObjectName::new("web", "shop"), route: 0 },
         matches: Matches::path(PathMatch::prefix("/")),
         filters,
         timeouts: Timeouts::default(),
         backend: Backend::Tunnel(TunnelBackend {
-            agents: vec![lab()],
-            targets,
+            places: Places::new(&[lab().into()], &targets),
+            balancing: LoadBalancing::RoundRobin,
+            health_check: None,
             protocol: Protocol::Http,
             host_header: None,
             proxy_protocol: None,
@@ -298,6 +310,17 @@ pub(crate) async fn mirror() -> String {
                 return;
             }
             let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{head}", head.len());
+            stream.write_all(answer.as_bytes()).await.expect("answered");
+        }
+    })
+    .await
+}
+
+/// A backend that answers each request with this name.
+pub(crate) async fn named(name: &'static str) -> String {
+    backend(move |mut stream| async move {
+        while !read_head(&mut stream).await.is_empty() {
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len());
             stream.write_all(answer.as_bytes()).await.expect("answered");
         }
     })

@@ -11,7 +11,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use culvert::{
     agent::{self, Agent, AllowList, AllowRule, Proxies, TokenSource, Transport},
     bridge::{AgentSession, Bridge, Config, Security, Sessions},
-    routing::{AgentEntry, Agents, Credential, ObjectName, Token},
+    routing::{AgentEntry, Agents, Checks, Credential, ObjectName, Token},
     tunnel::{
         Link, Open, Replica, registration,
         tls::{self, Fingerprint, Trust},
@@ -45,6 +45,7 @@ pub(crate) struct Edge {
     pub(crate) address: SocketAddr,
     pub(crate) agents: watch::Sender<Arc<Agents>>,
     pub(crate) replicas: watch::Sender<Arc<[Replica]>>,
+    pub(crate) checks: watch::Sender<Arc<Checks>>,
     pub(crate) metrics: prometheus::Registry,
     pub(crate) certificate: Certificate,
     stop: CancellationToken,
@@ -88,6 +89,7 @@ impl Edge {
         let address = listener.local_addr().expect("its address");
         let (agents, agents_seen) = watch::channel(Arc::new(agents(&[("lab", "lab-token", TOKEN)])));
         let (replicas, replicas_seen) = watch::channel(replica_set(replicas));
+        let (checks, checks_seen) = watch::channel(Arc::default());
         let config = Config {
             replica: replica.to_owned(),
             security: Security::Tls(
@@ -95,6 +97,7 @@ impl Edge {
             ),
             agents: agents_seen,
             replicas: replicas_seen,
+            checks: checks_seen,
             drain: Duration::from_secs(10),
         };
         let metrics = prometheus::Registry::new();
@@ -102,7 +105,7 @@ impl Edge {
         let (serving, stop) = (bridge.clone(), CancellationToken::new());
         let stopping = stop.clone();
         let task = tokio::spawn(async move { serving.serve(listener, stopping).await });
-        Self { bridge, address, agents, replicas, metrics, certificate: certificate.clone(), stop, task }
+        Self { bridge, address, agents, replicas, checks, metrics, certificate: certificate.clone(), stop, task }
     }
 
     /// Stops it and waits until its port is free.
@@ -163,6 +166,11 @@ impl Edge {
 impl RunningAgent {
     pub(crate) fn start(edge: &str, certificate: &Certificate, allow: &[&str]) -> Self {
         Self::start_in_slots(edge, certificate, allow, 1)
+    }
+
+    /// One of that name, with the usual token.
+    pub(crate) fn start_as(agent: &str, edge: &Edge, allow: &[&str]) -> Self {
+        Self::run(agent::Config { agent: agent.to_owned(), ..config(&edge.url(), &edge.certificate, allow) })
     }
 
     pub(crate) fn start_with(edge: &str, certificate: &Certificate, allow: &[&str], token: TokenSource) -> Self {

@@ -2,6 +2,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::HealthCheck;
 use crate::api::SecretRef;
 
 /// Where requests go: through the tunnel of one of the agents, to one of the targets.
@@ -9,19 +10,33 @@ use crate::api::SecretRef;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.tls) || self.protocol == 'HTTPS'")
     .message("'tls' needs 'protocol: HTTPS'"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.healthCheck) || !has(self.healthCheck.http) || !(self.protocol in ['H2C', 'GRPC'])"
+).message("'healthCheck.http' speaks HTTP/1.1, which backends of H2C and GRPC need not; use 'healthCheck.tcp'"))]
 #[x_kube(validation = Rule::new(concat!(
     "self.protocol != 'HTTPS' || (has(self.tls) && has(self.tls.serverName))",
     " || self.targets.all(target, !target.address.startsWith('unix:/'))"
 )).message("'protocol: HTTPS' with a target 'unix:/PATH' needs 'tls.serverName', since a path is no name of a certificate"))]
 pub struct Backend {
-    /// The agents that can reach the targets, 1 to 16 of them. Those that are connected are used in turn.
+    /// The agents that can reach the targets, 1 to 16 of them. Those that are connected share the requests, as
+    /// `loadBalancing` says.
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["namespace".into(), "name".into()]))]
     pub agents: Vec<AgentRef>,
-    /// What the agent connects to, 1 to 16 of them, used in turn. The agent's own allow-list must name them.
+    /// What the agents connect to, 1 to 16 of them: each agent to each of them. They share the requests, as `loadBalancing`
+    /// says. The agent's own allow-list must name them.
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["address".into()]))]
     pub targets: Vec<TargetAddress>,
+    /// How agents and targets share the requests: `RoundRobin` uses them in turn, as often as their weights say; `Random` by
+    /// chance, likewise; `LeastRequests` takes two by chance, and of these the one with fewer requests in progress for its
+    /// weight, as this replica of the edge knows them; `ClientHash` goes by the visitor's address (of IPv6, by its /64), so
+    /// that a visitor comes to the same place as long as that can be used. What cannot be used just now is passed over.
+    #[serde(default)]
+    pub load_balancing: LoadBalancing,
+    /// How the agents check the targets, so that requests go to healthy ones. Unset, they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
     /// What the targets speak: `HTTP` is HTTP/1.1; `HTTPS` is TLS, and in it HTTP/2 or HTTP/1.1 as the target chooses (ALPN);
     /// `H2C` is HTTP/2 without TLS, by prior knowledge; `GRPC` is the same as `H2C`.
     #[serde(default)]
@@ -58,6 +73,16 @@ pub struct AgentRef {
     #[x_kube(validation = Rule::new("self == '' || self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')")
         .message("must be the name of a namespace, or empty for the TunnelHost's own"))]
     pub namespace: String,
+    /// Its share of the requests beside the other agents of its tier, 0 to 1000: one of weight 2 gets twice as many as one of
+    /// weight 1. One of weight 0 gets none; those that it has go on. Unset, 1.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub weight: i32,
+    /// Its tier, 0 to 100: agents of a higher number are used only while none of a lower one is connected and can reach a
+    /// target, as far as is known. Unset, 0.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100))]
+    pub priority: i32,
 }
 
 /// What an agent connects to.
@@ -78,6 +103,34 @@ pub struct TargetAddress {
         "\"unix:/run/app.sock\""
     )))]
     pub address: String,
+    /// Its share of the requests beside the other targets of its tier, 0 to 1000: one of weight 2 gets twice as many as one of
+    /// weight 1. One of weight 0 gets none; those that it has go on. Unset, 1.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub weight: i32,
+    /// Its tier, 0 to 100: targets of a higher number are used only while those of a lower one cannot be reached, as far as
+    /// is known. Where agents have tiers too, those of the agents come first. Unset, 0.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100))]
+    pub priority: i32,
+}
+
+fn one() -> i32 {
+    1
+}
+
+/// How agents and targets share the requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LoadBalancing {
+    /// In turn.
+    #[default]
+    RoundRobin,
+    /// By chance.
+    Random,
+    /// Of two by chance, the one with fewer requests in progress.
+    LeastRequests,
+    /// By the visitor's address.
+    ClientHash,
 }
 
 /// What a target speaks.

@@ -67,7 +67,7 @@ impl Routes {
         let (host, agent, target) = way;
         let has = table.rules().filter(|rule| rule.id.object == *host).any(|rule| match &rule.backend {
             Backend::Tunnel(backend) => {
-                backend.agents.contains(agent) && backend.targets.iter().any(|known| known.as_str() == target)
+                backend.places.all().iter().any(|place| place.agent == *agent && place.target.as_str() == target)
             }
             _ => false,
         });

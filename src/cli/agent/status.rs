@@ -1,5 +1,6 @@
 use std::{
     env, fmt,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -84,7 +85,9 @@ fn find(agent: Option<&str>) -> Result<PathBuf, Failure> {
         let is_one = || name.starts_with("agent-") && path.extension().is_some_and(|extension| extension == "sock");
         agent.map_or_else(is_one, |agent| name == file_name(agent))
     };
-    let mut found: Vec<PathBuf> = files.filter(is_wanted).collect();
+    // One that was killed has left its socket behind, at which nobody answers.
+    let answers = |path: &PathBuf| UnixStream::connect(path).is_ok();
+    let mut found: Vec<PathBuf> = files.filter(is_wanted).filter(answers).collect();
     found.sort();
     match &found[..] {
         [one] => Ok(one.clone()),

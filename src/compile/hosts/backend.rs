@@ -7,8 +7,8 @@ use super::{super::permissions::Permission, Host, values};
 use crate::{
     api::{self, PathType, Reason, RedirectPathType, Scheme},
     routing::{
-        Backend, BackendTls, Filter, Hostname, ObjectName, Protocol, ProxyProtocol, Redirect, RedirectPath, Target,
-        Trust, TunnelBackend,
+        Backend, BackendTls, Filter, Hostname, LoadBalancing, Member, ObjectName, Places, Protocol, ProxyProtocol,
+        Redirect, RedirectPath, Target, Trust, TunnelBackend,
     },
 };
 
@@ -26,18 +26,31 @@ impl Host<'_> {
     }
 
     fn tunnel(&mut self, field: &str, backend: &api::Backend, attempts: u32) -> Result<TunnelBackend, String> {
+        let (agents, targets) = (self.agents(field, &backend.agents)?, self.targets(field, &backend.targets)?);
+        let protocol = self.protocol(field, backend)?;
+        let host_header = match backend.host_header.as_str() {
+            "" => None,
+            text if values::is_host_header(text) => Some(text.into()),
+            text => {
+                let problem = format!("{text:?} is not HOST or HOST:PORT; correct or remove it");
+                return Err(self.unsupported(format!("{field}.hostHeader: {problem}")));
+            }
+        };
+        let check = backend.health_check.as_ref();
+        let check = check.and_then(|check| {
+            self.health_check(&format!("{field}.healthCheck"), check, &protocol, host_header.as_ref())
+        });
         Ok(TunnelBackend {
-            agents: self.agents(field, &backend.agents)?,
-            targets: self.targets(field, &backend.targets)?,
-            protocol: self.protocol(field, backend)?,
-            host_header: match backend.host_header.as_str() {
-                "" => None,
-                text if values::is_host_header(text) => Some(text.into()),
-                text => {
-                    let problem = format!("{text:?} is not HOST or HOST:PORT; correct or remove it");
-                    return Err(self.unsupported(format!("{field}.hostHeader: {problem}")));
-                }
+            places: Places::new(&agents, &targets),
+            balancing: match backend.load_balancing {
+                api::LoadBalancing::RoundRobin => LoadBalancing::RoundRobin,
+                api::LoadBalancing::Random => LoadBalancing::Random,
+                api::LoadBalancing::LeastRequests => LoadBalancing::LeastRequests,
+                api::LoadBalancing::ClientHash => LoadBalancing::ClientHash,
             },
+            health_check: check,
+            protocol,
+            host_header,
             proxy_protocol: backend.proxy_protocol.map(|version| match version {
                 api::ProxyProtocol::V1 => ProxyProtocol::V1,
                 api::ProxyProtocol::V2 => ProxyProtocol::V2,
@@ -47,12 +60,13 @@ impl Host<'_> {
     }
 
     /// Those of the agents that exist and may be used.
-    fn agents(&mut self, field: &str, agents: &[api::AgentRef]) -> Result<Vec<ObjectName>, String> {
+    fn agents(&mut self, field: &str, agents: &[api::AgentRef]) -> Result<Vec<Member<ObjectName>>, String> {
         let mut broken = None;
         let mut known = Vec::with_capacity(agents.len());
         for (index, agent) in agents.iter().enumerate() {
-            match self.agent(&format!("{field}.agents[{index}]"), agent) {
-                Ok(name) => known.push(name),
+            let field = format!("{field}.agents[{index}]");
+            match self.agent(&field, agent) {
+                Ok(name) => known.push(self.member(&field, name, agent.weight, agent.priority)),
                 Err(message) => drop(broken.get_or_insert(message)),
             }
         }
@@ -95,12 +109,15 @@ impl Host<'_> {
     }
 
     /// Those of the targets that can be read.
-    fn targets(&mut self, field: &str, targets: &[api::TargetAddress]) -> Result<Vec<Target>, String> {
+    fn targets(&mut self, field: &str, targets: &[api::TargetAddress]) -> Result<Vec<Member<Target>>, String> {
         let mut broken = None;
         let mut known = Vec::with_capacity(targets.len());
         for (index, target) in targets.iter().enumerate() {
             match target.address.parse::<Target>() {
-                Ok(target) => known.push(target),
+                Ok(item) => {
+                    let field = format!("{field}.targets[{index}]");
+                    known.push(self.member(&field, item, target.weight, target.priority));
+                }
                 Err(error) => {
                     let message = format!("{field}.targets[{index}].address: {:?}: {error}", target.address);
                     broken = Some(self.unsupported(message));
@@ -108,6 +125,19 @@ impl Host<'_> {
             }
         }
         if known.is_empty() { Err(broken.unwrap_or_else(|| format!("{field}.targets is empty"))) } else { Ok(known) }
+    }
+
+    /// An agent or target with its share; what cannot be read of it is told, and as if unset.
+    fn member<T>(&mut self, field: &str, item: T, weight: i32, priority: i32) -> Member<T> {
+        let mut read = |what: &str, value: i32, most: u32, unset: u32| {
+            let fine = u32::try_from(value).ok().filter(|value| *value <= most);
+            fine.unwrap_or_else(|| {
+                self.unsupported(format!("{field}.{what}: {value} is not from 0 to {most}; {unset} is used"));
+                unset
+            })
+        };
+        let (weight, priority) = (read("weight", weight, 1000, 1), read("priority", priority, 100, 0));
+        Member { item, weight, priority }
     }
 
     fn protocol(&mut self, field: &str, backend: &api::Backend) -> Result<Protocol, String> {
@@ -229,7 +259,7 @@ impl Host<'_> {
     }
 
     /// Tells that a value is not possible, and gives the message back.
-    fn unsupported(&mut self, message: String) -> String {
+    pub(super) fn unsupported(&mut self, message: String) -> String {
         self.accepted.add(Reason::UnsupportedValue, message.clone());
         message
     }

@@ -264,7 +264,7 @@ impl Host<'_> {
     }
 
     /// A limit that makes no sense must not become no limit.
-    fn at_least_one(&mut self, field: &str, number: i32) -> NonZeroU32 {
+    pub(super) fn at_least_one(&mut self, field: &str, number: i32) -> NonZeroU32 {
         u32::try_from(number).ok().and_then(NonZeroU32::new).unwrap_or_else(|| {
             self.accepted.add(Reason::UnsupportedValue, format!("{field}: it is below 1; 1 is used"));
             NonZeroU32::MIN

@@ -5,7 +5,10 @@ use std::{num::NonZeroU32, time::Duration};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::*;
-use crate::routing::{HeaderRules, PathMatch, Protocol, ProxyProtocol, RateKey, RedirectPath, Scope, Timeouts, Trust};
+use crate::routing::{
+    CheckTls, HeaderRules, HealthCheck, LoadBalancing, Member, PathMatch, Places, Probe, Protocol, ProxyProtocol,
+    RateKey, RedirectPath, Scope, Target, Timeouts, Trust,
+};
 
 /// The rules of one TunnelHost `web/a` for `a.com`, by the place of their route; other fields are given.
 fn rules(fields: &Value) -> (Compiled, Vec<Arc<Rule>>) {
@@ -283,6 +286,85 @@ fn a_backend_speaks_what_its_protocol_says() {
     assert_eq!((named.server_name.as_deref(), &named.trust), (Some("b.lan"), &Trust::Insecure));
     let Backend::Tunnel(tunnel) = backend(&json!({"proxyProtocol": "V2"}), &[]).0 else { panic!("no tunnel") };
     assert_eq!(tunnel.proxy_protocol, Some(ProxyProtocol::V2));
+}
+
+#[test]
+fn agents_and_targets_share_the_requests_as_they_are_told() {
+    let tunnel = |fields: Value| match backend(&fields, &[]) {
+        (Backend::Tunnel(tunnel), message, reason) => (tunnel, message, reason),
+        other => panic!("{other:?}"),
+    };
+    let target = |address: &str, weight, priority| Member {
+        item: address.parse::<Target>().expect("a target"),
+        weight,
+        priority,
+    };
+    let home = [Member::from(ObjectName::new("web", "home"))];
+    let (plain, ..) = tunnel(json!({}));
+    assert_eq!(plain.balancing, LoadBalancing::RoundRobin);
+    assert_eq!(plain.places, Places::new(&home, &[target("b:1", 1, 0)]));
+    for (text, balancing) in [
+        ("Random", LoadBalancing::Random),
+        ("LeastRequests", LoadBalancing::LeastRequests),
+        ("ClientHash", LoadBalancing::ClientHash),
+    ] {
+        assert_eq!(tunnel(json!({"loadBalancing": text})).0.balancing, balancing);
+    }
+    let targets = json!([{"address": "b:1", "weight": 5}, {"address": "b:2", "priority": 1}]);
+    let (shared, _, reason) = tunnel(json!({"targets": targets}));
+    assert_eq!(reason, Reason::ResolvedRefs);
+    assert_eq!(shared.places, Places::new(&home, &[target("b:1", 5, 0), target("b:2", 1, 1)]));
+    let targets = json!([{"address": "b:1", "weight": -1}, {"address": "b:2", "priority": 101}]);
+    let (unreadable, message, reason) = tunnel(json!({"targets": targets}));
+    assert_eq!(reason, Reason::UnsupportedValue);
+    assert_eq!(
+        message,
+        "spec.routes[0].backend.targets[0].weight: -1 is not from 0 to 1000; 1 is used; \
+         spec.routes[0].backend.targets[1].priority: 101 is not from 0 to 100; 0 is used"
+    );
+    assert_eq!(unreadable.places, Places::new(&home, &[target("b:1", 1, 0), target("b:2", 1, 0)]));
+}
+
+#[test]
+fn targets_are_checked_as_the_backend_says() {
+    let check = |fields: Value| match backend(&fields, &[]) {
+        (Backend::Tunnel(tunnel), message, _) => (tunnel.health_check, message),
+        other => panic!("{other:?}"),
+    };
+    let probe = |fields: Value| check(fields).0.expect("a check").probe.clone();
+    assert_eq!(check(json!({})).0, None);
+    let defaults = check(json!({"healthCheck": {"tcp": {}}})).0.expect("a check");
+    let [interval, timeout] = [10, 2].map(Duration::from_secs);
+    let tcp = HealthCheck { probe: Probe::Tcp, interval, timeout, unhealthy_after: 3, healthy_after: 2 };
+    assert_eq!(*defaults, tcp);
+    let http = |host: Option<&str>, expected: &[std::ops::RangeInclusive<u16>], tls: Option<CheckTls>| {
+        let host = host.map(Arc::from);
+        Probe::Http { path: "/healthz?full".into(), host, expected: expected.to_vec(), tls }
+    };
+    let plain = json!({"http": {"path": "/healthz?full"}});
+    assert_eq!(probe(json!({"healthCheck": plain})), http(None, &[200..=399], None));
+    let fields = json!({"healthCheck": plain, "hostHeader": "app.lan"});
+    assert_eq!(probe(fields), http(Some("app.lan"), &[200..=399], None));
+    let own = json!({"path": "/healthz?full", "host": "check.lan", "expectedStatuses": ["204", "300-499"]});
+    let fields = json!({"healthCheck": {"http": own}, "hostHeader": "app.lan", "protocol": "HTTPS"});
+    let tls = Some(CheckTls { server_name: None });
+    assert_eq!(probe(fields), http(Some("check.lan"), &[204..=204, 300..=499], tls));
+    for (fields, part) in [
+        (json!({"healthCheck": {}}), "healthCheck: it must have either 'http' or 'tcp'"),
+        (json!({"healthCheck": plain, "protocol": "GRPC"}), "healthCheck.http: it speaks HTTP/1.1"),
+        (json!({"healthCheck": {"http": {"path": "healthz"}}}), "healthCheck.http.path: \"healthz\" is no path"),
+        (json!({"healthCheck": {"http": {"path": "/", "host": "a b"}}}), "http.host: \"a b\" is not HOST"),
+        (json!({"healthCheck": {"http": {"path": "/", "expectedStatuses": ["2xx"]}}}), "expectedStatuses[0]: \"2xx\""),
+        (json!({"healthCheck": {"http": {"path": "/", "expectedStatuses": ["399-200"]}}}), "is no status"),
+    ] {
+        let (none, message) = check(fields);
+        assert_eq!(none, None, "{message}");
+        assert!(message.contains(part) && message.contains("nothing is checked"), "{message}");
+    }
+    let (wrong, message) = check(json!({"healthCheck": {"tcp": {}, "interval": "1ms", "unhealthyAfter": 0}}));
+    assert_eq!(*wrong.expect("a check"), HealthCheck { unhealthy_after: 1, ..tcp });
+    assert!(message.contains("healthCheck.interval: \"1ms\" is not from 1s"), "{message}");
+    assert!(message.contains("healthCheck.unhealthyAfter: it is below 1; 1 is used"), "{message}");
 }
 
 #[test]

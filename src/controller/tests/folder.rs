@@ -104,7 +104,7 @@ metadata: {name: ignored}
 fn target(compiled: &Compiled, host: &str) -> String {
     match compiled.table.lookup(EntryPoint::Http, &RequestInfo::get(host, "/")) {
         Lookup::Rule(rule) => match &rule.backend {
-            Backend::Tunnel(tunnel) => tunnel.targets[0].to_string(),
+            Backend::Tunnel(tunnel) => tunnel.places.all()[0].target.to_string(),
             other => format!("{other:?}"),
         },
         _ => String::new(),

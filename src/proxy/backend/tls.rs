@@ -3,12 +3,8 @@
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, Error, RootCertStore, crypto::aws_lc_rs};
+use rustls_pki_types::ServerName;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -17,7 +13,7 @@ use crate::{
     flow::Counted,
     proxy::error::ProxyError,
     routing::{BackendTls, Target, Trust},
-    tunnel::Link,
+    tunnel::{Link, tls::AnyCertificate},
 };
 
 const HTTP2: &[u8] = b"h2";
@@ -33,10 +29,6 @@ struct Configs {
     either: Arc<ClientConfig>,
     http1: Arc<ClientConfig>,
 }
-
-/// Believes every certificate, as the object says. The handshake's signature is verified all the same.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
 
 // === impl BackendConfigs ===
 
@@ -113,43 +105,6 @@ impl Configs {
         let mut http1 = either.clone();
         http1.alpn_protocols = vec![HTTP1.to_vec()];
         Ok(Self { either: Arc::new(either), http1: Arc::new(http1) })
-    }
-}
-
-// === impl AnyCertificate ===
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -41,6 +41,7 @@ reasons! {
     ConcurrentRequests = "concurrent_requests",
     BodySize = "body_size",
     ConnectionLimit = "connection_limit",
+    Drained = "drained",
     NoSession = "no_session",
     AgentOverloaded = "agent_overloaded",
     TargetNotAllowed = "target_not_allowed",

@@ -1,9 +1,9 @@
 //! No backend for a request.
 
-use culvert::routing::{Backend, Matches, PathMatch};
+use culvert::routing::{Backend, Matches, Member, PathMatch, Places, Target};
 
 use super::Scene;
-use crate::stage::mirror;
+use crate::{stage::mirror, support::lab};
 
 pub(super) async fn nobody_has_the_host(reason: &str) {
     let scene = Scene::new().await;
@@ -31,5 +31,16 @@ pub(super) async fn no_agent_has_a_session(reason: &str) {
     scene.stage.edge.sessions(|sessions| sessions.is_empty()).await;
     let answer = scene.stage.get("/").await;
     assert_eq!(answer.header("retry-after"), Some("1"));
+    scene.tells(0, &answer, 503, Some("destination_unavailable"), reason).await;
+}
+
+pub(super) async fn every_target_has_the_weight_0(reason: &str) {
+    let scene = Scene::new().await;
+    scene.serve(&["127.0.0.1:1"], |rule| {
+        let Backend::Tunnel(tunnel) = &mut rule.backend else { panic!("{rule:?}") };
+        let item: Target = "127.0.0.1:1".parse().expect("a target");
+        tunnel.places = Places::new(&[lab().into()], &[Member { item, weight: 0, priority: 0 }]);
+    });
+    let answer = scene.stage.get("/").await;
     scene.tells(0, &answer, 503, Some("destination_unavailable"), reason).await;
 }

@@ -1,0 +1,134 @@
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    routing::{Check, Checks, ObjectName, Probe},
+    tunnel::{
+        self, MAX_CHECKS, Note,
+        health::{CheckOrder, HealthProblem, HealthReport, HttpCheck},
+    },
+};
+
+/// What a session's agent was asked to check, and what it says.
+#[derive(Debug, Default)]
+pub(super) struct SessionHealth {
+    asked: Mutex<Asked>,
+    /// How many checks fail; what most requests look at.
+    failing: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Asked {
+    checks: HashMap<Arc<Check>, Known>,
+    by_id: HashMap<u32, Arc<Check>>,
+    last_id: u32,
+}
+
+#[derive(Debug)]
+struct Known {
+    id: u32,
+    health: Option<Health>,
+}
+
+/// What an agent says of a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It succeeds.
+    Healthy,
+    /// It fails.
+    Unhealthy(Arc<HealthProblem>),
+}
+
+// === impl SessionHealth ===
+
+impl SessionHealth {
+    /// What to tell the agent so that it runs those of the checks that are its own.
+    pub(super) fn ask(&self, agent: &ObjectName, checks: &Checks) -> Vec<Note> {
+        let mut asked = self.asked.lock();
+        let Asked { checks: known, by_id, last_id } = &mut *asked;
+        let gone: Vec<_> = known.extract_if(|check, _| !checks.contains(agent, check)).map(|(_, gone)| gone).collect();
+        for gone in &gone {
+            by_id.remove(&gone.id);
+        }
+        let mut start = Vec::new();
+        for check in checks.agent(agent) {
+            if known.contains_key(check) {
+                continue;
+            }
+            if known.len() >= MAX_CHECKS {
+                tracing::warn!(%agent, "there are more than {MAX_CHECKS} health checks for this agent; some are not run");
+                break;
+            }
+            *last_id += 1;
+            known.insert(check.clone(), Known { id: *last_id, health: None });
+            by_id.insert(*last_id, check.clone());
+            start.push(CheckOrder { id: *last_id, check: order(check) });
+        }
+        self.count(known);
+        Note::checks(start, gone.iter().map(|gone| gone.id).collect())
+    }
+
+    /// Takes what the agent says; what it was not asked is nothing. Says whether that is news.
+    pub(super) fn reported(&self, reports: Vec<HealthReport>) -> bool {
+        let mut asked = self.asked.lock();
+        let Asked { checks, by_id, .. } = &mut *asked;
+        let mut news = false;
+        for HealthReport { id, problem } in reports {
+            let Some(known) = by_id.get(&id).and_then(|check| checks.get_mut(check)) else { continue };
+            // Made anew, so that its length is what it may be.
+            let problem = problem.map(|problem| HealthProblem::new(problem.reason, &problem.text));
+            let health = problem.map_or(Health::Healthy, |problem| Health::Unhealthy(Arc::new(problem)));
+            news |= known.health.as_ref() != Some(&health);
+            known.health = Some(health);
+        }
+        self.count(checks);
+        news
+    }
+
+    /// What the agent says of a check; `None` where it has not said anything yet.
+    pub(super) fn of(&self, check: &Check) -> Option<Health> {
+        self.asked.lock().checks.get(check)?.health.clone()
+    }
+
+    /// Whether the agent says that the check fails. Cheap as long as none does.
+    pub(super) fn fails(&self, check: &Check) -> bool {
+        self.failing.load(Ordering::Relaxed) > 0 && matches!(self.of(check), Some(Health::Unhealthy(_)))
+    }
+
+    fn count(&self, checks: &HashMap<Arc<Check>, Known>) {
+        let failing = checks.values().filter(|known| matches!(known.health, Some(Health::Unhealthy(_))));
+        self.failing.store(failing.count(), Ordering::Relaxed);
+    }
+}
+
+/// A check as the agent is told of it.
+fn order(check: &Check) -> tunnel::health::Check {
+    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let http = match &check.how.probe {
+        Probe::Tcp => None,
+        Probe::Http { path, host, expected, tls } => Some(HttpCheck {
+            path: path.to_string(),
+            host: host.as_deref().map(str::to_owned),
+            expected: expected.iter().map(|range| (*range.start(), *range.end())).collect(),
+            tls: tls
+                .as_ref()
+                .map(|tls| tls.server_name.as_deref().or(check.target.host()).unwrap_or_default().to_owned()),
+        }),
+    };
+    tunnel::health::Check {
+        namespace: check.namespace.to_string(),
+        target: check.target.to_string(),
+        http,
+        interval: millis(check.how.interval),
+        timeout: millis(check.how.timeout),
+        unhealthy_after: check.how.unhealthy_after,
+        healthy_after: check.how.healthy_after,
+    }
+}
