@@ -53,3 +53,7 @@ conformance *args:
 # What visitors notice when something fails, all scenarios or by name; `just faults --list` names them, `--quick` is for a glance.
 faults *args:
     tests/faults/run {{ args }}
+
+# Checks that the agent's sources compile for other systems; rustup brings the standard libraries of those.
+portability *args:
+    tests/portability/run {{ args }}
