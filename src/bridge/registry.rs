@@ -169,7 +169,8 @@ impl Registry {
     }
 
     /// As [`Registry::choose_where`], among the sessions of that one of the agent's processes which is this visitor's: the
-    /// same as long as it is there, and when one goes, only its visitors move.
+    /// same as long as it is there, and when one goes, only its visitors move. So is the replica that leads there, where this
+    /// one has no session.
     #[must_use]
     pub fn choose_for(
         &self,
@@ -179,10 +180,13 @@ impl Registry {
     ) -> Option<Arc<AgentSession>> {
         let agents = self.read();
         let mut takes = |session: &Arc<AgentSession>| session.cause().is_none() && wanted(session);
-        let processes = agents.get(agent)?.processes.iter();
-        let usable = processes.filter(|process| process.sessions.iter().any(&mut takes));
-        let mine = usable.max_by_key(|process| affinity(visitor, process.instance()))?;
-        in_turn(&mine.sessions, &mine.turn).find(|session| takes(session)).cloned()
+        let group = agents.get(agent)?;
+        let usable = group.processes.iter().filter(|process| process.sessions.iter().any(&mut takes));
+        if let Some(mine) = usable.max_by_key(|process| affinity(visitor, process.instance())) {
+            return in_turn(&mine.sessions, &mine.turn).find(|session| takes(session)).cloned();
+        }
+        let elsewhere = group.elsewhere.iter().filter(|session| takes(session));
+        elsewhere.max_by_key(|session| affinity(visitor, &session.instance)).cloned()
     }
 
     /// Whether the process of that id takes new links. One whose agent is leaving is still listed, and takes none:
@@ -603,6 +607,8 @@ mod tests {
         registry.heard(&neighbour, vec![lab(), lab()], &[]);
         let elsewhere = registry.choose(&lab()).expect("by the other replica");
         assert_eq!((&*elsewhere.instance, elsewhere.id), ("r2", neighbour.id));
+        let hashed = registry.choose_for(&lab(), [198, 51, 100, 7].into(), |_| true);
+        assert_eq!(hashed.expect("for each visitor too").id, neighbour.id);
         assert!(registry.choose_own(&lab(), |_| true).is_none());
         assert!(registry.held().is_empty() && registry.sessions().is_empty(), "it is not held here");
         assert!(registry.is_active(elsewhere.process));
