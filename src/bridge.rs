@@ -16,6 +16,7 @@ mod mesh;
 mod metrics;
 mod registration;
 mod registry;
+mod session;
 mod source;
 mod throttle;
 mod waiting;
@@ -25,5 +26,6 @@ pub use self::{
     health::Health,
     listener::{Bridge, BridgeError, Config, Security},
     mesh::{Mesh, MeshConfig, MeshError, MeshIdentity, MeshPeer},
-    registry::{AgentSession, Registry, Sessions},
+    registry::{Registry, Sessions},
+    session::AgentSession,
 };

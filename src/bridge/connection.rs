@@ -27,7 +27,8 @@ use super::{
     instances,
     metrics::Metrics,
     registration::{Accepted, Denied, Registrar},
-    registry::{AgentSession, Cause, NewSession},
+    registry::NewSession,
+    session::{AgentSession, Cause},
     throttle::Throttle,
     waiting::{Place, WaitingRoom},
 };

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::registry::AgentSession;
+use super::session::AgentSession;
 use crate::routing::ObjectName;
 
 /// How many processes of that agent are registered besides the one called `instance`.
