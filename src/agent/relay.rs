@@ -247,6 +247,8 @@ impl Response {
             };
             if taken < read.len() {
                 self.rest = Bytes::copy_from_slice(&read[taken..]);
+                // Next time, no more is read than the link takes.
+                self.bulk = true;
             }
             Poll::Ready(Ok(()))
         })
@@ -254,13 +256,15 @@ impl Response {
 
     /// Reads into a buffer that the link then takes over.
     fn poll_large(&mut self, link: &mut Link, backend: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        // What is read has to be kept until the link takes it; the backend can keep it as well.
-        ready!(link.poll_writable(cx));
-        let mut buffer = BytesMut::with_capacity(READ);
+        // What is read has to be kept until the link takes it; the backend can keep it as well. A hundred readers that stall at
+        // the other end would else cost a buffer each.
+        let room = ready!(link.poll_writable(cx)).map_err(|error| Failure::of_link(&error))?.min(READ);
+        let mut buffer = BytesMut::with_capacity(room);
         let read = match pin!(backend.read_buf(&mut buffer)).poll(cx) {
             Poll::Ready(read) => read.map_err(Failure::Backend)?,
             Poll::Pending => {
-                self.bulk = false;
+                // Without much room, more might come than the link takes.
+                self.bulk = room < READ / 2;
                 return Poll::Pending;
             }
         };
@@ -268,7 +272,7 @@ impl Response {
             self.state = ResponseState::Ending;
         }
         // A small rest of a large buffer would hold all of it for as long as the link holds the rest.
-        self.bulk = read >= READ / 2;
+        self.bulk = read >= room / 2;
         self.rest = if self.bulk { buffer.freeze() } else { Bytes::copy_from_slice(&buffer) };
         Poll::Ready(Ok(()))
     }

@@ -25,6 +25,11 @@ impl<S> Counted<S> {
         Self { inner, meter }
     }
 
+    /// The stream itself; what is read or written there is not counted.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
     /// The stream and its meter, for those who move its bytes in another way and count them themselves.
     pub fn into_parts(self) -> (S, Arc<Meter>) {
         (self.inner, self.meter)

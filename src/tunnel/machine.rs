@@ -298,16 +298,16 @@ impl Machine {
         self.links.get(&id)?.failure.as_ref()
     }
 
-    /// Whether a write would have an effect; where not, [`Event::Writable`] tells when it would.
-    pub fn is_writable(&mut self, id: u32) -> bool {
+    /// How much a write would take, in bytes; where nothing, [`Event::Writable`] tells when it would.
+    ///
+    /// # Errors
+    /// As of [`Machine::write`].
+    pub fn writable(&mut self, id: u32) -> Result<usize, LinkError> {
         let limit = self.config.send_queue;
-        match writable(&mut self.links, id) {
-            Ok(link) => {
-                link.sending.blocked = link.sending.room(limit) == 0;
-                !link.sending.blocked
-            }
-            Err(_) => true,
-        }
+        let link = writable(&mut self.links, id)?;
+        let room = link.sending.room(limit);
+        link.sending.blocked = room == 0;
+        Ok(room)
     }
 
     /// Writes to a link: returns how much was taken, 0 where it has to wait for [`Event::Writable`].

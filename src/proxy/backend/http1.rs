@@ -30,6 +30,10 @@ const REST: Duration = Duration::from_secs(5);
 /// What a connection reads or holds at a time: a whole head, or a piece of a body that its visitor may not take for long.
 const MAX_BUFFER: usize = MAX_HEAD_BYTES + 8 * 1024;
 
+/// What is read of a link at a time. hyper reads into ever larger buffers as long as they are filled, and a piece of a body keeps the
+/// buffer that it came in: short of 16 KiB, they stay at that.
+const READ: usize = 16 * 1024 - 1;
+
 type Sender = http1::SendRequest<RequestBody>;
 /// Boxed, once for all of its requests: it is large, and each request hands it on several times.
 type Connection = Box<http1::Connection<TokioIo<BeforeHead<BackendStream>>, RequestBody>>;
@@ -68,7 +72,8 @@ enum Driver {
 
 impl Idle {
     /// Speaks HTTP/1.1 over a link.
-    pub(crate) async fn handshake(stream: BackendStream) -> hyper::Result<Self> {
+    pub(crate) async fn handshake(mut stream: BackendStream) -> hyper::Result<Self> {
+        stream.limit_reads(READ);
         let (stream, allowance) = BeforeHead::new(stream);
         let (sender, connection) = http1::Builder::new()
             .max_header_size(MAX_HEAD_BYTES)

@@ -16,6 +16,17 @@ pub(crate) enum BackendStream {
     Tls(Box<TlsStream<Counted<Link>>>),
 }
 
+// === impl BackendStream ===
+
+impl BackendStream {
+    /// Lets a read bring no more than so many bytes. TLS decides by its records.
+    pub(super) fn limit_reads(&mut self, most: usize) {
+        if let Self::Plain(link) = self {
+            link.get_mut().limit_reads(most);
+        }
+    }
+}
+
 impl AsyncRead for BackendStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {

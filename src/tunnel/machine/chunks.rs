@@ -18,8 +18,8 @@ impl Chunks {
     /// A piece from this size on is worth sharing; below, copying is cheaper than what sharing would hold.
     pub const SHARED: usize = 4 * 1024;
 
-    /// `tail` begins anew at this size rather than to move what it holds to a larger place.
-    const TAIL: usize = 64 * 1024;
+    /// `tail` begins anew rather than to become larger: what was read of a piece is given back with the piece only.
+    const TAIL: usize = 16 * 1024;
 
     /// What a shared piece is counted as at least: the block that it keeps may be larger than itself.
     const SHARED_COST: usize = 16 * 1024;
@@ -44,7 +44,7 @@ impl Chunks {
 
     /// Appends a copy of `bytes`.
     pub fn copy(&mut self, bytes: &[u8]) {
-        if self.tail.capacity() - self.tail.len() < bytes.len() && self.tail.len() + bytes.len() > Self::TAIL {
+        if self.tail.len() + bytes.len() > Self::TAIL {
             self.roll();
             self.tail.reserve(bytes.len().max(Self::TAIL / 4));
         }

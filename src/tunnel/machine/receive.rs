@@ -10,8 +10,9 @@ use super::{
 };
 use crate::tunnel::{LinkError, Note, Open, RefuseCode, ResetCode};
 
-/// A reader that is this far behind is not worth sharing blocks with: what it leaves would hold them.
-const BEHIND: usize = 128 * 1024;
+/// A reader that is this far behind is not worth sharing blocks with: what it leaves would hold them, with other readers' data that was
+/// taken long ago.
+const BEHIND: usize = 16 * 1024;
 /// How many notes may wait for the program.
 const MAX_NOTES: usize = 64;
 /// How many bytes of control frames may wait for the transport.

@@ -29,13 +29,15 @@ pub struct Link {
     id: u32,
     /// Whether this direction was ended.
     ended: bool,
+    /// How much one read takes.
+    most: usize,
 }
 
 // === impl Link ===
 
 impl Link {
     pub(super) fn new(shared: Arc<Shared>, id: u32) -> Self {
-        Self { shared, id, ended: false }
+        Self { shared, id, ended: false, most: usize::MAX }
     }
 
     /// Its number in its session.
@@ -83,10 +85,20 @@ impl Link {
         self.write(cx, |machine, id| machine.write_chunk(id, chunk))
     }
 
-    /// Ready once something can be written, or the link can be used no more. For one who would else have to keep what it has
-    /// read for the link.
-    pub fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.shared.attempt(self.id, Interest::Write, cx, |machine| machine.is_writable(self.id).then_some(()))
+    /// Ready with how much can be written, once that is something. For one who would else have to keep what it has read for
+    /// the link.
+    pub fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.shared.attempt(self.id, Interest::Write, cx, |machine| match machine.writable(self.id) {
+            Ok(0) => None,
+            Ok(room) => Some(Ok(room)),
+            Err(error) => Some(Err(error.into())),
+        })
+    }
+
+    /// Lets a read take no more than so many bytes, at least 1, from now on. For a reader that keeps what it gets, in buffers that
+    /// grow with it.
+    pub fn limit_reads(&mut self, most: usize) {
+        self.most = most.max(1);
     }
 
     /// Ends the link at once, in both directions.
@@ -112,7 +124,7 @@ impl Link {
 
 impl AsyncRead for Link {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let max = buf.remaining();
+        let max = buf.remaining().min(self.most);
         if max == 0 {
             return Poll::Ready(Ok(()));
         }
