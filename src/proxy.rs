@@ -158,8 +158,7 @@ impl Proxy {
         };
         tokio::select! {
             () = self.accept(listener, None, shutdown) => {}
-            () = upkeep => {}
-            () = self.shared.follow_reachability(&self.shared.reachability) => {}
+            () = async { tokio::join!(upkeep, self.shared.follow_reachability()); } => {}
         }
         self.drop_idle();
     }

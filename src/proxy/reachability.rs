@@ -7,10 +7,7 @@ use std::{
 };
 
 use prometheus::{IntGaugeVec, Opts, Registry as MetricsRegistry};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, sleep_until},
-};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     Shared,
@@ -110,7 +107,7 @@ impl Gauge {
 
 impl Shared {
     /// Publishes what is known, whenever that has changed, for ever.
-    pub(super) async fn follow_reachability(self: &Arc<Self>, publish: &watch::Sender<Arc<Reachability>>) {
+    pub(super) async fn follow_reachability(self: &Arc<Self>) {
         let mut reached = self.makers.reach_news.subscribe();
         let (mut checks, mut sessions) = (self.registry.watch_health(), self.registry.watch());
         let (mut held, mut last) = (Held::new(), HashMap::new());
@@ -130,7 +127,7 @@ impl Shared {
             });
             let Ok((found, still_held, healthy, next)) = looked.await else { return };
             (held, last) = (still_held, healthy);
-            publish.send_if_modified(|before| {
+            self.reachability.send_if_modified(|before| {
                 let changed = **before != found;
                 *before = Arc::new(found);
                 changed

@@ -48,7 +48,8 @@ async fn stopping_a_backend_changes_one_condition_alone() {
 
     let address = site.backend.address.to_string();
     site.backend.stop().await;
-    for (host, visitors, before) in [("checked", &[][..], &checked_before), ("visited", &visitors, &visited_before)] {
+    for (host, visitors, before) in [("checked", &[][..], &checked_before), ("visited", &visitors[..], &visited_before)]
+    {
         let (condition, others) = reachable(&site, host, "False", visitors).await;
         assert_eq!(condition["reason"], "Refused", "{condition}");
         let message = condition["message"].as_str().unwrap();
@@ -58,7 +59,8 @@ async fn stopping_a_backend_changes_one_condition_alone() {
 
     site.backend = Backend::start(&address, "well again\n").await;
     all_see(&visitors, 200, Duration::from_secs(5)).await;
-    for (host, visitors, before) in [("checked", &[][..], &checked_before), ("visited", &visitors, &visited_before)] {
+    for (host, visitors, before) in [("checked", &[][..], &checked_before), ("visited", &visitors[..], &visited_before)]
+    {
         let (_, others) = reachable(&site, host, "True", visitors).await;
         assert_eq!(others, *before, "of {host}");
         eventually("all replicas have taken back what they said", SOON, async || {
