@@ -47,8 +47,11 @@ pub(super) struct HostState {
     pools: Mutex<HashMap<(u64, Target, Speaks), Arc<Pool>>>,
     pub(super) limits: Limits,
     /// What connects have come to, by agent and target. `None` once the TunnelHost is gone.
-    reaches: Mutex<Option<HashMap<(ObjectName, Target), Arc<Reach>>>>,
+    reaches: Mutex<Option<Reaches>>,
 }
+
+/// What connects have come to, by agent and target.
+type Reaches = HashMap<(ObjectName, Target), Arc<Reach>>;
 
 /// An agent's limits and what it uses of them.
 #[derive(Clone)]

@@ -45,7 +45,7 @@ pub(in crate::controller) struct BackendWriter {
 struct Entry {
     host: ObjectName,
     version: Option<String>,
-    entry: Option<UnreachableBackend>,
+    unreachable: Option<UnreachableBackend>,
 }
 
 // === impl BackendWriter ===
@@ -77,7 +77,7 @@ impl BackendWriter {
         let due = self.due(ledger);
         let writes = stream::iter(due).map(|due| async move {
             let api = Api::<TunnelHost>::namespaced(self.client.clone(), &due.host.namespace);
-            let result = apply_unreachable(&api, &due.host.name, &self.replica, due.entry.as_ref()).await;
+            let result = apply_unreachable(&api, &due.host.name, &self.replica, due.unreachable.as_ref()).await;
             (due, result)
         });
         let mut writes = std::pin::pin!(writes.buffer_unordered(CONCURRENCY));
@@ -86,7 +86,7 @@ impl BackendWriter {
             match result {
                 Ok(()) => {
                     self.metrics.status_update(StatusUpdate::Success);
-                    ledger.note(due.host, due.version, due.entry);
+                    ledger.note(due.host, due.version, due.unreachable);
                 }
                 Err(error) => {
                     self.metrics.status_update(StatusUpdate::Failure);
@@ -114,7 +114,7 @@ impl BackendWriter {
             let current = status.iter().find(|entry| entry.replica == self.replica);
             let version = object.resource_version();
             if current != desired.as_ref() && !ledger.has(&host, version.as_ref(), &desired) {
-                due.push(Entry { host, version, entry: desired });
+                due.push(Entry { host, version, unreachable: desired });
             }
         }
         due
