@@ -26,9 +26,10 @@ pub use self::{
     crds::crds,
     host::{
         Access, AgentRef, Auth, Backend, BackendTls, BasicAuth, HeaderMatch, HeaderRules, Headers, HealthCheck, Hsts,
-        HttpHealthCheck, Limits, LoadBalancing, MatchType, PathRule, PathType, Protocol, ProxyProtocol, QueryMatch,
-        RateKey, Redirect, RedirectPath, RedirectPathType, RequestRate, Retries, Rewrite, Route, RouteMatch, Scheme,
-        TargetAddress, TcpHealthCheck, Timeouts, Tls, TunnelHost, TunnelHostSpec, TunnelHostStatus,
+        HttpHealthCheck, Limits, LoadBalancing, MatchType, PassiveHealth, PathRule, PathType, Protocol, ProxyProtocol,
+        QueryMatch, RateKey, Redirect, RedirectPath, RedirectPathType, RequestRate, Retries, Rewrite, Route,
+        RouteMatch, Scheme, TargetAddress, TcpHealthCheck, Timeouts, Tls, TunnelHost, TunnelHostSpec, TunnelHostStatus,
+        UnreachableBackend,
     },
     quantity::Quantity,
     secrets::{SecretRef, SecretType},

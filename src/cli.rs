@@ -3,6 +3,8 @@
 #[cfg(feature = "agent")]
 mod agent;
 #[cfg(feature = "edge")]
+mod backends;
+#[cfg(feature = "edge")]
 mod certificate;
 #[cfg(feature = "edge")]
 mod check;

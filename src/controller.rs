@@ -3,7 +3,7 @@
 //! ```text
 //! source ─▶ stores ─▶ compile ─▶ Outputs ─▶ proxy, bridge
 //!    ▲                   └─▶ conditions, Events (by the lease holder)
-//!    └── API server ◀──────────── sessions (by every replica)
+//!    └── API server ◀──────────── sessions, backends (by every replica)
 //! ```
 //!
 //! Nothing is published before all lists have been read once, and nothing is taken back when the API server goes away:
@@ -34,17 +34,44 @@ use self::{
     metrics::Metrics,
     reconcile::Published,
     source::Source,
-    status::{ConditionWriter, SessionWriter},
+    status::{BackendWriter, ConditionWriter, SessionWriter},
     stores::Stores,
 };
 pub use self::{
     membership::{Member, Replicas},
     source::{Dating, Entry, FolderError, Manifest, Object, SyntaxError, manifest_names},
 };
-use crate::{api::AgentSession, compile::Compiled, routing::ObjectName};
+use crate::{
+    api::{AgentSession, Reason},
+    compile::Compiled,
+    routing::ObjectName,
+};
 
 /// The sessions that this replica holds, by agent.
 pub type Sessions = HashMap<ObjectName, Vec<AgentSession>>;
+
+/// What this replica knows of the backends of TunnelHosts. One that nothing is known of is not in it.
+pub type Backends = HashMap<ObjectName, BackendState>;
+
+/// What a replica knows of the backends of a TunnelHost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendState {
+    /// Whether each of its routes has a target that is reached.
+    pub reachable: bool,
+    /// Why, for programs.
+    pub reason: Reason,
+    /// Why, for people: agent, target, and the agent's words.
+    pub message: String,
+}
+
+/// What this replica sees of agents and backends, for the status of their objects.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The sessions that it holds.
+    pub sessions: watch::Receiver<Arc<Sessions>>,
+    /// What it knows of backends.
+    pub backends: watch::Receiver<Arc<Backends>>,
+}
 
 /// What a controller is made of; it does nothing until it runs.
 pub struct Controller {
@@ -55,7 +82,7 @@ pub struct Controller {
     members: watch::Sender<Members>,
     replicas: watch::Sender<Replicas>,
     expected: watch::Sender<Arc<[ObjectName]>>,
-    sessions: watch::Receiver<Arc<Sessions>>,
+    observed: Observed,
     cluster: Option<Cluster>,
 }
 
@@ -93,21 +120,21 @@ struct Cluster {
 // === impl Controller ===
 
 impl Controller {
-    /// A controller of the objects of a cluster. `sessions` are those that this replica holds; they are written to the
-    /// status of their agents.
+    /// A controller of the objects of a cluster. What is `observed` is written to the status of the
+    /// objects.
     ///
     /// # Errors
     /// Where the registry has metrics of these names already.
     pub fn cluster(
         client: Client,
         config: ClusterConfig,
-        sessions: watch::Receiver<Arc<Sessions>>,
+        observed: Observed,
         registry: &prometheus::Registry,
     ) -> Result<Self, prometheus::Error> {
         let metrics = Arc::new(Metrics::register(registry)?);
         let source = source::cluster(&client, &metrics);
         let replica = config.replica.clone();
-        Ok(Self::new(source, metrics, &replica, sessions, Some(Cluster { client, config })))
+        Ok(Self::new(source, metrics, &replica, observed, Some(Cluster { client, config })))
     }
 
     /// A controller of the objects of a folder. There are no other replicas; verdicts go to the log, and so does what is new of
@@ -118,20 +145,14 @@ impl Controller {
     pub fn folder(
         dir: &Path,
         replica: &str,
-        sessions: watch::Receiver<Arc<Sessions>>,
+        observed: Observed,
         registry: &prometheus::Registry,
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let metrics = Arc::new(Metrics::register(registry)?);
-        Ok(Self::new(source::folder(dir)?, metrics, replica, sessions, None))
+        Ok(Self::new(source::folder(dir)?, metrics, replica, observed, None))
     }
 
-    fn new(
-        source: Source,
-        metrics: Arc<Metrics>,
-        replica: &str,
-        sessions: watch::Receiver<Arc<Sessions>>,
-        cluster: Option<Cluster>,
-    ) -> Self {
+    fn new(source: Source, metrics: Arc<Metrics>, replica: &str, observed: Observed, cluster: Option<Cluster>) -> Self {
         let members = Members::alone(replica);
         Self {
             stores: Stores::new(source.secret_lists, source.tls_secrets.clone(), metrics.clone()),
@@ -141,7 +162,7 @@ impl Controller {
             replicas: watch::Sender::new(members.replicas.clone()),
             members: watch::Sender::new(members),
             expected: watch::Sender::new(Arc::from([])),
-            sessions,
+            observed,
             cluster,
         }
     }
@@ -158,14 +179,16 @@ impl Controller {
 
     /// Runs until `shutdown`, then gives the lease back.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { source, stores, metrics, compiled, members, replicas, expected, sessions, cluster } = self;
+        let Self { source, stores, metrics, compiled, members, replicas, expected, observed, cluster } = self;
+        let Observed { sessions, backends } = observed;
         let touched = watch::Sender::new(());
         let Some(Cluster { client, config }) = cluster else {
             let report = report::follow(compiled.subscribe());
+            let reachable = report::backends(backends);
             let newcomers = events::log(sessions);
             let reconcile = reconcile::run(source, stores, Published { compiled, expected, touched }, metrics);
             tokio::select! {
-                () = async { tokio::join!(reconcile, report, newcomers); } => {}
+                () = async { tokio::join!(reconcile, report, reachable, newcomers); } => {}
                 () = shutdown.cancelled() => {}
             }
             return;
@@ -175,12 +198,12 @@ impl Controller {
         let holder = watch::Sender::new(false);
         let conditions = ConditionWriter {
             client: client.clone(),
-            hosts,
+            hosts: hosts.clone(),
             agents: agents.clone(),
             replica: config.replica.clone(),
             compiled: compiled.subscribe(),
             touched: touched.subscribe(),
-            sessions: sessions.clone(),
+            observed: Observed { sessions: sessions.clone(), backends: backends.clone() },
             members: members.subscribe(),
             holder: holder.subscribe(),
             metrics: metrics.clone(),
@@ -190,6 +213,14 @@ impl Controller {
             replica: config.replica.clone(),
             agents,
             sessions,
+            touched: touched.subscribe(),
+            metrics: metrics.clone(),
+        };
+        let own_backends = BackendWriter {
+            client: client.clone(),
+            replica: config.replica.clone(),
+            hosts,
+            backends,
             touched: touched.subscribe(),
             metrics: metrics.clone(),
         };
@@ -211,6 +242,7 @@ impl Controller {
                 reconcile,
                 conditions.run(),
                 own_sessions.run(),
+                own_backends.run(),
                 newcomers.run(),
                 membership,
                 show(published_members, replicas)

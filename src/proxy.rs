@@ -15,6 +15,7 @@ mod joiner;
 mod live;
 mod message;
 mod metrics;
+mod reachability;
 mod service;
 mod visitor;
 
@@ -31,6 +32,7 @@ use arc_swap::ArcSwap;
 use prometheus::Registry as MetricsRegistry;
 use tokio::{
     net::TcpListener,
+    sync::watch,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -40,11 +42,13 @@ use self::{
     gate::Passwords,
     live::{Live, Makers, places::PlaceStates},
     metrics::{HostMetrics, Metrics},
+    reachability::Gauge,
     visitor::{connection::Accepted, socket},
 };
 pub use self::{
     config::Config,
     error::Reason,
+    reachability::{Backends, Failing, Reachability},
     visitor::{
         identity::TrustedProxies,
         tls::{Tls, TlsOptions},
@@ -79,6 +83,8 @@ struct Shared {
     config: Config,
     /// How many replicas share the limits.
     replicas: AtomicU32,
+    gauge: Gauge,
+    reachability: watch::Sender<Arc<Reachability>>,
 }
 
 // === impl Proxy ===
@@ -94,6 +100,7 @@ impl Proxy {
             connections: Connections::new(metrics)?,
             metrics: Arc::new(Metrics::new(metrics)?),
             places: PlaceStates::default(),
+            reach_news: watch::Sender::new(()),
         };
         let unrouted = Arc::new(makers.metrics.host("", ""));
         let shared = Shared {
@@ -105,6 +112,8 @@ impl Proxy {
             backend_configs: BackendConfigs::default(),
             config,
             replicas: AtomicU32::new(1),
+            gauge: Gauge::new(metrics)?,
+            reachability: watch::Sender::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -114,6 +123,14 @@ impl Proxy {
         let next = self.shared.live.load().next(table, agents, &self.shared.makers);
         self.shared.live.store(Arc::new(next));
         self.shared.backend_configs.forget_unused();
+        self.shared.makers.reach_news.send_replace(());
+    }
+
+    /// Follows what is known of backends, while [`serve`](Self::serve) runs: a new value whenever that has changed, once a second
+    /// at most.
+    #[must_use]
+    pub fn reachability(&self) -> watch::Receiver<Arc<Reachability>> {
+        self.shared.reachability.subscribe()
     }
 
     /// How many replicas share the limits of TunnelHosts and agents, this one included.
@@ -141,7 +158,7 @@ impl Proxy {
         };
         tokio::select! {
             () = self.accept(listener, None, shutdown) => {}
-            () = upkeep => {}
+            () = async { tokio::join!(upkeep, self.shared.follow_reachability()); } => {}
         }
         self.drop_idle();
     }

@@ -28,7 +28,7 @@ pub use self::{
         Access, BasicAuth, ConcurrentRequests, Filter, HeaderRules, Password, RateKey, RequestRate, Scope, Timeouts,
         User,
     },
-    health::{Check, CheckTls, Checks, HealthCheck, Probe},
+    health::{Check, CheckTls, Checks, HealthCheck, PassiveHealth, Probe},
     hostname::{Hostname, HostnameError, normalize_host},
     matches::{HeaderMatch, Matches, QueryMatch, RequestInfo, TextMatch},
     object::ObjectName,

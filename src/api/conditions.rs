@@ -10,6 +10,9 @@ pub enum ConditionType {
     Programmed,
     /// An agent of the object has a session. Not part of `Ready`: an offline laptop must not hang a deployment.
     AgentConnected,
+    /// Each route of a TunnelHost has a target that an agent reaches, as far as health checks and requests tell; with the agent's
+    /// own words where not. Unknown where neither has told anything. Not part of `Ready`: a backend is somebody's own.
+    BackendReachable,
     /// Copies the first of `Accepted`, `ResolvedRefs` and `Programmed` that is not True; what to wait for.
     Ready,
 }
@@ -59,6 +62,18 @@ pub enum Reason {
     Connected,
     /// No agent of the object has a session with any replica.
     NoSession,
+    /// `BackendReachable` is True.
+    Reachable,
+    /// The target refuses connections.
+    Refused,
+    /// The target did not take a connection, or did not answer a health check, in time.
+    Timeout,
+    /// The target's name does not resolve, or no way leads there.
+    Unreachable,
+    /// The target answers a health check otherwise than it should.
+    Unhealthy,
+    /// The agent's own allow-list does not have the target.
+    TargetNotAllowed,
     /// `Ready` is True.
     Ready,
 }
@@ -74,6 +89,7 @@ impl ConditionType {
             Self::ResolvedRefs => "ResolvedRefs",
             Self::Programmed => "Programmed",
             Self::AgentConnected => "AgentConnected",
+            Self::BackendReachable => "BackendReachable",
             Self::Ready => "Ready",
         }
     }
@@ -115,6 +131,12 @@ impl Reason {
             Self::Programmed => "Programmed",
             Self::Connected => "Connected",
             Self::NoSession => "NoSession",
+            Self::Reachable => "Reachable",
+            Self::Refused => "Refused",
+            Self::Timeout => "Timeout",
+            Self::Unreachable => "Unreachable",
+            Self::Unhealthy => "Unhealthy",
+            Self::TargetNotAllowed => "TargetNotAllowed",
             Self::Ready => "Ready",
         }
     }

@@ -17,7 +17,7 @@ pub use self::{
     auth::{Access, Auth, BasicAuth},
     backend::{AgentRef, Backend, BackendTls, LoadBalancing, Protocol, ProxyProtocol, TargetAddress},
     headers::{HeaderRules, Headers},
-    health::{HealthCheck, HttpHealthCheck, TcpHealthCheck},
+    health::{HealthCheck, HttpHealthCheck, PassiveHealth, TcpHealthCheck},
     limits::{Limits, RateKey, RequestRate, Retries, Timeouts},
     route::{
         HeaderMatch, MatchType, PathRule, PathType, QueryMatch, Redirect, RedirectPath, RedirectPathType, Rewrite,
@@ -56,6 +56,13 @@ pub use self::{
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="AgentConnected")].status"#,
         description = "Whether one of its agents has a session with the edge"
+    ),
+    printcolumn(
+        name = "Reachable",
+        type_ = "string",
+        priority = 1,
+        json_path = r#".status.conditions[?(@.type=="BackendReachable")].status"#,
+        description = "Whether its backends can be reached, as far as checks and requests tell"
     ),
     printcolumn(
         name = "Reason",
@@ -119,6 +126,22 @@ pub struct TunnelHostStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+    /// What replicas of the edge cannot reach, one entry for each replica that has seen it fail; `BackendReachable` is made of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["replica".into()]))]
+    pub unreachable: Vec<UnreachableBackend>,
+}
+
+/// Why a replica of the edge does not reach the backends of a route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UnreachableBackend {
+    /// The replica: its pod's name.
+    pub replica: String,
+    /// One word, as a condition's.
+    pub reason: String,
+    /// Agent, target, and the agent's words.
+    pub message: String,
 }
 
 /// The schema of one of `spec.hostnames`. A type of its own, because a rule on the item, other than one on the list, lets

@@ -47,7 +47,7 @@ that does not depend on an agent's being online.
 ";
 
 const REASONS: &str = "
-A condition that is True has the reason that is called like it (`AgentConnected`: `Connected`). The others
+A condition that is True has the reason that is called like it (`AgentConnected`: `Connected`, `BackendReachable`: `Reachable`). The others
 (`Invalid` of `Accepted` is what `culvert check` says of an object that an API server would refuse):
 
 | condition | status | reason | means |
@@ -55,7 +55,7 @@ A condition that is True has the reason that is called like it (`AgentConnected`
 ";
 
 /// Which reasons a condition has, as the rooms `compile` and `controller` give them.
-const GIVEN: [(ConditionType, ConditionStatus, &[Reason]); 9] = [
+const GIVEN: [(ConditionType, ConditionStatus, &[Reason]); 12] = [
     (ConditionType::Accepted, True, &[Reason::Accepted]),
     (ConditionType::Accepted, Unknown, &[Reason::Pending]),
     (
@@ -79,6 +79,13 @@ const GIVEN: [(ConditionType, ConditionStatus, &[Reason]); 9] = [
     (ConditionType::Programmed, False, &[Reason::Invalid]),
     (ConditionType::AgentConnected, True, &[Reason::Connected]),
     (ConditionType::AgentConnected, False, &[Reason::NoSession]),
+    (ConditionType::BackendReachable, True, &[Reason::Reachable]),
+    (ConditionType::BackendReachable, Unknown, &[Reason::Pending, Reason::NoSession]),
+    (
+        ConditionType::BackendReachable,
+        False,
+        &[Reason::Refused, Reason::Timeout, Reason::Unreachable, Reason::Unhealthy, Reason::TargetNotAllowed],
+    ),
 ];
 
 /// The whole document.
@@ -232,7 +239,8 @@ fn secrets(page: &mut String) {
 fn conditions(page: &mut String) {
     page.push_str(CONDITIONS);
     for (name, meaning) in words::<ConditionType>() {
-        let of = if name == ConditionType::Programmed.as_str() { "TunnelHost" } else { "both" };
+        let of_hosts = [ConditionType::Programmed, ConditionType::BackendReachable].map(ConditionType::as_str);
+        let of = if of_hosts.contains(&&*name) { "TunnelHost" } else { "both" };
         writeln!(page, "| `{name}` | {of} | {meaning} |").expect("text");
     }
     page.push_str(REASONS);

@@ -29,6 +29,8 @@ struct Asked {
     checks: HashMap<Arc<Check>, Known>,
     by_id: HashMap<u32, Arc<Check>>,
     last_id: u32,
+    /// How many checks there are beyond those that an agent runs.
+    left_out: usize,
 }
 
 #[derive(Debug)]
@@ -52,24 +54,33 @@ impl SessionHealth {
     /// What to tell the agent so that it runs those of the checks that are its own.
     pub(super) fn ask(&self, agent: &ObjectName, checks: &Checks) -> Vec<Note> {
         let mut asked = self.asked.lock();
-        let Asked { checks: known, by_id, last_id } = &mut *asked;
+        let Asked { checks: known, by_id, last_id, left_out } = &mut *asked;
         let gone: Vec<_> = known.extract_if(|check, _| !checks.contains(agent, check)).map(|(_, gone)| gone).collect();
         for gone in &gone {
             by_id.remove(&gone.id);
         }
         let mut start = Vec::new();
+        let mut too_many = 0;
         for check in checks.agent(agent) {
             if known.contains_key(check) {
                 continue;
             }
             if known.len() >= MAX_CHECKS {
-                tracing::warn!(%agent, "there are more than {MAX_CHECKS} health checks for this agent; some are not run");
-                break;
+                too_many += 1;
+                continue;
             }
             *last_id += 1;
             known.insert(check.clone(), Known { id: *last_id, health: None });
             by_id.insert(*last_id, check.clone());
             start.push(CheckOrder { id: *last_id, check: order(check) });
+        }
+        // Said when it changes, not with each table.
+        if too_many != std::mem::replace(left_out, too_many) && too_many > 0 {
+            tracing::warn!(
+                %agent,
+                "{too_many} health checks are not run, since an agent runs {MAX_CHECKS} at most: their targets count as healthy \
+                 until connects to them fail; spread the TunnelHosts over more agents, or give fewer of them a healthCheck"
+            );
         }
         self.count(known);
         Note::checks(start, gone.iter().map(|gone| gone.id).collect())

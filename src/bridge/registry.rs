@@ -150,6 +150,12 @@ impl Registry {
         })
     }
 
+    /// Whether there is a way to the agent that takes new links, by another replica where not from here.
+    #[must_use]
+    pub fn has(&self, agent: &ObjectName) -> bool {
+        self.read().contains_key(agent)
+    }
+
     /// The agents that registered with this replica and take new links.
     pub(super) fn held(&self) -> BTreeSet<ObjectName> {
         let agents = self.read();

@@ -13,10 +13,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, certificate::FollowedCertificate, fleet::Fleet, remembered::Remembered, signals, wiring};
+use super::{
+    Failure, backends, certificate::FollowedCertificate, fleet::Fleet, remembered::Remembered, signals, wiring,
+};
 use crate::{
     bridge::{self, Bridge, Mesh, MeshConfig, MeshIdentity, MeshPeer},
-    controller::{ClusterConfig, Controller, Sessions},
+    controller::{Backends, ClusterConfig, Controller, Observed, Sessions},
     proxy::{self, Proxy, Tls, TlsOptions},
     routing::{Agents, Checks, RoutingTable},
     telemetry::{
@@ -85,6 +87,7 @@ pub(super) struct Edge {
     replicas: watch::Sender<Arc<[Replica]>>,
     checks: watch::Sender<Arc<Checks>>,
     sessions: watch::Sender<Arc<Sessions>>,
+    backends: watch::Sender<Arc<Backends>>,
     fleet: Fleet,
     remembered: Option<Remembered>,
     drain_delay: Duration,
@@ -182,9 +185,11 @@ impl Edge {
             },
         )?;
         let sessions = watch::Sender::new(Arc::new(Sessions::new()));
+        let backends = watch::Sender::new(Arc::new(Backends::new()));
+        let observed = Observed { sessions: sessions.subscribe(), backends: backends.subscribe() };
         let controller = match config.source {
-            Source::Cluster { client, config } => Controller::cluster(client, config, sessions.subscribe(), &metrics)?,
-            Source::Folder(dir) => Controller::folder(&dir, &fleet.own, sessions.subscribe(), &metrics)?,
+            Source::Cluster { client, config } => Controller::cluster(client, config, observed, &metrics)?,
+            Source::Folder(dir) => Controller::folder(&dir, &fleet.own, observed, &metrics)?,
         };
         let EdgeConfig { drain_delay, drain_timeout, .. } = config;
         Ok(Self {
@@ -203,6 +208,7 @@ impl Edge {
             replicas,
             checks,
             sessions,
+            backends,
             fleet,
             remembered: config.state.as_deref().map(Remembered::read),
             drain_delay,
@@ -273,6 +279,7 @@ impl Edge {
                 wiring::settle(known.subscribe(), expected, bridge.registry().watch(), &ready),
                 wiring::follow_replicas(outputs.replicas, &self.fleet, &proxy, &self.replicas, &self.neighbours),
                 wiring::follow_sessions(bridge.registry().watch(), &self.fleet.own, &self.sessions),
+                backends::follow(proxy.reachability(), &self.backends),
                 wiring::remember(ready.subscribe(), bridge.registry().watch(), self.remembered.as_ref()),
             );
             // What they follow ends only with the process.

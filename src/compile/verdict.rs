@@ -94,6 +94,11 @@ impl Judgement {
         Self { condition, status: ConditionStatus::True, reason, message: message.into(), missing: false }
     }
 
+    /// Nobody can say.
+    pub fn unknown(condition: ConditionType, reason: Reason, message: impl Into<String>) -> Self {
+        Self { condition, status: ConditionStatus::Unknown, reason, message: message.into(), missing: false }
+    }
+
     /// The condition does not hold.
     pub fn fails(condition: ConditionType, reason: Reason, message: impl Into<String>) -> Self {
         Self { condition, status: ConditionStatus::False, reason, message: message.into(), missing: false }

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use crate::{
     api::ConditionStatus,
     compile::{Compiled, ObjectKind},
+    controller::{BackendState, Backends},
     routing::ObjectName,
 };
 
@@ -28,6 +29,27 @@ pub(super) async fn follow(mut compiled: watch::Receiver<Option<Arc<Compiled>>>)
             info!(kind = kind.as_str(), object = %object, "nothing is wrong with it any more");
         }
         known = now;
+    }
+}
+
+/// Says in the log which TunnelHosts' backends cannot be reached, and when they can again, for ever.
+pub(super) async fn backends(mut known: watch::Receiver<Arc<Backends>>) {
+    let mut said = HashMap::<ObjectName, BackendState>::new();
+    while known.changed().await.is_ok() {
+        let now = known.borrow_and_update().clone();
+        for (host, state) in now.iter() {
+            let before = said.get(host).filter(|before| !before.reachable);
+            match before {
+                None if !state.reachable => {
+                    warn!(tunnel_host = %host, "BackendReachable=False: {}: {}", state.reason.as_str(), state.message);
+                }
+                Some(_) if state.reachable => info!(tunnel_host = %host, "BackendReachable=True: {}", state.message),
+                _ => continue,
+            }
+            said.insert(host.clone(), state.clone());
+        }
+        // Of one that nothing is known of any more, the next failure is new.
+        said.retain(|host, _| now.contains_key(host));
     }
 }
 

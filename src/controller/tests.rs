@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower_test::mock::{Handle, SendResponse};
 
-use super::{ClusterConfig, Controller, Outputs, Sessions};
+use super::{Backends, ClusterConfig, Controller, Observed, Outputs, Sessions};
 
 /// An API server in the hands of a test.
 struct Api {
@@ -86,8 +86,7 @@ fn run_controller(mut take: impl FnMut(Call) -> Option<Call> + Send + 'static) -
         lease: "culvert".to_owned(),
         bridge_service: "culvert-bridge".to_owned(),
     };
-    let (_, sessions) = watch::channel(Arc::new(Sessions::new()));
-    let controller = Controller::cluster(client, config, sessions, &registry).expect("a controller");
+    let controller = Controller::cluster(client, config, nothing_observed(), &registry).expect("a controller");
     let outputs = controller.outputs();
     tokio::spawn(controller.run(CancellationToken::new()));
     tokio::spawn(async move {
@@ -105,6 +104,14 @@ fn run_controller(mut take: impl FnMut(Call) -> Option<Call> + Send + 'static) -
         }
     });
     (outputs, registry)
+}
+
+/// What a replica sees that nobody comes to.
+fn nothing_observed() -> Observed {
+    Observed {
+        sessions: watch::Sender::new(Arc::new(Sessions::new())).subscribe(),
+        backends: watch::Sender::new(Arc::new(Backends::new())).subscribe(),
+    }
 }
 
 fn list(items: &[Value], version: &str) -> Value {

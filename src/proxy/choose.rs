@@ -2,17 +2,19 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use tokio::time::Instant;
+
 use super::{
     error::ProxyError,
     live::{
         Live,
-        places::{InProgress, PlaceState, RoutePlace, RouteState},
+        places::{InProgress, RoutePlace, RouteState},
     },
 };
 use crate::{
     bridge::{AgentSession, Registry},
     flow::Permit,
-    routing::{Draw, LoadBalancing, ObjectName, Target, TunnelBackend},
+    routing::{Draw, LoadBalancing, ObjectName, Target, Tier, TunnelBackend},
 };
 
 /// What a choice is made from. `replicas` is how many share each agent's limit.
@@ -26,10 +28,10 @@ pub(super) struct Chooser<'a> {
 }
 
 /// Where one attempt of a request goes.
-pub(super) struct Choice {
+pub(super) struct Choice<'a> {
     pub(super) session: Arc<AgentSession>,
-    pub(super) target: Target,
-    pub(super) seat: Seat,
+    pub(super) target: &'a Target,
+    pub(super) place: &'a RoutePlace,
 }
 
 /// A request's place among those in progress, free when it is dropped.
@@ -44,6 +46,12 @@ pub(super) struct Seat {
 pub(super) struct Tried {
     pub(super) session: Arc<AgentSession>,
     pub(super) target: Target,
+}
+
+impl From<Choice<'_>> for Tried {
+    fn from(Choice { session, target, .. }: Choice<'_>) -> Self {
+        Self { session, target: target.clone() }
+    }
 }
 
 /// What is asked of a place.
@@ -61,12 +69,12 @@ struct Usable<'a> {
     session: Arc<AgentSession>,
     target: &'a Target,
     agent: &'a ObjectName,
-    state: &'a Arc<PlaceState>,
+    place: &'a RoutePlace,
 }
 
 // === impl Chooser ===
 
-impl Chooser<'_> {
+impl<'a> Chooser<'a> {
     /// What the choices of one request are made by; the same for all its attempts, so that they go on from one another.
     pub(super) fn draw(&self) -> Draw {
         match self.backend.balancing {
@@ -80,7 +88,7 @@ impl Chooser<'_> {
     /// Takes the place whose turn it is in the first tier that has one which can be used. After `tried`, it takes one with
     /// another session and another target, or else one where at least one of the two is another: whichever of them is
     /// broken, the second attempt has the best chance to be without it. An agent without a free place is passed over.
-    pub(super) fn choose(&self, draw: Draw, tried: &[Tried]) -> Result<Choice, ProxyError> {
+    pub(super) fn choose(&self, draw: Draw, tried: &[Tried]) -> Result<(Choice<'a>, Seat), ProxyError> {
         if self.backend.places.tiers().is_empty() {
             return Err(ProxyError::Drained);
         }
@@ -96,22 +104,33 @@ impl Chooser<'_> {
                 continue;
             };
             let counted = self.backend.balancing == LoadBalancing::LeastRequests;
-            let seat = Seat { _permit: permit, _in_progress: counted.then(|| found.state.begin()) };
-            return Ok(Choice { session: found.session, target: found.target.clone(), seat });
+            let seat = Seat { _permit: permit, _in_progress: counted.then(|| found.place.state.begin()) };
+            if self.ejects()
+                && let Some(reach) = found.place.reach()
+            {
+                reach.tried(&self.backend.passive_health);
+            }
+            return Ok((Choice { session: found.session, target: found.target, place: found.place }, seat));
         }
         let full = full.into_iter().find(|agent| self.live.agent(agent).is_some());
         Err(full.map_or(ProxyError::NoSession, |agent| ProxyError::ConnectionLimit { agent: agent.name.to_string() }))
     }
 
-    fn find(&self, draw: Draw, tried: &[Tried], full: &[&ObjectName]) -> Option<Usable<'_>> {
+    fn find(&self, draw: Draw, tried: &[Tried], full: &[&ObjectName]) -> Option<Usable<'a>> {
         let places = &self.backend.places;
         let load = |index: usize| self.route.places.get(index).map_or(0, |place| place.state.load());
         // An unhealthy place is better than none: what is wrong with it the visitor hears from itself, and nobody waits for a
-        // check to see that it is well again.
+        // check, or for an ejection's end, to see that it is well again.
         for sound in [true, false] {
             for tier in places.tiers() {
+                let ejects = sound && self.ejects();
                 for fresh in [true, false] {
-                    let usable = |index: usize| self.usable(index, Wanted { tried, fresh, sound }, full);
+                    let usable = |index: usize| {
+                        if ejects && self.is_ejected(tier, index) {
+                            return None;
+                        }
+                        self.usable(index, Wanted { tried, fresh, sound }, full)
+                    };
                     if let Some((_, found)) = places.pick(tier, draw, load, usable) {
                         return Some(found);
                     }
@@ -125,14 +144,13 @@ impl Chooser<'_> {
     }
 
     /// The place, with a session, if a request can go there.
-    fn usable(&self, index: usize, wanted: Wanted<'_>, full: &[&ObjectName]) -> Option<Usable<'_>> {
-        let (place, RoutePlace { state, check }) =
-            (self.backend.places.all().get(index)?, self.route.places.get(index)?);
+    fn usable(&self, index: usize, wanted: Wanted<'_>, full: &[&ObjectName]) -> Option<Usable<'a>> {
+        let (place, live) = (self.backend.places.all().get(index)?, self.route.places.get(index)?);
         let Wanted { tried, fresh, sound } = wanted;
         if full.contains(&&place.agent) || fresh && tried.iter().any(|tried| tried.target == place.target) {
             return None;
         }
-        let check = check.as_ref().filter(|_| sound);
+        let check = live.check.as_ref().filter(|_| sound);
         let wanted = |session: &AgentSession| {
             !tried.iter().any(|tried| tried.session.id == session.id && (fresh || tried.target == place.target))
                 && !check.is_some_and(|check| session.fails(check))
@@ -142,6 +160,22 @@ impl Chooser<'_> {
         } else {
             self.registry.choose_where(&place.agent, wanted)?
         };
-        Some(Usable { session, target: &place.target, agent: &place.agent, state })
+        Some(Usable { session, target: &place.target, agent: &place.agent, place: live })
+    }
+
+    /// Whether places may be ejected: never the only one.
+    pub(super) fn ejects(&self) -> bool {
+        self.route.places.len() > 1
+    }
+
+    /// Whether connects to the place fail, so that it gets no requests for a while. Of more than may be at a time, those that
+    /// failed first are.
+    fn is_ejected(&self, tier: &Tier, index: usize) -> bool {
+        let since = |index: usize| self.route.places.get(index)?.reach()?.ejected(Instant::now);
+        let Some(own) = since(index) else { return false };
+        let all = tier.indices();
+        let most = self.backend.passive_health.most(all.len());
+        let before = |other: &usize| since(*other).is_some_and(|since| (since, *other) < (own, index));
+        all.filter(before).count() < most
     }
 }

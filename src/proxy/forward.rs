@@ -11,18 +11,22 @@ use super::{
     Shared,
     account::Account,
     backend::{BackendStream, Exchange, SendError, Upstream, pool::Pool},
-    choose::{Choice, Chooser, Tried},
+    choose::{Choice, Chooser},
     error::{ProxyError, failure},
     gate,
     joiner::upgrade::{self, Upgrade},
-    live::{HostState, Live, places::RouteState},
+    live::{
+        HostState, Live,
+        places::RouteState,
+        reach::{News, Reach},
+    },
     message::{body::Body, download::Download, expect::Expectation, framing, headers, upload::RequestBody},
     visitor::{identity::TRACEPARENT, proxy_protocol},
 };
 use crate::{
     bridge::AgentSession,
     flow::Counted,
-    routing::{Protocol, Rule, Target, TunnelBackend},
+    routing::{Protocol, Rule, TunnelBackend},
     tunnel::Open,
 };
 
@@ -144,31 +148,36 @@ impl Forward<'_> {
         for _ in 0..self.backend.attempts {
             // The seat of the attempt before is free for this one.
             account.seat = None;
-            let Choice { session, target, seat } = match chooser.choose(draw, &tried) {
+            let (choice, seat) = match chooser.choose(draw, &tried) {
                 Ok(choice) => choice,
                 // What went wrong before says more than that nothing is left.
                 Err(error) => return Err(failure.unwrap_or(error)),
             };
             account.seat = Some(seat);
-            account.tries(&session.agent, &target);
-            let connected = match self.connect(&session, &target, own_link, request.headers()).await {
+            account.tries(&choice.session.agent, choice.target);
+            let connected = match self.connect(&choice, own_link, request.headers()).await {
                 Ok(connected) => connected,
                 Err(error) if error.may_go_elsewhere() => {
                     // A session that was over before it was of use says no more than that nobody is there.
                     if error != ProxyError::SessionLost {
                         failure = Some(error);
                     }
-                    tried.push(Tried { session, target });
+                    tried.push(choice.into());
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            match self.exchange(&session, connected, request).await {
-                Ok(answered) => return Ok((answered, session)),
+            match self.exchange(&choice.session, connected, request).await {
+                Ok(answered) => {
+                    if chooser.ejects() {
+                        self.reached(&choice);
+                    }
+                    return Ok((answered, choice.session));
+                }
                 Err((error, Some(unsent))) => {
                     // It may still be listed.
                     if error == ProxyError::SessionLost {
-                        tried.push(Tried { session, target });
+                        tried.push(choice.into());
                     }
                     (failure, request) = (Some(error), unsent);
                 }
@@ -179,29 +188,24 @@ impl Forward<'_> {
     }
 
     /// A connection of this TunnelHost to the target that takes a request, or one over a new link.
-    async fn connect(
-        &self,
-        session: &AgentSession,
-        target: &Target,
-        own_link: bool,
-        headers: &HeaderMap,
-    ) -> Result<Connected, ProxyError> {
+    async fn connect(&self, choice: &Choice<'_>, own_link: bool, headers: &HeaderMap) -> Result<Connected, ProxyError> {
+        let Choice { session, target, .. } = choice;
         let pool = self.state.pool(session.process, target, &self.backend.protocol);
         if self.backend.proxy_protocol.is_some() {
             // What was said of one visitor holds for no other.
             let pool = Arc::new(pool.closed());
-            let upstream = self.dial(session, target, &pool, own_link, headers).await?;
+            let upstream = self.dial(choice, &pool, own_link, headers).await?;
             return Ok(Connected { upstream, reused: false, pool });
         }
         if own_link {
-            let upstream = self.dial(session, target, &pool, true, headers).await?;
+            let upstream = self.dial(choice, &pool, true, headers).await?;
             return Ok(Connected { upstream, reused: false, pool });
         }
         if let Some(upstream) = pool.take() {
             return Ok(Connected { reused: upstream.is_reused(), upstream, pool });
         }
         if matches!(self.backend.protocol, Protocol::Http) {
-            let upstream = self.dial(session, target, &pool, false, headers).await?;
+            let upstream = self.dial(choice, &pool, false, headers).await?;
             return Ok(Connected { upstream, reused: false, pool });
         }
         // One connection is for many: who comes while it is made waits for it.
@@ -213,7 +217,7 @@ impl Forward<'_> {
             drop(dialling);
             return Ok(Connected { reused: upstream.is_reused(), upstream, pool });
         }
-        let upstream = self.dial(session, target, &pool, false, headers).await?;
+        let upstream = self.dial(choice, &pool, false, headers).await?;
         pool.speaks_http2(matches!(upstream, Upstream::Http2(_)));
         if let Upstream::Http2(lease) = &upstream {
             pool.share(lease.shared());
@@ -225,23 +229,22 @@ impl Forward<'_> {
     /// A connection over a new link. Boxed, so that the requests that need none have no room for what it takes.
     fn dial<'b>(
         &'b self,
-        session: &'b AgentSession,
-        target: &'b Target,
+        choice: &'b Choice<'b>,
         pool: &'b Pool,
         own_link: bool,
         headers: &'b HeaderMap,
     ) -> BoxFuture<'b, Result<Upstream, ProxyError>> {
-        Box::pin(self.dialled(session, target, pool, own_link, headers))
+        Box::pin(self.dialled(choice, pool, own_link, headers))
     }
 
     async fn dialled(
         &self,
-        session: &AgentSession,
-        target: &Target,
+        choice: &Choice<'_>,
         pool: &Pool,
         own_link: bool,
         headers: &HeaderMap,
     ) -> Result<Upstream, ProxyError> {
+        let Choice { session, target, .. } = choice;
         // A link that will be reused belongs to no one visitor or request.
         let of_visitor = own_link || self.backend.proxy_protocol.is_some();
         let own = |value: Option<&HeaderValue>| {
@@ -263,7 +266,15 @@ impl Forward<'_> {
             link.opened().await.map_err(|error| failure::of_link(&error, limit))?;
             Ok(link)
         };
-        let link = timeout(limit, opening).await.map_err(|_| ProxyError::ConnectTimeout(limit))??;
+        let opened = timeout(limit, opening).await.unwrap_or(Err(ProxyError::ConnectTimeout(limit)));
+        let link = match opened {
+            Ok(link) => link,
+            Err(error) => {
+                self.not_reached(choice, &error);
+                return Err(error);
+            }
+        };
+        self.reached(choice);
         self.shared.makers.metrics.link_open.observe(started.elapsed().as_secs_f64());
         // The TunnelHost may be deleted in this moment.
         let meter = self.state.meter(&session.agent, &self.shared.makers.flow).ok_or(ProxyError::UnknownHost)?;
@@ -282,6 +293,29 @@ impl Forward<'_> {
         };
         let upstream = if speaks_http2 { Upstream::http2(stream, pool).await } else { Upstream::http1(stream).await };
         upstream.map_err(|error| failure::of_exchange(&error))
+    }
+
+    /// The backend at this place has taken a connection, or answered.
+    fn reached(&self, Choice { session, target, place }: &Choice<'_>) {
+        if self.state.reach(&session.agent, target, place).is_some_and(Reach::succeeded) {
+            self.shared.makers.reach_news.send_replace(());
+        }
+    }
+
+    /// There is no connection to the backend at this place, for a reason that may be the place's own.
+    fn not_reached(&self, Choice { session, target, place }: &Choice<'_>, error: &ProxyError) {
+        let Some(problem) = failure::of_place(error, target) else { return };
+        let Some(reach) = self.state.reach(&session.agent, target, place) else { return };
+        let several = self.route.places.len() > 1;
+        let News { ejected, seen } = reach.failed(problem, &self.backend.passive_health, several);
+        if ejected {
+            let tunnel_host = &self.state.name;
+            tracing::warn!(%tunnel_host, agent = %session.agent, %target, "the target gets no requests for a while: {error}");
+            self.state.ejected(&session.agent, target);
+        }
+        if seen {
+            self.shared.makers.reach_news.send_replace(());
+        }
     }
 
     /// Sends a request and waits for its response's head. The error gives the request back where it may be sent

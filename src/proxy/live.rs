@@ -2,13 +2,17 @@
 //! connection or resets a counter.
 
 pub(super) mod places;
+pub(super) mod reach;
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
-use self::places::{PlaceStates, RouteState};
+use self::{
+    places::{PlaceStates, RoutePlace, RouteState},
+    reach::Reach,
+};
 use super::{
     backend::pool::{Pool, Speaks},
     gate::limits::{Limits, Wanted},
@@ -16,7 +20,7 @@ use super::{
 };
 use crate::{
     flow::{AgentConnections, Connections, Flow, Meter},
-    routing::{AgentEntry, Agents, ObjectName, Protocol, RoutingTable, Rule, Target},
+    routing::{AgentEntry, Agents, ObjectName, Place, Protocol, RoutingTable, Rule, Target},
 };
 
 /// A routing table together with the live state of its objects; swapped whole.
@@ -42,7 +46,12 @@ pub(super) struct HostState {
     /// By the agent process that they lead through.
     pools: Mutex<HashMap<(u64, Target, Speaks), Arc<Pool>>>,
     pub(super) limits: Limits,
+    /// What connects have come to, by agent and target. `None` once the TunnelHost is gone.
+    reaches: Mutex<Option<Reaches>>,
 }
+
+/// What connects have come to, by agent and target.
+type Reaches = HashMap<(ObjectName, Target), Arc<Reach>>;
 
 /// An agent's limits and what it uses of them.
 #[derive(Clone)]
@@ -57,6 +66,8 @@ pub(super) struct Makers {
     pub(super) flow: Flow,
     pub(super) connections: Connections<ObjectName>,
     pub(super) places: PlaceStates,
+    /// Sent when a place is seen otherwise than before.
+    pub(super) reach_news: watch::Sender<()>,
 }
 
 // === impl Live ===
@@ -80,7 +91,7 @@ impl Live {
             });
             host.routes.entry(rule.id.route).or_insert_with(|| {
                 let before = known.and_then(|known| known.routes.get(&rule.id.route));
-                RouteState::next(rule, before, &makers.places)
+                RouteState::next(rule, before, &host.state, &makers.places)
             });
             limits.entry(name).or_default().add(rule);
         }
@@ -92,6 +103,10 @@ impl Live {
         }
         for host in hosts.values() {
             host.state.forget_agents(|agent| agents.get(agent).is_none(), &makers.flow);
+            host.state.forget_places(|agent, target| {
+                let mut places = host.routes.values().flat_map(|route| route.all_places());
+                !places.any(|place| place.agent == *agent && place.target == *target)
+            });
         }
         let agents: HashMap<_, _> = agents
             .iter()
@@ -110,6 +125,13 @@ impl Live {
     pub(super) fn host(&self, rule: &Rule) -> Option<(&Arc<HostState>, &RouteState)> {
         let host = self.hosts.get(&rule.id.object)?;
         Some((&host.state, host.routes.get(&rule.id.route)?))
+    }
+
+    /// All TunnelHosts with their routes, by their numbers.
+    pub(super) fn routes(&self) -> impl Iterator<Item = (&ObjectName, Vec<(usize, &RouteState)>)> {
+        self.hosts
+            .iter()
+            .map(|(name, host)| (name, host.routes.iter().map(|(route, state)| (*route, &**state)).collect()))
     }
 
     /// An agent's state; `None` where there is no such TunnelAgent any more.
@@ -145,7 +167,42 @@ impl HostState {
     fn new(name: ObjectName, metrics: &Metrics) -> Self {
         let metrics = Arc::new(metrics.host(&name.namespace, &name.name));
         let meters = Mutex::new(Some(HashMap::new()));
-        Self { name, metrics, meters, pools: Mutex::default(), limits: Limits::new() }
+        let reaches = Mutex::new(Some(HashMap::new()));
+        Self { name, metrics, meters, pools: Mutex::default(), limits: Limits::new(), reaches }
+    }
+
+    /// What connects to a place of a route have come to; `None` once the TunnelHost is gone.
+    pub(super) fn reach<'a>(&self, agent: &ObjectName, target: &Target, at: &'a RoutePlace) -> Option<&'a Reach> {
+        if let Some(reach) = at.reach.get() {
+            return Some(reach);
+        }
+        let made = self.reaches.lock().as_mut()?.entry((agent.clone(), target.clone())).or_default().clone();
+        Some(at.reach.get_or_init(|| made))
+    }
+
+    /// The same, where there is something.
+    fn known_reach(&self, place: &Place) -> Option<Arc<Reach>> {
+        let reaches = self.reaches.lock();
+        let reaches = reaches.as_ref().filter(|reaches| !reaches.is_empty())?;
+        reaches.get(&(place.agent.clone(), place.target.clone())).cloned()
+    }
+
+    /// Counts that a place is ejected.
+    pub(super) fn ejected(&self, agent: &ObjectName, target: &Target) {
+        // Under the lock, so that a late one does not bring back the series of a place that is gone.
+        let reaches = self.reaches.lock();
+        if reaches.as_ref().is_some_and(|reaches| reaches.contains_key(&(agent.clone(), target.clone()))) {
+            self.metrics.ejected(&self.label(agent), target.as_str());
+        }
+    }
+
+    /// Forgets what connects to places have come to that no route has any more.
+    fn forget_places(&self, gone: impl Fn(&ObjectName, &Target) -> bool) {
+        if let Some(reaches) = &mut *self.reaches.lock() {
+            for ((agent, target), _) in reaches.extract_if(|(agent, target), _| gone(agent, target)) {
+                self.metrics.forget_place(&self.label(&agent), target.as_str());
+            }
+        }
     }
 
     /// The flow between this TunnelHost and an agent; `None` once the TunnelHost is gone.
@@ -166,6 +223,8 @@ impl HostState {
     /// Ends all series: the TunnelHost is gone.
     fn end(&self, flow: &Flow) {
         self.metrics.remove();
+        self.forget_places(|_, _| true);
+        *self.reaches.lock() = None;
         for agent in self.meters.lock().take().unwrap_or_default().keys() {
             flow.remove(&self.name.namespace, &self.name.name, &self.label(agent));
         }
@@ -174,7 +233,7 @@ impl HostState {
     /// What the series of this TunnelHost call an agent: its name, and where it is of another namespace, that before it. Two
     /// agents of one name must not share a series.
     fn label<'a>(&self, agent: &'a ObjectName) -> Cow<'a, str> {
-        if agent.namespace == self.name.namespace { Cow::from(&*agent.name) } else { Cow::from(agent.to_string()) }
+        label(&self.name, agent)
     }
 
     /// The connections to a target through any session of an agent process, in this protocol.
@@ -182,4 +241,9 @@ impl HostState {
         let key = (process, target.clone(), Speaks::of(protocol));
         self.pools.lock().entry(key).or_insert_with(|| Arc::new(Pool::new())).clone()
     }
+}
+
+/// What the series of a TunnelHost call an agent.
+pub(super) fn label<'a>(host: &ObjectName, agent: &'a ObjectName) -> Cow<'a, str> {
+    if agent.namespace == host.namespace { Cow::from(&*agent.name) } else { Cow::from(agent.to_string()) }
 }

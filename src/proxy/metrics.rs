@@ -9,6 +9,8 @@ use prometheus::{
 use super::error::Reason;
 
 const HOST: [&str; 2] = ["namespace", "tunnelhost"];
+/// What tells a target of a TunnelHost through an agent from others.
+pub(super) const PLACE: [&str; 4] = ["namespace", "tunnelhost", "agent", "target"];
 /// Seconds; from a cached page over a near tunnel to a slow report.
 const DURATION_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
@@ -21,6 +23,7 @@ pub(super) struct Metrics {
     active_joins: IntGaugeVec,
     pub(super) link_open: Histogram,
     errors: IntCounterVec,
+    ejections: IntCounterVec,
     pub(super) tls_handshakes: IntCounterVec,
 }
 
@@ -81,6 +84,11 @@ impl Metrics {
                 "Requests that the edge could not serve, and connections that were no requests, by reason.",
                 &["reason"],
             )?,
+            ejections: counter(
+                "culvert_backend_ejections_total",
+                "How often a target got no requests through an agent for a while, since connects to it failed.",
+                &PLACE,
+            )?,
             tls_handshakes: counter(
                 "culvert_tls_handshakes_total",
                 "TLS handshakes on the visitors' port, by result; `agent` is one that went on to the bridge.",
@@ -93,6 +101,7 @@ impl Metrics {
         registry.register(Box::new(metrics.active_joins.clone()))?;
         registry.register(Box::new(metrics.link_open.clone()))?;
         registry.register(Box::new(metrics.errors.clone()))?;
+        registry.register(Box::new(metrics.ejections.clone()))?;
         registry.register(Box::new(metrics.tls_handshakes.clone()))?;
         Ok(metrics)
     }
@@ -133,7 +142,20 @@ impl HostMetrics {
         }
     }
 
-    /// Ends all series of the TunnelHost.
+    /// Counts that a target through an agent gets no requests for a while.
+    pub(super) fn ejected(&self, agent: &str, target: &str) {
+        let [namespace, host] = self.labels.each_ref().map(String::as_str);
+        self.all.ejections.with_label_values(&[namespace, host, agent, target]).inc();
+    }
+
+    /// Ends the series of a target through an agent.
+    pub(super) fn forget_place(&self, agent: &str, target: &str) {
+        let [namespace, host] = self.labels.each_ref().map(String::as_str);
+        // What was never ejected has none.
+        let _ = self.all.ejections.remove_label_values(&[namespace, host, agent, target]);
+    }
+
+    /// Ends all series of the TunnelHost but those of its places.
     pub(super) fn remove(&self) {
         let outcomes = self.requests.write().take().unwrap_or_default();
         let labels = self.labels.each_ref().map(String::as_str);

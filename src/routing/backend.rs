@@ -3,7 +3,7 @@ use std::sync::Arc;
 use http::{StatusCode, uri::Scheme};
 use rustls_pki_types::CertificateDer;
 
-use super::{HealthCheck, LoadBalancing, Places};
+use super::{HealthCheck, LoadBalancing, PassiveHealth, Places};
 
 /// Where a rule's requests go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct TunnelBackend {
     pub balancing: LoadBalancing,
     /// How agents check the targets; `None` is not at all.
     pub health_check: Option<Arc<HealthCheck>>,
+    /// What it means that connects to a place fail.
+    pub passive_health: PassiveHealth,
     /// What the target speaks.
     pub protocol: Protocol,
     /// The `Host` that the backend gets; `None` keeps the visitor's.

@@ -22,6 +22,18 @@ pub struct HealthCheck {
     pub healthy_after: u32,
 }
 
+/// What it means for the next requests that connects to a place fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PassiveHealth {
+    /// After so many failures in a row the place is ejected, and counts as one that cannot be reached; at least 1.
+    pub unhealthy_after: u32,
+    /// How long an ejected place is left alone before a request tries it again. Each time that this fails, it is left alone
+    /// twice as long, up to [`PassiveHealth::LONGEST`].
+    pub retry_after: Duration,
+    /// At most so many of a hundred places of a tier are left alone at a time, but one always; 0: none ever is.
+    pub max_ejected_percent: u8,
+}
+
 /// What has to succeed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Probe {
@@ -61,6 +73,35 @@ pub struct Check {
 /// All checks that a table asks for, by the agents that run them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checks(HashMap<ObjectName, HashSet<Arc<Check>>>);
+
+// === impl PassiveHealth ===
+
+impl PassiveHealth {
+    /// The longest that a place is left alone at a time, unless `retry_after` is longer.
+    pub const LONGEST: Duration = Duration::from_mins(5);
+
+    /// How many of so many places may be left alone at a time.
+    #[must_use]
+    pub fn most(&self, places: usize) -> usize {
+        match self.max_ejected_percent {
+            0 => 0,
+            percent => (places * usize::from(percent) / 100).max(1),
+        }
+    }
+
+    /// How long a place is left alone when it is ejected for the `round`th time in a row, from 1.
+    #[must_use]
+    pub fn pause(&self, round: u32) -> Duration {
+        let doubled = self.retry_after.saturating_mul(1 << round.saturating_sub(1).min(16));
+        doubled.min(Self::LONGEST.max(self.retry_after))
+    }
+}
+
+impl Default for PassiveHealth {
+    fn default() -> Self {
+        Self { unhealthy_after: 3, retry_after: Duration::from_secs(10), max_ejected_percent: 50 }
+    }
+}
 
 // === impl Checks ===
 

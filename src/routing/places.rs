@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use super::{ObjectName, Target};
 
 mod draw;
@@ -109,6 +111,16 @@ impl Places {
     #[must_use]
     pub fn tiers(&self) -> &[Tier] {
         &self.tiers
+    }
+}
+
+// === impl Tier ===
+
+impl Tier {
+    /// The indices of its places among [`Places::all`].
+    #[must_use]
+    pub fn indices(&self) -> Range<usize> {
+        self.first..self.first + self.count
     }
 }
 

@@ -10,6 +10,7 @@ mod changes;
 mod chart;
 mod faults;
 mod harness;
+mod health;
 mod install;
 mod permission;
 mod replicas;

@@ -1,8 +1,9 @@
-//! What agents find out of targets, and what that means for visitors.
+//! What agents find out of targets and what connects to them come to, and what that means for visitors.
 
 use std::{
+    collections::{HashMap, HashSet},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -10,14 +11,19 @@ use std::{
 
 use culvert::{
     bridge::{AgentSession, Health},
-    routing::{Backend, Check, HealthCheck, ObjectName, Probe, Rule},
-    tunnel::health::HealthReason,
+    proxy::Backends,
+    routing::{Backend, Check, HealthCheck, Member, ObjectName, PassiveHealth, Places, Probe, Rule},
+    tunnel::{Config, Incoming, IncomingEvent, Link, RefuseCode, Session, health::HealthReason},
 };
-use tokio::{io::AsyncWriteExt, sync::watch, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::watch,
+    time::timeout,
+};
 
 use crate::{
     stage::{Options, Stage, backend, becomes, read_head, rule},
-    support::PATIENCE,
+    support::{PATIENCE, lab},
 };
 
 /// A target that answers `name`, and its health check with a status that may change.
@@ -159,4 +165,259 @@ async fn a_check_ends_with_the_rule_that_asks_for_it() {
     let (before, seen) = (goes.checks.load(Ordering::Relaxed), stays.checks.load(Ordering::Relaxed));
     becomes("checked twice more", || stays.checks.load(Ordering::Relaxed) > seen + 1).await;
     assert_eq!(goes.checks.load(Ordering::Relaxed), before);
+}
+
+/// A stage with an agent made by hand: every target answers with its own name, but those that are refused.
+struct Ways {
+    stage: Stage,
+    refused: Arc<Mutex<HashMap<&'static str, RefuseCode>>>,
+    asked: Arc<Mutex<HashMap<String, usize>>>,
+    _session: Session,
+}
+
+impl Ways {
+    async fn start() -> Self {
+        let mut stage = Stage::start().await;
+        let (session, incoming) = stage.agent_by_hand(Config::default()).await;
+        let (refused, asked) = (Arc::<Mutex<_>>::default(), Arc::<Mutex<_>>::default());
+        tokio::spawn(run(incoming, Arc::clone(&refused), Arc::clone(&asked)));
+        Self { stage, refused, asked, _session: session }
+    }
+
+    fn refuse(&self, target: &'static str, code: RefuseCode) {
+        self.refused.lock().expect("a lock").insert(target, code);
+    }
+
+    fn admit(&self, target: &str) {
+        self.refused.lock().expect("a lock").remove(target);
+    }
+
+    /// How many links to a target there were to be.
+    fn asked(&self, target: &str) -> usize {
+        self.asked.lock().expect("a lock").get(target).copied().unwrap_or(0)
+    }
+
+    fn serve(&self, targets: &[&str], passive: PassiveHealth) {
+        let mut rule = rule(targets, Vec::new());
+        let Backend::Tunnel(tunnel) = &mut rule.backend else { panic!("{rule:?}") };
+        tunnel.passive_health = passive;
+        self.stage.serve_rules(vec![rule], None);
+    }
+
+    /// The answers to so many requests, each of which is to be served.
+    async fn served(&self, requests: usize) -> HashSet<String> {
+        let mut answers = HashSet::new();
+        for _ in 0..requests {
+            let answer = self.stage.get("/").await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            answers.insert(answer.body);
+        }
+        answers
+    }
+
+    /// Waits until this is known of the TunnelHost.
+    async fn known(&self, so: impl Fn(&Backends) -> bool) -> Backends {
+        let mut known = self.stage.proxy.reachability();
+        let shop = ObjectName::new("web", "shop");
+        let waiting = known.wait_for(|all| all.get(&shop).is_some_and(&so));
+        timeout(PATIENCE, waiting).await.expect("known in time").expect("a proxy")[&shop].clone()
+    }
+
+    fn ejections(&self, target: &str) -> u64 {
+        self.stage.edge.metric(&series("culvert_backend_ejections_total", target))
+    }
+}
+
+fn series(metric: &str, target: &str) -> String {
+    format!("{metric}{{agent=\"lab\",namespace=\"web\",target=\"{target}\",tunnelhost=\"shop\"}}")
+}
+
+/// The agent made by hand.
+async fn run(
+    mut incoming: Incoming,
+    refused: Arc<Mutex<HashMap<&'static str, RefuseCode>>>,
+    asked: Arc<Mutex<HashMap<String, usize>>>,
+) {
+    while let Some(event) = incoming.next().await {
+        let IncomingEvent::Open(opening) = event else { continue };
+        let target = opening.request.target.clone();
+        *asked.lock().expect("a lock").entry(target.clone()).or_default() += 1;
+        match refused.lock().expect("a lock").get(&*target) {
+            Some(code) => opening.refuse(*code, &format!("the agent cannot connect to {target}")),
+            None => drop(tokio::spawn(answer(opening.accept(), target))),
+        }
+    }
+}
+
+/// Answers one request with this name; the next one comes by another link.
+async fn answer(mut link: Link, name: String) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match link.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => return,
+        }
+    }
+    let length = name.len();
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{name}");
+    let _ = link.write_all(answer.as_bytes()).await;
+    let _ = link.shutdown().await;
+    // Dropped before, it would be reset, and what the edge has not read yet with it.
+    let _ = link.read_to_end(&mut head).await;
+}
+
+/// Ejected places stay so for longer than the test.
+fn long() -> PassiveHealth {
+    PassiveHealth { retry_after: Duration::from_hours(1), ..PassiveHealth::default() }
+}
+
+const ONE: &str = "one:80";
+const TWO: &str = "two:80";
+const THREE: &str = "three:80";
+const FOUR: &str = "four:80";
+
+#[tokio::test]
+async fn a_target_that_takes_no_connections_is_tried_no_more() {
+    let ways = Ways::start().await;
+    ways.serve(&[ONE, TWO], long());
+    assert_eq!(ways.served(4).await.len(), 2);
+    let both = ways.known(|backends| backends.reachable).await;
+    assert_eq!(both.failing, []);
+    ways.refuse(ONE, RefuseCode::Refused);
+    let before = ways.asked(ONE);
+    assert_eq!(ways.served(20).await, HashSet::from([TWO.to_owned()]));
+    assert_eq!(ways.asked(ONE), before + 3);
+    assert_eq!((ways.ejections(ONE), ways.ejections(TWO)), (1, 0));
+    // What is left serves, and what is wrong is known.
+    let one = ways.known(|backends| !backends.failing.is_empty()).await;
+    assert!(one.reachable, "{one:?}");
+    assert_eq!((&one.failing[0].agent, one.failing[0].target.as_str()), (&lab(), ONE));
+    assert_eq!(one.failing[0].problem.reason, HealthReason::Refused);
+    assert!(one.failing[0].problem.text.contains(ONE), "{one:?}");
+    let edge = &ways.stage.edge;
+    assert_eq!(edge.metric(&series("culvert_backend_healthy", TWO)), 1);
+    assert_eq!(edge.metric(&series("culvert_backend_healthy", ONE)), 0);
+    // The series end with the object.
+    ways.stage.serve_nothing();
+    becomes("the series are gone", || {
+        let families = edge.metrics.gather();
+        !families.iter().any(|family| family.name().starts_with("culvert_backend_"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_ejected_target_comes_back_with_its_first_success() {
+    let ways = Ways::start().await;
+    ways.serve(&[ONE, TWO], PassiveHealth { retry_after: Duration::from_millis(100), ..PassiveHealth::default() });
+    ways.refuse(ONE, RefuseCode::Timeout);
+    becomes_served(&ways, |ways| ways.ejections(ONE) >= 1).await;
+    ways.admit(ONE);
+    becomes_served(&ways, |ways| ways.asked(ONE) > 3).await;
+    assert_eq!(ways.served(2).await.len(), 2, "it does not get its turn");
+}
+
+/// Sends requests until it is so. Those that a target does not take in time are not tried elsewhere.
+async fn becomes_served(ways: &Ways, so: impl Fn(&Ways) -> bool) {
+    let sending = async {
+        while !so(ways) {
+            ways.stage.get("/").await;
+        }
+    };
+    timeout(PATIENCE, sending).await.expect("in time");
+}
+
+#[tokio::test]
+async fn the_only_target_is_always_tried() {
+    let ways = Ways::start().await;
+    ways.serve(&[ONE], long());
+    ways.refuse(ONE, RefuseCode::Refused);
+    for _ in 0..10 {
+        assert_eq!(ways.stage.get("/").await.status, 502);
+    }
+    assert_eq!((ways.asked(ONE), ways.ejections(ONE)), (10, 0));
+    let backends = ways.known(|backends| !backends.reachable).await;
+    assert_eq!(backends.failing.len(), 1);
+    ways.admit(ONE);
+    ways.served(1).await;
+    // Said a while later, so that a target that comes and goes is not news each time.
+    ways.known(|backends| backends.reachable).await;
+}
+
+#[tokio::test]
+async fn only_a_share_of_the_targets_is_ejected() {
+    let ways = Ways::start().await;
+    ways.serve(&[ONE, TWO, THREE, FOUR], long());
+    for dead in [ONE, TWO, THREE] {
+        ways.refuse(dead, RefuseCode::Unreachable);
+    }
+    // Attempts may all meet dead ones until two are out of the way.
+    becomes_served(&ways, |ways| [ONE, TWO, THREE].iter().all(|dead| ways.asked(dead) >= 3)).await;
+    let asked = || [ONE, TWO, THREE].map(|dead| ways.asked(dead));
+    let before = asked();
+    assert_eq!(ways.served(20).await, HashSet::from([FOUR.to_owned()]));
+    let tried = asked().iter().zip(before).filter(|(now, before)| **now > *before).count();
+    assert_eq!(tried, 1, "{before:?} {:?}", asked());
+}
+
+#[tokio::test]
+async fn ejected_targets_are_better_than_none() {
+    let ways = Ways::start().await;
+    ways.serve(&[ONE, TWO], PassiveHealth { max_ejected_percent: 100, ..long() });
+    for dead in [ONE, TWO] {
+        ways.refuse(dead, RefuseCode::Refused);
+    }
+    for _ in 0..4 {
+        assert_eq!(ways.stage.get("/").await.status, 502);
+    }
+    assert_eq!((ways.ejections(ONE), ways.ejections(TWO)), (1, 1));
+    ways.admit(ONE);
+    ways.admit(TWO);
+    ways.served(1).await;
+}
+
+#[tokio::test]
+async fn the_only_target_of_a_tier_is_ejected_where_there_is_another_tier() {
+    let ways = Ways::start().await;
+    let mut rule = rule(&[], Vec::new());
+    let Backend::Tunnel(tunnel) = &mut rule.backend else { panic!("{rule:?}") };
+    let target = |address: &str, priority| Member { item: address.parse().expect("a target"), weight: 1, priority };
+    tunnel.places = Places::new(&[lab().into()], &[target(ONE, 0), target(TWO, 1)]);
+    tunnel.passive_health = long();
+    ways.stage.serve_rules(vec![rule], None);
+    assert_eq!(ways.served(3).await, HashSet::from([ONE.to_owned()]));
+    ways.refuse(ONE, RefuseCode::Refused);
+    assert_eq!(ways.served(10).await, HashSet::from([TWO.to_owned()]));
+    assert_eq!(ways.asked(ONE), 3 + 3);
+}
+
+#[tokio::test]
+async fn what_an_allow_list_lacks_is_known_and_not_ejected() {
+    let ways = Ways::start().await;
+    ways.serve(&[ONE, TWO], long());
+    ways.refuse(ONE, RefuseCode::NotAllowed);
+    ways.served(10).await;
+    assert_eq!((ways.asked(ONE), ways.ejections(ONE)), (5, 0));
+    let backends = ways.known(|backends| !backends.failing.is_empty()).await;
+    assert_eq!(backends.failing[0].problem.reason, HealthReason::NotAllowed);
+}
+
+#[tokio::test]
+async fn what_checks_find_is_known_without_a_request() {
+    let stage = Stage::start().await;
+    let checked_target = Checked::start("shop", 500).await;
+    stage.serve_rules(vec![checked(&[&checked_target.target])], None);
+    let mut known = stage.proxy.reachability();
+    let shop = ObjectName::new("web", "shop");
+    let fails = known.wait_for(|all| all.get(&shop).is_some_and(|backends| !backends.reachable));
+    let fails = timeout(PATIENCE, fails).await.expect("known in time").expect("a proxy")[&shop].clone();
+    assert_eq!(fails.failing[0].problem.reason, HealthReason::Unexpected);
+    checked_target.status.send_replace(200);
+    let well = known.wait_for(|all| all.get(&shop).is_some_and(|backends| backends.reachable));
+    let well = timeout(PATIENCE, well).await.expect("known in time").expect("a proxy")[&shop].clone();
+    assert_eq!(well.failing, []);
+    // Of an agent that is gone nothing is known.
+    stage.agent.expect("an agent").stop().await;
+    let nothing = known.wait_for(|all| all.is_empty());
+    timeout(PATIENCE, nothing).await.expect("known in time").expect("a proxy");
 }

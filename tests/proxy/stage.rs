@@ -6,7 +6,8 @@ use culvert::{
     proxy::{self, Proxy, TrustedProxies},
     routing::{
         Agents, Backend, Certificates, Checks, EntryPoint, Filter, HostRules, Hostname, Listener, LoadBalancing,
-        Matches, ObjectName, PathMatch, Places, Protocol, RoutingTable, Rule, RuleId, Target, Timeouts, TunnelBackend,
+        Matches, ObjectName, PassiveHealth, PathMatch, Places, Protocol, RoutingTable, Rule, RuleId, Target, Timeouts,
+        TunnelBackend,
     },
     tunnel::{
         self, Incoming, Role, Session,
@@ -218,6 +219,7 @@ pub(crate) fn rule(targets: &[&str], filters: Vec<Filter>) -> Rule {
             places: Places::new(&[lab().into()], &targets),
             balancing: LoadBalancing::RoundRobin,
             health_check: None,
+            passive_health: PassiveHealth::default(),
             protocol: Protocol::Http,
             host_header: None,
             proxy_protocol: None,

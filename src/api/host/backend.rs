@@ -2,7 +2,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::HealthCheck;
+use super::{HealthCheck, PassiveHealth};
 use crate::api::SecretRef;
 
 /// Where requests go: through the tunnel of one of the agents, to one of the targets.
@@ -37,6 +37,10 @@ pub struct Backend {
     /// How the agents check the targets, so that requests go to healthy ones. Unset, they do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
+    /// What it means for the next requests that connects to a target through an agent fail. Unset, the defaults hold: such a
+    /// place is left alone for a while where there are others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passive_health: Option<PassiveHealth>,
     /// What the targets speak: `HTTP` is HTTP/1.1; `HTTPS` is TLS, and in it HTTP/2 or HTTP/1.1 as the target chooses (ALPN);
     /// `H2C` is HTTP/2 without TLS, by prior knowledge; `GRPC` is the same as `H2C`.
     #[serde(default)]

@@ -67,3 +67,29 @@ pub struct HttpHealthCheck {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TcpHealthCheck {}
+
+/// What it means for the next requests that connects to a place (a target through an agent) fail: that it refuses, does not
+/// answer in time, or that no way leads there; what it answers does not count, nor does what the agent's allow-list lacks. A
+/// place that fails so often gets no requests for a while, as long as another one is left, and then one that tries it: with the
+/// first success it is used as before. The only place of a backend always gets its requests. Each TunnelHost and replica of
+/// the edge counts by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PassiveHealth {
+    /// After so many failed connects in a row, 1 to 100, a place gets no requests for a while, and counts as one that cannot be
+    /// reached. Unset, 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub unhealthy_after: Option<i32>,
+    /// How long it gets no requests, a Go duration. Each time that it fails again after that, twice as long, up to 5 minutes.
+    /// Unset, 10 s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = duration::between("1s", "1h"))]
+    pub retry_after: Option<String>,
+    /// At most so many of a hundred places of a tier get no requests at a time, 0 to 100, rounded down, but one may always; of
+    /// more, those that failed first. With 0 none does, and requests go on trying what fails. Unset, 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub max_ejected_percent: Option<i32>,
+}

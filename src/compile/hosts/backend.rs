@@ -7,8 +7,8 @@ use super::{super::permissions::Permission, Host, values};
 use crate::{
     api::{self, PathType, Reason, RedirectPathType, Scheme},
     routing::{
-        Backend, BackendTls, Filter, Hostname, LoadBalancing, Member, ObjectName, Places, Protocol, ProxyProtocol,
-        Redirect, RedirectPath, Target, Trust, TunnelBackend,
+        Backend, BackendTls, Filter, Hostname, LoadBalancing, Member, ObjectName, PassiveHealth, Places, Protocol,
+        ProxyProtocol, Redirect, RedirectPath, Target, Trust, TunnelBackend,
     },
 };
 
@@ -49,6 +49,10 @@ impl Host<'_> {
                 api::LoadBalancing::ClientHash => LoadBalancing::ClientHash,
             },
             health_check: check,
+            passive_health: match &backend.passive_health {
+                None => PassiveHealth::default(),
+                Some(passive) => self.passive_health(&format!("{field}.passiveHealth"), passive),
+            },
             protocol,
             host_header,
             proxy_protocol: backend.proxy_protocol.map(|version| match version {

@@ -3,7 +3,7 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 use super::{Host, values};
 use crate::{
     api,
-    routing::{CheckTls, HealthCheck, Probe, Protocol},
+    routing::{CheckTls, HealthCheck, PassiveHealth, Probe, Protocol},
 };
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -43,6 +43,28 @@ impl Host<'_> {
         let unhealthy_after = times("unhealthyAfter", check.unhealthy_after, UNHEALTHY_AFTER);
         let healthy_after = times("healthyAfter", check.healthy_after, HEALTHY_AFTER);
         Some(Arc::new(HealthCheck { probe: probe?, interval, timeout, unhealthy_after, healthy_after }))
+    }
+
+    /// What failed connects mean; what cannot be read is told, and as if unset.
+    pub(super) fn passive_health(&mut self, field: &str, passive: &api::PassiveHealth) -> PassiveHealth {
+        let mut read = PassiveHealth::default();
+        if let Some(times) = passive.unhealthy_after {
+            read.unhealthy_after = self.at_least_one(&format!("{field}.unhealthyAfter"), times).get();
+        }
+        if let Some(text) = &passive.retry_after {
+            let pause = self.accept(&format!("{field}.retryAfter"), values::duration(text, values::RETRY_AFTER));
+            read.retry_after = pause.unwrap_or(read.retry_after);
+        }
+        if let Some(percent) = passive.max_ejected_percent {
+            match u8::try_from(percent) {
+                Ok(percent) if percent <= 100 => read.max_ejected_percent = percent,
+                _ => drop(self.unsupported(format!(
+                    "{field}.maxEjectedPercent: {percent} is not from 0 to 100; {} is used",
+                    read.max_ejected_percent
+                ))),
+            }
+        }
+        read
     }
 }
 

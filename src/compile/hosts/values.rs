@@ -19,6 +19,7 @@ pub(super) const RESPONSE_HEADER: RangeInclusive<Duration> = Duration::from_mill
 pub(super) const STREAM_IDLE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 pub(super) const CHECK_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
 pub(super) const CHECK_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(1);
+pub(super) const RETRY_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
 pub(super) const UPGRADE_IDLE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(168);
 
 /// Fields that belong to the connection or to the framing of a message, or have a field of their own.

@@ -6,8 +6,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::*;
 use crate::routing::{
-    CheckTls, HeaderRules, HealthCheck, LoadBalancing, Member, PathMatch, Places, Probe, Protocol, ProxyProtocol,
-    RateKey, RedirectPath, Scope, Target, Timeouts, Trust,
+    CheckTls, HeaderRules, HealthCheck, LoadBalancing, Member, PassiveHealth, PathMatch, Places, Probe, Protocol,
+    ProxyProtocol, RateKey, RedirectPath, Scope, Target, Timeouts, Trust,
 };
 
 /// The rules of one TunnelHost `web/a` for `a.com`, by the place of their route; other fields are given.
@@ -365,6 +365,26 @@ fn targets_are_checked_as_the_backend_says() {
     assert_eq!(*wrong.expect("a check"), HealthCheck { unhealthy_after: 1, ..tcp });
     assert!(message.contains("healthCheck.interval: \"1ms\" is not from 1s"), "{message}");
     assert!(message.contains("healthCheck.unhealthyAfter: it is below 1; 1 is used"), "{message}");
+}
+
+#[test]
+fn failed_connects_mean_what_the_backend_says() {
+    let passive = |fields: Value| match backend(&fields, &[]) {
+        (Backend::Tunnel(tunnel), message, _) => (tunnel.passive_health, message),
+        other => panic!("{other:?}"),
+    };
+    let defaults = PassiveHealth::default();
+    assert_eq!(passive(json!({})).0, defaults);
+    assert_eq!(passive(json!({"passiveHealth": {}})).0, defaults);
+    let all = json!({"passiveHealth": {"unhealthyAfter": 5, "retryAfter": "1m", "maxEjectedPercent": 0}});
+    let set = PassiveHealth { unhealthy_after: 5, retry_after: Duration::from_mins(1), max_ejected_percent: 0 };
+    assert_eq!(passive(all).0, set);
+    let wrong = json!({"passiveHealth": {"unhealthyAfter": 0, "retryAfter": "1ms", "maxEjectedPercent": 101}});
+    let (read, message) = passive(wrong);
+    assert_eq!(read, PassiveHealth { unhealthy_after: 1, ..defaults });
+    assert!(message.contains("passiveHealth.unhealthyAfter: it is below 1; 1 is used"), "{message}");
+    assert!(message.contains("passiveHealth.retryAfter: \"1ms\" is not from 1s"), "{message}");
+    assert!(message.contains("passiveHealth.maxEjectedPercent: 101 is not from 0 to 100; 50 is used"), "{message}");
 }
 
 #[test]

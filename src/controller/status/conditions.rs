@@ -8,22 +8,38 @@ use k8s_openapi::{
 };
 
 use crate::{
-    api::{ConditionStatus, ConditionType, Reason},
+    api::{ConditionStatus, ConditionType, Reason, UnreachableBackend},
     compile::{Judgement, ObjectKind, Verdict},
+    controller::BackendState,
     routing::ObjectName,
 };
 
 /// How many sessions each agent has with all replicas together.
 pub(super) type Connected = HashMap<ObjectName, usize>;
 
+/// What is known of the backends of a TunnelHost.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct KnownBackends<'a> {
+    /// By the replica that writes.
+    pub(super) own: Option<&'a BackendState>,
+    /// What the other replicas that exist have written.
+    pub(super) others: &'a [&'a UnreachableBackend],
+    /// What has been said until now.
+    pub(super) said: Option<&'a Condition>,
+}
+
 /// All conditions of the object of a verdict.
-pub(super) fn judgements(verdict: &Verdict, connected: &Connected) -> Vec<Judgement> {
+pub(super) fn judgements(verdict: &Verdict, connected: &Connected, backends: KnownBackends<'_>) -> Vec<Judgement> {
     let mut judgements = verdict.conditions.clone();
     if verdict.kind == ObjectKind::TunnelHost {
         judgements.push(programmed(verdict));
     }
     let ready = ready(&judgements);
     judgements.push(agent_connected(verdict, connected));
+    // Without an agent it leads to no backend.
+    if verdict.kind == ObjectKind::TunnelHost && !verdict.agents.is_empty() {
+        judgements.push(backend_reachable(verdict, connected, backends));
+    }
     judgements.push(ready);
     judgements
 }
@@ -102,6 +118,36 @@ fn agent_connected(verdict: &Verdict, connected: &Connected) -> Judgement {
     }
 }
 
+/// What any replica has seen fail counts. That all is well, a replica says only to itself; so it holds, once it was said of this
+/// generation, until somebody sees otherwise.
+fn backend_reachable(verdict: &Verdict, connected: &Connected, backends: KnownBackends<'_>) -> Judgement {
+    const TYPE: ConditionType = ConditionType::BackendReachable;
+    let KnownBackends { own, others, said } = backends;
+    if let Some(own) = own.filter(|own| !own.reachable) {
+        return Judgement::fails(TYPE, own.reason, &own.message);
+    }
+    if let Some(other) = others.iter().min_by_key(|other| &other.replica) {
+        return Judgement::fails(TYPE, reason(&other.reason), &other.message);
+    }
+    if let Some(own) = own {
+        return Judgement::holds(TYPE, own.reason, &own.message);
+    }
+    if !verdict.agents.iter().any(|agent| connected.get(agent).is_some_and(|sessions| *sessions > 0)) {
+        return Judgement::unknown(TYPE, Reason::NoSession, "no agent is connected that could reach a target");
+    }
+    let holds = ConditionStatus::True.as_str();
+    match said.filter(|said| said.status == holds && said.observed_generation == verdict.generation) {
+        Some(said) => Judgement::holds(TYPE, Reason::Reachable, &said.message),
+        None => Judgement::unknown(TYPE, Reason::Pending, "no health check and no request has told anything lately"),
+    }
+}
+
+/// The reason of that name among those that a replica writes.
+fn reason(name: &str) -> Reason {
+    let reasons = [Reason::Refused, Reason::Timeout, Reason::Unreachable, Reason::TargetNotAllowed];
+    reasons.into_iter().find(|reason| reason.as_str() == name).unwrap_or(Reason::Unhealthy)
+}
+
 /// The first that does not hold, under the name that people wait for.
 fn ready(judgements: &[Judgement]) -> Judgement {
     match judgements.iter().find(|judgement| judgement.status != ConditionStatus::True) {
@@ -128,6 +174,10 @@ mod tests {
         }
     }
 
+    fn connected() -> Connected {
+        Connected::from([(ObjectName::new("web", "b"), 2)])
+    }
+
     fn accepted() -> Judgement {
         Judgement::holds(ConditionType::Accepted, Reason::Accepted, "fine")
     }
@@ -139,7 +189,7 @@ mod tests {
 
     #[test]
     fn ready_does_not_ask_for_a_connected_agent() {
-        let offline = judgements(&verdict(accepted(), 1), &Connected::new());
+        let offline = judgements(&verdict(accepted(), 1), &Connected::new(), KnownBackends::default());
         assert_eq!(
             words(&offline),
             [
@@ -147,21 +197,75 @@ mod tests {
                 ("ResolvedRefs", "True", "ResolvedRefs"),
                 ("Programmed", "True", "Programmed"),
                 ("AgentConnected", "False", "NoSession"),
+                ("BackendReachable", "Unknown", "NoSession"),
                 ("Ready", "True", "Ready"),
             ]
         );
-        let online = judgements(&verdict(accepted(), 1), &Connected::from([(ObjectName::new("web", "b"), 2)]));
+        let online = judgements(&verdict(accepted(), 1), &connected(), KnownBackends::default());
         assert_eq!(words(&online)[3], ("AgentConnected", "True", "Connected"));
         assert_eq!(online[3].message, "1 of 2 agents are connected");
+    }
+
+    /// `BackendReachable`, and whether any other condition is another one than without that knowledge.
+    fn reachable(backends: KnownBackends<'_>) -> (Judgement, bool) {
+        let verdict = verdict(accepted(), 1);
+        let plain = judgements(&verdict, &connected(), KnownBackends::default());
+        let all = judgements(&verdict, &connected(), backends);
+        let is_it = |judgement: &Judgement| judgement.condition == ConditionType::BackendReachable;
+        let differs = plain.iter().zip(&all).any(|(one, other)| !is_it(one) && one != other);
+        (all.into_iter().find(is_it).expect("the condition"), differs)
+    }
+
+    /// The words of `BackendReachable`; the others are the same as without that knowledge.
+    fn told<'a>(
+        own: Option<&'a BackendState>,
+        others: &'a [&'a UnreachableBackend],
+    ) -> (&'static str, &'static str, String) {
+        let (told, others_differ) = reachable(KnownBackends { own, others, said: None });
+        assert!(!others_differ);
+        (told.status.as_str(), told.reason.as_str(), told.message)
+    }
+
+    #[test]
+    fn a_backend_that_fails_is_told_in_its_own_condition_alone() {
+        let state = |reachable, reason| BackendState { reachable, reason, message: "own".to_owned() };
+        let (fails, well) = (state(false, Reason::Refused), state(true, Reason::Reachable));
+        let entry = |replica: &str| UnreachableBackend {
+            replica: replica.to_owned(),
+            reason: "Timeout".to_owned(),
+            message: format!("of {replica}"),
+        };
+        let (b, c) = (entry("edge-b"), entry("edge-c"));
+        assert_eq!(told(Some(&fails), &[&b]), ("False", "Refused", "own".to_owned()));
+        assert_eq!(told(Some(&well), &[&c, &b]), ("False", "Timeout", "of edge-b".to_owned()));
+        assert_eq!(told(Some(&well), &[]), ("True", "Reachable", "own".to_owned()));
+        assert_eq!(told(None, &[]).0, "Unknown");
+    }
+
+    #[test]
+    fn what_another_holder_has_seen_to_be_well_is_kept_for_this_generation() {
+        let said = |status: &str, generation| Condition {
+            type_: "BackendReachable".to_owned(),
+            status: status.to_owned(),
+            reason: "Reachable".to_owned(),
+            message: "fine".to_owned(),
+            observed_generation: Some(generation),
+            last_transition_time: Time(Timestamp::default()),
+        };
+        let told = |said: &Condition| reachable(KnownBackends { said: Some(said), ..KnownBackends::default() }).0;
+        assert_eq!(told(&said("True", 3)).status, ConditionStatus::True);
+        assert_eq!(told(&said("True", 3)).message, "fine");
+        assert_eq!(told(&said("True", 2)).status, ConditionStatus::Unknown);
+        assert_eq!(told(&said("False", 3)).status, ConditionStatus::Unknown);
     }
 
     #[test]
     fn ready_copies_the_first_that_fails() {
         let conflict = Judgement::fails(ConditionType::Accepted, Reason::HostnameConflict, "taken");
-        let judgements = judgements(&verdict(conflict, 0), &Connected::new());
+        let judgements = judgements(&verdict(conflict, 0), &Connected::new(), KnownBackends::default());
         assert_eq!(words(&judgements)[2], ("Programmed", "False", "Invalid"));
-        assert_eq!(words(&judgements)[4], ("Ready", "False", "HostnameConflict"));
-        assert_eq!(judgements[4].message, "taken");
+        assert_eq!(words(&judgements)[5], ("Ready", "False", "HostnameConflict"));
+        assert_eq!(judgements[5].message, "taken");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::ledger::Ledger;
+use super::{ledger::Ledger, manager};
 use crate::{
     api::{AgentSession, GROUP, TunnelAgent, VERSION},
     compile::object_name,
@@ -152,9 +152,7 @@ pub(super) async fn apply_sessions(
         "metadata": {"name": agent},
         "status": {"sessions": sessions},
     });
-    // An API server takes 128 bytes; the end of a pod's name is what tells it apart.
-    let manager = replica.get(replica.len().saturating_sub(128)..).unwrap_or(replica);
-    let params = PatchParams::apply(manager).force();
+    let params = PatchParams::apply(manager(replica)).force();
     match api.patch_status(agent, &params, &Patch::Apply(patch)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),

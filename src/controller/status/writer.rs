@@ -14,15 +14,16 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::{
-    conditions::{self, Connected},
+    backends::apply_unreachable,
+    conditions::{self, Connected, KnownBackends},
     ledger::Ledger,
     sessions::apply_sessions,
 };
 use crate::{
-    api::{GROUP, TunnelAgent, TunnelHost, VERSION},
+    api::{ConditionType, GROUP, TunnelAgent, TunnelHost, UnreachableBackend, VERSION},
     compile::{Compiled, Judgement, ObjectKind, Verdict, object_name},
     controller::{
-        Sessions,
+        Backends, Observed,
         membership::Members,
         metrics::{Metrics, StatusUpdate},
         pauses::Pauses,
@@ -48,7 +49,7 @@ pub(in crate::controller) struct ConditionWriter {
     pub(in crate::controller) replica: String,
     pub(in crate::controller) compiled: watch::Receiver<Option<Arc<Compiled>>>,
     pub(in crate::controller) touched: watch::Receiver<()>,
-    pub(in crate::controller) sessions: watch::Receiver<Arc<Sessions>>,
+    pub(in crate::controller) observed: Observed,
     pub(in crate::controller) members: watch::Receiver<Members>,
     pub(in crate::controller) holder: watch::Receiver<bool>,
     pub(in crate::controller) metrics: Arc<Metrics>,
@@ -61,6 +62,19 @@ type Said = (Option<i64>, Vec<Judgement>);
 struct View {
     hosts: Store<TunnelHost>,
     agents: Store<TunnelAgent>,
+    /// What this replica knows of backends.
+    backends: Arc<Backends>,
+    /// This replica, and all that exist, where that is known.
+    replica: String,
+    existing: Option<Arc<BTreeSet<String>>>,
+}
+
+/// An object as it is known.
+struct Current {
+    version: Option<String>,
+    conditions: Vec<Condition>,
+    /// What replicas cannot reach.
+    unreachable: Vec<UnreachableBackend>,
 }
 
 /// How a batch of writes went.
@@ -88,7 +102,8 @@ impl ConditionWriter {
         let mut pauses = Pauses::default();
         loop {
             self.touched.mark_unchanged();
-            self.sessions.mark_unchanged();
+            self.observed.sessions.mark_unchanged();
+            self.observed.backends.mark_unchanged();
             self.members.mark_unchanged();
             let mut outcome = Outcome::default();
             if *self.holder.borrow_and_update() {
@@ -108,7 +123,8 @@ impl ConditionWriter {
             };
             let changed = tokio::select! {
                 changed = self.touched.changed() => changed,
-                changed = self.sessions.changed() => changed,
+                changed = self.observed.sessions.changed() => changed,
+                changed = self.observed.backends.changed() => changed,
                 changed = self.members.changed() => changed,
                 changed = self.holder.changed() => changed,
                 () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => Ok(()),
@@ -121,7 +137,13 @@ impl ConditionWriter {
 
     /// Writes a batch of the conditions that differ.
     async fn write(&self, compiled: Arc<Compiled>, ledger: &mut Ledger<Key, Said>) -> Outcome {
-        let view = View { hosts: self.hosts.clone(), agents: self.agents.clone() };
+        let view = View {
+            hosts: self.hosts.clone(),
+            agents: self.agents.clone(),
+            backends: self.observed.backends.borrow().clone(),
+            replica: self.replica.clone(),
+            existing: self.members.borrow().existing.clone(),
+        };
         let connected = self.connected();
         let mut passed = std::mem::replace(ledger, Ledger::new());
         // It takes a while where there are many objects, and requests must not wait for it.
@@ -169,7 +191,7 @@ impl ConditionWriter {
     /// replicas that are gone.
     fn connected(&self) -> Connected {
         let mut connected = Connected::new();
-        for (agent, sessions) in &**self.sessions.borrow() {
+        for (agent, sessions) in &**self.observed.sessions.borrow() {
             *connected.entry(agent.clone()).or_default() += sessions.len();
         }
         let existing = self.members.borrow().existing.clone();
@@ -202,8 +224,8 @@ impl ConditionWriter {
         Ok(())
     }
 
-    /// Removes the sessions of replicas that are gone: in their name, as nobody else owns them. Says whether one could
-    /// not be removed.
+    /// Removes what replicas that are gone have said: in their name, as nobody else owns it. Says whether something could not
+    /// be removed.
     async fn remove_gone(&self) -> bool {
         let Some(existing) = self.members.borrow().existing.clone() else { return false };
         let mut failed = false;
@@ -225,6 +247,21 @@ impl ConditionWriter {
                 }
             }
         }
+        for host in self.hosts.state() {
+            let said = host.status.iter().flat_map(|status| &status.unreachable).map(|entry| &entry.replica);
+            for replica in said.filter(|replica| **replica != self.replica && !existing.contains(*replica)) {
+                let name = object_name(&host.metadata);
+                let api = Api::<TunnelHost>::namespaced(self.client.clone(), &name.namespace);
+                match apply_unreachable(&api, &name.name, replica, None).await {
+                    Ok(()) => self.metrics.status_update(StatusUpdate::Success),
+                    Err(error) => {
+                        self.metrics.status_update(StatusUpdate::Failure);
+                        warn!(tunnel_host = %name, replica, "what a gone replica said could not be removed: {error}");
+                        failed = true;
+                    }
+                }
+            }
+        }
         failed
     }
 }
@@ -239,8 +276,17 @@ impl View {
         let mut due = Vec::new();
         ledger.begin();
         for verdict in &compiled.verdicts {
-            let Some((version, current)) = self.current(verdict) else { continue };
-            let judgements = conditions::judgements(verdict, connected);
+            let Some(current) = self.current(verdict) else { continue };
+            let Current { version, conditions: current, unreachable } = current;
+            let exists = |replica: &String| self.existing.as_ref().is_none_or(|all| all.contains(replica));
+            let other = |entry: &&UnreachableBackend| entry.replica != self.replica && exists(&entry.replica);
+            let others: Vec<_> = unreachable.iter().filter(other).collect();
+            let known = KnownBackends {
+                own: self.backends.get(&verdict.name).filter(|_| verdict.kind == ObjectKind::TunnelHost),
+                others: &others,
+                said: current.iter().find(|said| said.type_ == ConditionType::BackendReachable.as_str()),
+            };
+            let judgements = conditions::judgements(verdict, connected, known);
             let Some(conditions) = conditions::changed(&judgements, verdict.generation, &current, now) else {
                 continue;
             };
@@ -252,20 +298,27 @@ impl View {
         due
     }
 
-    /// The resource version and the conditions that an object has now; `None` if it is gone.
-    fn current(&self, verdict: &Verdict) -> Option<(Option<String>, Vec<Condition>)> {
+    /// An object as it is now; `None` if it is gone.
+    fn current(&self, verdict: &Verdict) -> Option<Current> {
         let ObjectName { namespace, name } = &verdict.name;
-        match verdict.kind {
+        Some(match verdict.kind {
             ObjectKind::TunnelHost => {
                 let host = self.hosts.get(&ObjectRef::new(name).within(namespace))?;
-                let conditions = host.status.as_ref().map(|status| status.conditions.clone());
-                Some((host.resource_version(), conditions.unwrap_or_default()))
+                let (conditions, unreachable) = match &host.status {
+                    Some(status) => (status.conditions.clone(), status.unreachable.clone()),
+                    None => Default::default(),
+                };
+                Current { version: host.resource_version(), conditions, unreachable }
             }
             ObjectKind::TunnelAgent => {
                 let agent = self.agents.get(&ObjectRef::new(name).within(namespace))?;
                 let conditions = agent.status.as_ref().map(|status| status.conditions.clone());
-                Some((agent.resource_version(), conditions.unwrap_or_default()))
+                Current {
+                    version: agent.resource_version(),
+                    conditions: conditions.unwrap_or_default(),
+                    unreachable: Vec::new(),
+                }
             }
-        }
+        })
     }
 }

@@ -10,13 +10,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::nothing_observed;
 use crate::{
     api::{ConditionType, Reason},
     compile::Compiled,
-    controller::{Controller, Outputs, Sessions},
+    controller::{Controller, Outputs},
     routing::{Backend, EntryPoint, Lookup, ObjectName, RequestInfo},
 };
 
@@ -65,8 +65,7 @@ impl Drop for Folder {
 }
 
 fn controller(dir: &Path) -> Result<Controller, Box<dyn std::error::Error + Send + Sync>> {
-    let sessions = watch::Sender::new(Arc::new(Sessions::new())).subscribe();
-    Controller::folder(dir, "edge-1", sessions, &prometheus::Registry::new())
+    Controller::folder(dir, "edge-1", nothing_observed(), &prometheus::Registry::new())
 }
 
 fn host(name: &str, hostname: &str, target: &str) -> String {

@@ -12,13 +12,13 @@ use tokio::sync::watch;
 
 use super::{Api, Call, agent, host};
 use crate::{
-    api::{AgentSession, TunnelAgent, TunnelHost},
+    api::{AgentSession, Reason, TunnelAgent, TunnelHost, UnreachableBackend},
     compile::{Compiled, Objects, compile},
     controller::{
-        Sessions,
+        BackendState, Backends, Observed, Sessions,
         membership::Members,
         metrics::Metrics,
-        status::{ConditionWriter, SessionWriter},
+        status::{BackendWriter, ConditionWriter, SessionWriter},
     },
     routing::ObjectName,
 };
@@ -31,10 +31,12 @@ struct Replica {
     compiled: watch::Sender<Option<Arc<Compiled>>>,
     touched: watch::Sender<()>,
     sessions: watch::Sender<Arc<Sessions>>,
+    backends: watch::Sender<Arc<Backends>>,
     members: watch::Sender<Members>,
     holder: watch::Sender<bool>,
     conditions: Option<ConditionWriter>,
     own_sessions: Option<SessionWriter>,
+    own_backends: Option<BackendWriter>,
 }
 
 // === impl Replica ===
@@ -46,19 +48,28 @@ impl Replica {
         let (agents_view, agents): (Store<TunnelAgent>, _) = reflector::store();
         let (compiled, touched) = (watch::Sender::new(None), watch::Sender::new(()));
         let sessions = watch::Sender::new(Arc::new(Sessions::new()));
+        let backends = watch::Sender::new(Arc::new(Backends::new()));
         let members = watch::Sender::new(Members::alone("edge-1"));
         let holder = watch::Sender::new(true);
         let metrics = Arc::new(Metrics::register(&prometheus::Registry::new()).expect("metrics"));
         let conditions = ConditionWriter {
             client: client.clone(),
-            hosts: hosts_view,
+            hosts: hosts_view.clone(),
             agents: agents_view.clone(),
             replica: "edge-1".to_owned(),
             compiled: compiled.subscribe(),
             touched: touched.subscribe(),
-            sessions: sessions.subscribe(),
+            observed: Observed { sessions: sessions.subscribe(), backends: backends.subscribe() },
             members: members.subscribe(),
             holder: holder.subscribe(),
+            metrics: metrics.clone(),
+        };
+        let own_backends = BackendWriter {
+            client: client.clone(),
+            replica: "edge-1".to_owned(),
+            hosts: hosts_view,
+            backends: backends.subscribe(),
+            touched: touched.subscribe(),
             metrics: metrics.clone(),
         };
         let own_sessions = SessionWriter {
@@ -76,10 +87,12 @@ impl Replica {
             compiled,
             touched,
             sessions,
+            backends,
             members,
             holder,
             conditions: Some(conditions),
             own_sessions: Some(own_sessions),
+            own_backends: Some(own_backends),
         };
         for event in [Event::Init, Event::InitDone] {
             replica.hosts.apply_watcher_event(&event);
@@ -113,6 +126,16 @@ impl Replica {
 
     fn run_sessions(&mut self) {
         tokio::spawn(self.own_sessions.take().expect("not running yet").run());
+    }
+
+    fn run_backends(&mut self) {
+        tokio::spawn(self.own_backends.take().expect("not running yet").run());
+    }
+
+    /// This is known of the backends of `shop` from now on.
+    fn reaches(&self, reachable: bool, reason: Reason, message: &str) {
+        let state = BackendState { reachable, reason, message: message.to_owned() };
+        self.backends.send_replace(Arc::new(Backends::from([(ObjectName::new("web", "shop"), state)])));
     }
 
     /// The next write: a server-side apply of a status.
@@ -294,4 +317,112 @@ async fn what_an_earlier_process_of_the_pod_left_is_removed() {
     let call = replica.api.next().await.expect("a write");
     Replica::check(&call, AGENT, "edge-1");
     assert_eq!(call.body["status"], json!({"sessions": []}));
+}
+
+/// `shop` with an agent that is connected, as the holder has left it.
+async fn connected_shop(replica: &mut Replica) -> Value {
+    let (mut home, mut shop) = (agent("home", "1"), host("shop", "shop.example.com", "1"));
+    home["status"] = json!({"sessions": [session("laptop", "edge-2")]});
+    replica.knows(Some(&shop), Some(&home));
+    replica.run_conditions();
+    for _ in 0..2 {
+        let call = replica.api.next().await.expect("a write");
+        let object = if call.path == HOST { &mut shop } else { &mut home };
+        object["status"]["conditions"] = call.body["status"]["conditions"].clone();
+        object["metadata"]["resourceVersion"] = json!("2");
+        call.answer(object);
+    }
+    replica.knows(Some(&shop), Some(&home));
+    assert!(replica.api.next().await.is_none(), "all is written");
+    shop
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_stops_changes_one_condition() {
+    let mut replica = Replica::new();
+    let mut shop = connected_shop(&mut replica).await;
+    let before = words(&shop);
+    assert_eq!(before[4], "BackendReachable=Unknown Pending");
+    let steps = [
+        (true, Reason::Reachable, "fine", "BackendReachable=True Reachable"),
+        (false, Reason::Refused, "agent web/home does not reach target a:80", "BackendReachable=False Refused"),
+        (true, Reason::Reachable, "fine", "BackendReachable=True Reachable"),
+    ];
+    for (version, (reachable, reason, message, expected)) in (3..).zip(steps) {
+        replica.reaches(reachable, reason, message);
+        let call = replica.api.next().await.expect("a write");
+        Replica::check(&call, HOST, "culvert-controller");
+        let mut now = words(&call.body);
+        assert_eq!(now[4], expected);
+        assert_eq!(call.body["status"]["conditions"][4]["message"], message);
+        now[4].clone_from(&before[4]);
+        assert_eq!(now, before, "another condition has changed");
+        shop["status"]["conditions"] = call.body["status"]["conditions"].clone();
+        shop["metadata"]["resourceVersion"] = json!(version.to_string());
+        call.answer(&shop);
+        replica.knows(Some(&shop), None);
+        // The same once more is nothing to write.
+        replica.reaches(reachable, reason, message);
+        assert!(replica.api.next().await.is_none(), "written although it is there");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_replica_does_not_reach_is_told_until_that_is_gone() {
+    let mut replica = Replica::new();
+    let mut shop = connected_shop(&mut replica).await;
+    let entry = |replica: &str| UnreachableBackend {
+        replica: replica.to_owned(),
+        reason: "Timeout".to_owned(),
+        message: "too slow".to_owned(),
+    };
+    let existing = BTreeSet::from(["edge-1".to_owned(), "edge-2".to_owned()]);
+    replica.members.send_replace(Members { existing: Some(Arc::new(existing)), ..Members::alone("edge-1") });
+    shop["status"]["unreachable"] = json!([entry("edge-2"), entry("gone")]);
+    shop["metadata"]["resourceVersion"] = json!("3");
+    replica.knows(Some(&shop), None);
+    let call = replica.api.next().await.expect("the conditions");
+    assert_eq!(words(&call.body)[4], "BackendReachable=False Timeout");
+    assert_eq!(call.body["status"]["conditions"][4]["message"], "too slow");
+    shop["status"]["conditions"] = call.body["status"]["conditions"].clone();
+    call.answer(&shop);
+    let call = replica.api.next().await.expect("the removal");
+    Replica::check(&call, HOST, "gone");
+    assert_eq!(call.body["status"], json!({"unreachable": []}));
+    shop["status"]["unreachable"] = json!([entry("edge-2")]);
+    shop["metadata"]["resourceVersion"] = json!("4");
+    call.answer(&shop);
+    replica.knows(Some(&shop), None);
+    assert!(replica.api.next().await.is_none(), "all is written");
+    // It is well again there; whether it is, nobody has told this replica.
+    shop["status"]["unreachable"] = json!([]);
+    shop["metadata"]["resourceVersion"] = json!("5");
+    replica.knows(Some(&shop), None);
+    let call = replica.api.next().await.expect("the conditions");
+    assert_eq!(words(&call.body)[4], "BackendReachable=Unknown Pending");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_writes_only_what_it_does_not_reach() {
+    let mut replica = Replica::new();
+    let mut shop = host("shop", "shop.example.com", "1");
+    replica.knows(Some(&shop), None);
+    replica.run_backends();
+    replica.reaches(true, Reason::Reachable, "fine");
+    assert!(replica.api.next().await.is_none(), "written although all is well");
+
+    replica.reaches(false, Reason::Refused, "nobody listens");
+    let call = replica.api.next().await.expect("a write");
+    Replica::check(&call, HOST, "edge-1");
+    let entry = json!({"replica": "edge-1", "reason": "Refused", "message": "nobody listens"});
+    assert_eq!(call.body["status"], json!({"unreachable": [entry.clone()]}));
+    shop["status"] = json!({"unreachable": [entry]});
+    shop["metadata"]["resourceVersion"] = json!("2");
+    call.answer(&shop);
+    replica.knows(Some(&shop), None);
+    assert!(replica.api.next().await.is_none(), "written although it is there");
+
+    replica.reaches(true, Reason::Reachable, "fine");
+    let call = replica.api.next().await.expect("a write");
+    assert_eq!(call.body["status"], json!({"unreachable": []}));
 }

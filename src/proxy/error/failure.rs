@@ -5,7 +5,11 @@ use std::{error::Error, io, time::Duration};
 use super::ProxyError;
 use crate::{
     proxy::{backend::TooMuch, message::upload::UploadError},
-    tunnel::{LinkError, RefuseCode},
+    routing::Target,
+    tunnel::{
+        LinkError, RefuseCode,
+        health::{HealthProblem, HealthReason},
+    },
 };
 
 /// Why a link was not opened, or ended. `limit` is what the edge gives a backend to take a connection.
@@ -24,6 +28,20 @@ pub(in crate::proxy) fn of_link(error: &LinkError, limit: Duration) -> ProxyErro
         LinkError::Reset(_) => ProxyError::BackendClosed,
         LinkError::SessionLost => ProxyError::SessionLost,
     }
+}
+
+/// What a failure to open a link to a target says of the place; `None` where that is not the place's own.
+pub(in crate::proxy) fn of_place(error: &ProxyError, target: &Target) -> Option<HealthProblem> {
+    Some(match error {
+        ProxyError::TargetNotAllowed(text) => HealthProblem::new(HealthReason::NotAllowed, text),
+        ProxyError::BackendRefused(text) => HealthProblem::new(HealthReason::Refused, text),
+        ProxyError::BackendUnreachable(text) => HealthProblem::new(HealthReason::Unreachable, text),
+        ProxyError::ConnectTimeout(limit) => {
+            let text = format!("{target} did not take the agent's connection within {limit:?}");
+            HealthProblem::new(HealthReason::Timeout, &text)
+        }
+        _ => return None,
+    })
 }
 
 /// Why there is no response to a request.

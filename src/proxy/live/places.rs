@@ -3,13 +3,14 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, AtomicUsize, Ordering},
     },
 };
 
 use parking_lot::Mutex;
 
+use super::{HostState, reach::Reach};
 use crate::routing::{Backend, Check, ObjectName, Place, Rule, Target};
 
 /// The live state of a route: whose turn it is, and its places.
@@ -26,6 +27,8 @@ pub(in crate::proxy) struct RoutePlace {
     pub(in crate::proxy) state: Arc<PlaceState>,
     /// What the agent's sessions are asked of it.
     pub(in crate::proxy) check: Option<Check>,
+    /// What connects of the TunnelHost have come to there; empty before the first one.
+    pub(super) reach: OnceLock<Arc<Reach>>,
 }
 
 /// What is known of an agent and a target that it connects to.
@@ -47,7 +50,7 @@ pub(in crate::proxy) struct PlaceStates(Mutex<HashMap<(ObjectName, Target), Arc<
 
 impl RouteState {
     /// The state for a rule; `before` is that of the same route until now.
-    pub(super) fn next(rule: &Arc<Rule>, before: Option<&Arc<Self>>, all: &PlaceStates) -> Arc<Self> {
+    pub(super) fn next(rule: &Arc<Rule>, before: Option<&Arc<Self>>, host: &HostState, all: &PlaceStates) -> Arc<Self> {
         if let Some(same) = before.filter(|before| Arc::ptr_eq(&before.rule, rule)) {
             return same.clone();
         }
@@ -57,8 +60,9 @@ impl RouteState {
                     let how = tunnel.health_check.as_ref()?;
                     Some(Check::new(&rule.id.object, &place.target, how))
                 };
-                let places = tunnel.places.all().iter();
-                places.map(|place| RoutePlace { state: all.of(place), check: check(place) }).collect()
+                let reach = |place: &Place| host.known_reach(place).map_or_else(OnceLock::new, OnceLock::from);
+                let live = |place| RoutePlace { state: all.of(place), check: check(place), reach: reach(place) };
+                tunnel.places.all().iter().map(live).collect()
             }
             _ => Vec::new(),
         };
@@ -69,9 +73,26 @@ impl RouteState {
         })
     }
 
+    /// The rule's places.
+    pub(in crate::proxy) fn all_places(&self) -> &[Place] {
+        match &self.rule.backend {
+            Backend::Tunnel(tunnel) => tunnel.places.all(),
+            _ => &[],
+        }
+    }
+
     /// The next number, counted up with each request.
     pub(in crate::proxy) fn turn(&self) -> usize {
         self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+// === impl RoutePlace ===
+
+impl RoutePlace {
+    /// What connects have come to there; `None` before the first one.
+    pub(in crate::proxy) fn reach(&self) -> Option<&Arc<Reach>> {
+        self.reach.get()
     }
 }
 

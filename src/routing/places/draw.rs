@@ -165,8 +165,7 @@ impl Tier {
         asked: &[usize],
         mut usable: impl FnMut(usize) -> Option<C>,
     ) -> impl Iterator<Item = (usize, C)> {
-        let all = self.first..self.first + self.count;
-        all.filter(|index| !asked.contains(index)).filter_map(move |index| Some((index, usable(index)?)))
+        self.indices().filter(|index| !asked.contains(index)).filter_map(move |index| Some((index, usable(index)?)))
     }
 }
 
