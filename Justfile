@@ -6,7 +6,7 @@ cluster := env("CULVERT_CLUSTER", justfile_directory() / "tests/cluster/cluster"
 default:
     @just --list
 
-# Unit and behaviour tests: they need nothing.
+# Unit and behaviour tests: they need nothing but `python3`.
 test *args:
     cargo test --locked {{ args }}
 
