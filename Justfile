@@ -54,6 +54,14 @@ conformance *args:
 faults *args:
     tests/faults/run {{ args }}
 
+# All orders of what can happen to links, so many steps further than `just test` goes: 2 is half a minute, 3 some minutes.
+model deeper="2":
+    CULVERT_MODEL_DEEPER={{ deeper }} cargo test --locked --release --lib tunnel::machine::tests::exhaustive -- --nocapture
+
+# Fuzzes the wire for 24 CPU-minutes, all targets or by name; needs the nightly toolchain and cargo-fuzz.
+fuzz *args:
+    fuzz/run {{ args }}
+
 # Checks that the agent's sources compile for other systems; rustup brings the standard libraries of those.
 portability *args:
     tests/portability/run {{ args }}

@@ -23,6 +23,7 @@ const SHORT_TRIP: Duration = Duration::from_millis(5);
 
 /// What all links of a session share: how much windows may have beyond the floor, and what is unread.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Budget {
     limit: usize,
     reserved: usize,
@@ -32,6 +33,7 @@ pub(super) struct Budget {
 
 /// How much the receiving side of one direction lets the sender send.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Window {
     size: u32,
     /// How much was ever received, taken by the reader, and allowed to be sent.
