@@ -98,7 +98,13 @@ impl Drop for Program {
 // === impl Stage ===
 
 impl Stage {
+    /// With an agent that pins the key of the edge.
     async fn start() -> Self {
+        Self::trusted_by(|pin| ["--edge-fingerprint".to_owned(), pin.to_owned()]).await
+    }
+
+    /// `trust` makes the agent's flag of the edge's fingerprint. The certificate is `edge.pem`, for 127.0.0.1.
+    async fn trusted_by(trust: impl FnOnce(&str) -> [String; 2]) -> Self {
         let folder = std::env::temp_dir().join(format!("culvert-second-{:016x}", rand::random::<u64>()));
         let manifests = folder.join("manifests");
         fs::create_dir_all(&manifests).expect("a folder");
@@ -123,8 +129,12 @@ impl Stage {
         );
         fs::write(manifests.join("objects.yaml"), objects).expect("written");
 
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+        fs::write(folder.join("edge.pem"), made.cert.pem()).expect("written");
+        fs::write(folder.join("edge.key"), made.signing_key.serialize_pem()).expect("written");
         let mut command = Command::new(env!("CARGO_BIN_EXE_culvert"));
         command.args(["serve", "--manifests", "manifests", "--state", "state"]).current_dir(&folder);
+        command.args(["--bridge-cert=edge.pem", "--bridge-key=edge.key"]);
         command.args(["--http=127.0.0.1:0", "--https=127.0.0.1:0", "--bridge=127.0.0.1:0", "--admin=127.0.0.1:0"]);
         let edge = Program::start(&mut command, "the program under test");
         let pin = edge.says("--edge-fingerprint");
@@ -137,7 +147,7 @@ impl Stage {
 
         let mut command = Command::new("python3");
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/wire/agent.py")).current_dir(&folder);
-        command.args(["--edge", &format!("https://{}", address("bridge=")), "--edge-fingerprint", &pin]);
+        command.args(["--edge", &format!("https://{}", address("bridge="))]).args(trust(&pin));
         command.args(["--agent=default/lab", "--token-file=token", "--novelties", "--allow", &target.to_string()]);
         let agent = Program::start(&mut command, "this test needs a `python3` (3.9 or later) in the PATH");
         agent.says("registered");
@@ -248,6 +258,12 @@ async fn it_serves_requests_refuses_targets_and_moves_more_than_its_credit() {
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     let body = to_the_end(&mut visitor).await;
     assert!(body == bytes, "{} bytes of {LARGE}, or others than were sent", body.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_trusts_an_authority_for_the_name_that_it_dials() {
+    let stage = Stage::trusted_by(|_| ["--edge-ca", "edge.pem"].map(str::to_owned)).await;
+    assert!(stage.get("/").await.ends_with("\r\n\r\nhello"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

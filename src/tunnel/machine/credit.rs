@@ -40,6 +40,7 @@ pub(super) struct Budget {
 
 /// Counts the windows that were found busy in the course of some round trips.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 struct Active {
     /// When and as which the present count began.
     since: Option<Instant>,
