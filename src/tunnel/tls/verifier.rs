@@ -1,29 +1,62 @@
 use std::sync::Arc;
 
 use rustls::{
-    DigitallySignedStruct, Error, SignatureScheme,
+    CertificateError, DigitallySignedStruct, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-/// Believes every certificate: for a backend whose object says so, and for checks, which carry nothing that anybody should not
-/// see. The handshake's signature is verified all the same.
+use super::Fingerprint;
+
+/// Believes a server by its key alone, or whatever it shows. The handshake's signature is verified as ever: it proves that the
+/// server holds the key, not only the certificate.
 #[derive(Debug)]
-pub(crate) struct AnyCertificate(pub(crate) Arc<CryptoProvider>);
+pub(crate) struct Verifier {
+    believed: Believed,
+    provider: Arc<CryptoProvider>,
+}
 
-// === impl AnyCertificate ===
+#[derive(Debug)]
+enum Believed {
+    /// A server with one of these keys. Names and dates are not looked at: whoever pins a key has said whose it is, and a
+    /// bridge's self-made certificate knows no name it will be dialled by.
+    Keys(Vec<Fingerprint>),
+    /// Everyone.
+    Any,
+}
 
-impl ServerCertVerifier for AnyCertificate {
+// === impl Verifier ===
+
+impl Verifier {
+    pub(super) fn of_keys(pins: Vec<Fingerprint>, provider: Arc<CryptoProvider>) -> Self {
+        Self { believed: Believed::Keys(pins), provider }
+    }
+
+    /// For a backend whose object says so, and for checks, which carry nothing that anybody should not see.
+    pub(crate) fn of_any(provider: Arc<CryptoProvider>) -> Self {
+        Self { believed: Believed::Any, provider }
+    }
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
-        _end_entity: &CertificateDer<'_>,
+        end_entity: &CertificateDer<'_>,
         _intermediates: &[CertificateDer<'_>],
         _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
+        let believed = match &self.believed {
+            Believed::Keys(pins) => pins.contains(&Fingerprint::of_certificate(end_entity)?),
+            Believed::Any => true,
+        };
+        if believed {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+        }
     }
 
     fn verify_tls12_signature(
@@ -32,7 +65,7 @@ impl ServerCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -41,10 +74,10 @@ impl ServerCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
