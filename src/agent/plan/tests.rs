@@ -49,7 +49,7 @@ fn replicas_with_addresses_are_dialled_there_and_side_by_side() {
     assert_eq!(plan.start_due(now), [at(0, "r2", "b:1"), at(0, "r3", "c:1")]);
     plan.failed(&at(0, "r2", "b:1"), Failure::Transient, NONE, 0.5, now);
     let r3 = plan.registered(&at(0, "r3", "c:1"), "r3", now);
-    assert_eq!(plan.next_due(now), Some(now + Duration::from_millis(50)));
+    assert_eq!(plan.next_due(now), Some(now + Duration::from_millis(25)));
     // r2 leaves the set: it is not dialled any more. r3 is lost: its own address is dialled again.
     plan.learned(replicas(&[("r1", Some("a:1")), ("r3", Some("c:1"))]), now);
     assert_eq!(plan.next_due(now), None);
@@ -143,9 +143,9 @@ fn after_the_last_session_is_lost_the_edge_itself_is_dialled() {
     plan.start_due(now);
     let serial = plan.registered(&edge(0), "r1", now);
     plan.learned(replicas(&[("r1", Some("a:1"))]), now);
-    assert_eq!(plan.lost(serial, 1.0, now), Some(Duration::from_millis(100)));
+    assert_eq!(plan.lost(serial, 1.0, now), Some(Duration::from_millis(50)));
     assert_eq!(plan.start_due(now), []);
-    assert_eq!(plan.start_due(now + Duration::from_millis(100)), [edge(0)]);
+    assert_eq!(plan.start_due(now + Duration::from_millis(50)), [edge(0)]);
 }
 
 #[test]
@@ -211,8 +211,8 @@ fn a_replica_that_stops_and_comes_back_is_met_again() {
         assert_eq!(plan.start_due(now), [edge(0)]);
         now += plan.failed(&edge(0), Failure::Transient, NONE, 1.0, now);
     }
-    assert_eq!(plan.lost(old, 1.0, now), Some(Duration::from_millis(100)), "a fresh beginning");
-    now += Duration::from_millis(100);
+    assert_eq!(plan.lost(old, 1.0, now), Some(Duration::from_millis(50)), "a fresh beginning");
+    now += Duration::from_millis(50);
     assert_eq!(plan.start_due(now), [edge(0)]);
     let new = plan.registered(&edge(0), "r1", now);
     assert_eq!(plan.leaving(old, now), None, "word of the old session comes late");

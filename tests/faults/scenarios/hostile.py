@@ -225,8 +225,11 @@ def against_edge(run):
     def watch():
         while not stop.is_set():
             begun = time.monotonic()
-            status = get(edge.http)[0]
-            slow.append(1000 * (time.monotonic() - begun) if status == 200 else float("inf"))
+            try:
+                served = get(edge.http)[0] == 200
+            except OSError:
+                served = False
+            slow.append(1000 * (time.monotonic() - begun) if served else float("inf"))
             time.sleep(0.05)
 
     watcher = threading.Thread(target=watch)
