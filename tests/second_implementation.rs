@@ -195,7 +195,7 @@ async fn head(stream: &mut TcpStream) -> String {
 
 /// Bytes that do not repeat where frames end.
 fn bytes() -> Vec<u8> {
-    (0..LARGE as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+    (0..u32::MAX).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[1]).take(LARGE).collect()
 }
 
 async fn backend(listener: TcpListener, seen: channel::UnboundedSender<&'static str>, release: Arc<Notify>) {

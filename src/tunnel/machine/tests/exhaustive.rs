@@ -28,7 +28,7 @@ struct Search {
     /// The states that were met, and how far each was gone on from.
     met: HashMap<u64, usize>,
     /// How many links there may be.
-    links: usize,
+    links: u32,
 }
 
 /// The links that a role still uses.
@@ -105,7 +105,7 @@ impl Search {
                 ]);
             }
         }
-        if model.wire.edge.highest < self.links as u32 {
+        if model.wire.edge.highest < self.links {
             actions.push(Step::Open);
         }
         if !model.waiting.is_empty() {
@@ -200,7 +200,7 @@ fn pair(links: usize) -> Model {
     model
 }
 
-fn search(name: &str, start: &Model, links: usize, depth: usize) {
+fn search(name: &str, start: &Model, links: u32, depth: usize) {
     let deeper = std::env::var("CULVERT_MODEL_DEEPER").ok().and_then(|steps| steps.parse::<usize>().ok()).unwrap_or(0);
     let mut search = Search { met: HashMap::new(), links };
     search.go(start, depth + deeper);
