@@ -3,8 +3,8 @@
 Each attack opens 1,000 connections to the listener that wrk loads. The service must stay available to slowhttptest's own
 probe all along, no request of wrk may fail, and the 99th percentile of its latency may move by less than half. wrk's visitors
 pause between their requests, so that the percentile is the service's and not that of a queue for the processors; the
-attacker, who would have processors of its own, gives way to the others. An nginx in the same place is attacked in the same
-way, to tell what of the rest is the machine's.
+attacker, who would have processors of its own, gets what the others leave (SCHED_IDLE). An nginx in the same place is
+attacked in the same way, to tell what of the rest is the machine's.
 """
 
 import csv
@@ -88,7 +88,7 @@ def load(folder, address):
 
 def slow(folder, address, name, flags):
     url = f"http://localhost:{address.rsplit(':', 1)[1]}"
-    command = ["nice", "-n", "19", "slowhttptest", *flags, "-c", str(CONNECTIONS), "-r", "200", "-l", str(SECONDS)]
+    command = ["chrt", "-i", "0", "slowhttptest", *flags, "-c", str(CONNECTIONS), "-r", "200", "-l", str(SECONDS)]
     command += ["-p", "3", "-u", url]
     with open(folder / f"{name}.log", "wb") as log:
         report = ["-g", "-o", folder / name]
