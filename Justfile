@@ -6,7 +6,7 @@ cluster := env("CULVERT_CLUSTER", justfile_directory() / "tests/cluster/cluster"
 default:
     @just --list
 
-# Unit and behaviour tests: they need nothing.
+# Unit and behaviour tests: they need nothing but `python3`.
 test *args:
     cargo test --locked {{ args }}
 
@@ -53,6 +53,14 @@ conformance *args:
 # What visitors notice when something fails, all scenarios or by name; `just faults --list` names them, `--quick` is for a glance.
 faults *args:
     tests/faults/run {{ args }}
+
+# All orders of what can happen to links, so many steps further than `just test` goes: 2 is half a minute, 3 some minutes.
+model deeper="2":
+    CULVERT_MODEL_DEEPER={{ deeper }} cargo test --locked --release --lib tunnel::machine::tests::exhaustive -- --nocapture
+
+# Fuzzes the wire for 24 CPU-minutes, all targets or by name; needs the nightly toolchain and cargo-fuzz.
+fuzz *args:
+    fuzz/run {{ args }}
 
 # Checks that the agent's sources compile for other systems; rustup brings the standard libraries of those.
 portability *args:

@@ -84,6 +84,8 @@ struct Ended {
 
 /// With more sessions in a row that ended at once, their beginnings and ends are no news.
 const BRIEF: u32 = 3;
+/// How long what was logged is not said again.
+const QUIET: Duration = Duration::from_secs(30);
 
 // === impl Agent ===
 
@@ -238,7 +240,9 @@ impl Running {
         };
         self.status.lost(format!("lost a session with {replica}: {reason}"));
         let (text, now) = (format!("lost a session with the edge: {reason}"), Instant::now());
-        if self.brief > BRIEF && self.is_repeated(&text, now) {
+        // An edge that ends sessions as fast as they come may have another reason each time.
+        let is_told = self.logged.as_ref().is_some_and(|(_, at)| now.saturating_duration_since(*at) < QUIET);
+        if self.brief > BRIEF && is_told {
             tracing::debug!(replica, slot, retry, "{text}");
         } else {
             tracing::warn!(replica, slot, retry, "{text}");
@@ -247,7 +251,6 @@ impl Running {
     }
 
     fn is_repeated(&self, text: &str, now: Instant) -> bool {
-        const QUIET: Duration = Duration::from_secs(30);
         self.logged.as_ref().is_some_and(|(last, at)| last == text && now.saturating_duration_since(*at) < QUIET)
     }
 }

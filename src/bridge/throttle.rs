@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::source::Source;
 
-/// Slows failed registrations down: one a second of each source gets an answer and a line in the log, and of all sources
+/// Slows failed registrations down: one a second of each source gets an answer. A line in the log gets the first, the first a
+/// second later, two seconds after that, and so on to one a minute while it goes on; and of all sources
 /// together there are at most [`Throttle::LINES`] lines a second. So nobody learns much by asking often, and nobody can fill
 /// the log (or this table) from outside. What is left out is in the metrics.
 ///
@@ -31,6 +32,8 @@ struct State {
 struct Pace {
     answer: Instant,
     line: Instant,
+    /// How long the log says nothing after the next line.
+    quiet: Duration,
 }
 
 /// What becomes of a failed registration.
@@ -49,6 +52,8 @@ impl Throttle {
     /// How far ahead answers are promised: connections are closed after 10 s.
     const AHEAD: Duration = Duration::from_secs(8);
     const LINES: usize = 100;
+    /// The longest that the log says nothing of a source that goes on, and how long it has to pause to be news again.
+    const QUIET: Duration = Duration::from_mins(1);
     const SOURCES: usize = 10_000;
 
     /// A registration of `source` has failed `now`.
@@ -58,7 +63,7 @@ impl Throttle {
         if known.is_none() && !state.has_room(now) {
             return Failed { answer: Some(now + Self::INTERVAL), log: false };
         }
-        let mut pace = known.unwrap_or(Pace { answer: now, line: now });
+        let mut pace = known.unwrap_or(Pace { answer: now, line: now, quiet: Self::INTERVAL });
         let at = pace.answer.max(now);
         let answer = (at <= now + Self::AHEAD).then_some(at);
         if answer.is_some() {
@@ -66,7 +71,11 @@ impl Throttle {
         }
         let log = pace.line <= now && state.has_line(now);
         if log {
-            pace.line = now + Self::INTERVAL;
+            if now.saturating_duration_since(pace.line) >= Self::QUIET {
+                pace.quiet = Self::INTERVAL;
+            }
+            pace.line = now + pace.quiet;
+            pace.quiet = (2 * pace.quiet).min(Self::QUIET);
         }
         state.sources.insert(source, pace);
         Failed { answer, log }
@@ -117,6 +126,17 @@ mod tests {
         assert_eq!(failed(2, 999), Failed { answer: Some(at(999)), log: true });
         assert_eq!(failed(1, 1000), Failed { answer: Some(at(3000)), log: true });
         assert_eq!(failed(1, 10_000), Failed { answer: Some(at(10_000)), log: true });
+    }
+
+    #[test]
+    fn a_source_that_goes_on_is_told_less_and_less_often() {
+        let (throttle, start) = (Throttle::default(), Instant::now());
+        let lines = |from: u64, to: u64| {
+            let failed = |second| throttle.failed(source(1), start + Duration::from_secs(second)).log;
+            (from..to).filter(|&second| failed(second)).collect::<Vec<_>>()
+        };
+        assert_eq!(lines(0, 200), [0, 1, 3, 7, 15, 31, 63, 123, 183]);
+        assert_eq!(lines(400, 403), [400, 401], "after a pause it is news again");
     }
 
     #[test]

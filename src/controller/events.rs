@@ -44,10 +44,41 @@ pub(super) struct EventWriter {
     pub(super) holder: watch::Receiver<bool>,
 }
 
+/// What is still to be said of agents, and of whom something was said just now.
+#[derive(Default)]
+struct Digest {
+    pending: HashMap<ObjectName, Pending>,
+    said: HashMap<ObjectName, Instant>,
+}
+
 /// What is still to be said of an agent.
 struct Pending {
     since: Instant,
     news: News,
+}
+
+// === impl Digest ===
+
+impl Digest {
+    fn add(&mut self, all: Vec<(ObjectName, News)>, now: Instant) {
+        for (agent, news) in all {
+            self.pending.entry(agent).or_insert(Pending { since: now, news: News::default() }).news.add(news);
+        }
+    }
+
+    /// What is to be said now; it counts as said.
+    fn due(&mut self, now: Instant) -> Vec<(ObjectName, News)> {
+        self.said.retain(|_, last| now - *last < AGAIN);
+        let due = self.pending.extract_if(|agent, _| !self.said.contains_key(agent));
+        let due: Vec<_> = due.map(|(agent, Pending { news, .. })| (agent, news)).collect();
+        self.said.extend(due.iter().map(|(agent, _)| (agent.clone(), now)));
+        due
+    }
+
+    /// When something has to be said, as far as that is known.
+    fn next(&self, now: Instant) -> Option<Instant> {
+        self.pending.keys().map(|agent| self.said.get(agent).map_or(now + HANDOVER, |last| *last + AGAIN)).min()
+    }
 }
 
 // === impl EventWriter ===
@@ -58,8 +89,7 @@ impl EventWriter {
             return;
         }
         let mut newcomers = Newcomers::new(QUIET);
-        let mut pending = HashMap::<ObjectName, Pending>::new();
-        let mut published = HashMap::<ObjectName, Instant>::new();
+        let mut digest = Digest::default();
         loop {
             self.touched.mark_unchanged();
             let now = Instant::now();
@@ -68,21 +98,15 @@ impl EventWriter {
                 let sessions = agent.status.as_ref().map_or(&[][..], |status| &status.sessions);
                 (object_name(&agent.metadata), sessions)
             });
-            for (agent, news) in newcomers.look(sessions, now) {
-                pending.entry(agent).or_insert(Pending { since: now, news: News::default() }).news.add(news);
-            }
-            published.retain(|_, last| now - *last < AGAIN);
+            digest.add(newcomers.look(sessions, now), now);
             if *self.holder.borrow_and_update() {
-                let due = pending.extract_if(|agent, _| !published.contains_key(agent));
-                for (agent, Pending { news, .. }) in due.collect::<Vec<_>>() {
+                for (agent, news) in digest.due(now) {
                     self.publish(&agent, &news).await;
-                    published.insert(agent, now);
                 }
             } else {
-                pending.retain(|_, pending| now - pending.since < HANDOVER);
+                digest.pending.retain(|_, pending| now - pending.since < HANDOVER);
             }
-            let next =
-                pending.keys().map(|agent| published.get(agent).map_or(now + HANDOVER, |last| *last + AGAIN)).min();
+            let next = digest.next(now);
             let changed = tokio::select! {
                 changed = self.touched.changed() => changed,
                 changed = self.holder.changed() => changed,
@@ -116,16 +140,23 @@ impl EventWriter {
     }
 }
 
-/// Says it in the log, for ever.
+/// Says it in the log, for ever; of one agent not more often than there would be Events.
 pub(super) async fn log(mut sessions: watch::Receiver<Arc<Sessions>>) {
-    let mut newcomers = Newcomers::new(Duration::ZERO);
+    let (mut newcomers, mut digest) = (Newcomers::new(Duration::ZERO), Digest::default());
     loop {
-        let now = sessions.borrow_and_update().clone();
-        let all = now.iter().map(|(agent, sessions)| (agent.clone(), sessions.as_slice()));
-        for (agent, news) in newcomers.look(all, Instant::now()) {
+        let now = Instant::now();
+        let known = sessions.borrow_and_update().clone();
+        let all = known.iter().map(|(agent, sessions)| (agent.clone(), sessions.as_slice()));
+        digest.add(newcomers.look(all, now), now);
+        for (agent, news) in digest.due(now) {
             info!(%agent, "{}", news.text());
         }
-        if sessions.changed().await.is_err() {
+        let next = digest.next(now);
+        let changed = tokio::select! {
+            changed = sessions.changed() => changed,
+            () = sleep_until(next.unwrap_or(now)), if next.is_some() => Ok(()),
+        };
+        if changed.is_err() {
             return;
         }
     }

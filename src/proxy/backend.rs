@@ -1,6 +1,7 @@
 //! Connections to backends, each over one link: one for one request at a time, or one shared by many over HTTP/2.
 
 mod before_head;
+mod heads;
 mod http1;
 mod http2;
 pub(super) mod pool;

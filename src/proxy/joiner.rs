@@ -86,8 +86,8 @@ trait Directions {
     /// Copies what there is; ready once both have ended.
     fn poll(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<Result<(), JoinError>>;
 
-    /// Ends both behind the frames that have begun, with a Close frame; false where that is not known how.
-    fn end(&mut self) -> bool;
+    /// The frames of both, where they are a WebSocket's.
+    fn frames(&mut self) -> Option<[&mut Frames; 2]>;
 
     /// Drops what still comes; ready once nothing does.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()>;
@@ -163,9 +163,9 @@ async fn run(join: &mut impl Directions, terms: &Terms) -> Result<(), JoinError>
             let _ = asked.as_mut().poll(cx);
         }
         if limit.is_none() && terms.ending.is_asked() {
-            if !join.end() {
-                return Poll::Ready(Err(JoinError::Cut));
-            }
+            // Where it is known how, both end behind the frames that have begun, with a Close frame.
+            let Some(frames) = join.frames() else { return Poll::Ready(Err(JoinError::Cut)) };
+            frames.into_iter().for_each(Frames::end);
             limit = Some(Box::pin(sleep(GOODBYE)));
         }
         let mut moved = false;
@@ -237,15 +237,8 @@ impl<V: AsyncRead + AsyncWrite + Unpin> Directions for Join<'_, V> {
         if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
-    fn end(&mut self) -> bool {
-        match (&mut self.upload.frames, &mut self.download.frames) {
-            (Some(up), Some(down)) => {
-                up.end();
-                down.end();
-                true
-            }
-            _ => false,
-        }
+    fn frames(&mut self) -> Option<[&mut Frames; 2]> {
+        Some([self.upload.frames.as_mut()?, self.download.frames.as_mut()?])
     }
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -53,6 +53,7 @@ pub struct Config {
 
 /// The state of one side of a session.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Machine {
     role: Role,
     config: Config,

@@ -2,9 +2,8 @@
 //!
 //! TLS 1.3 and 1.2 by aws-lc-rs, no ALPN, no early data.
 
-mod any;
 mod fingerprint;
-mod pinned;
+mod verifier;
 
 use std::sync::Arc;
 
@@ -14,8 +13,8 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-pub(crate) use self::any::AnyCertificate;
 pub use self::fingerprint::{Fingerprint, FingerprintError};
+pub(crate) use self::verifier::Verifier;
 
 /// What makes an agent believe that it talks to its edge.
 #[derive(Clone, Debug)]
@@ -58,7 +57,7 @@ pub fn client(trust: &Trust) -> Result<Arc<ClientConfig>, TlsError> {
     let config = match trust {
         Trust::Pinned(pins) if pins.is_empty() => return Err(TlsError::NoPin),
         Trust::Pinned(pins) => {
-            let verifier = pinned::PinnedKey::new(pins.clone(), provider());
+            let verifier = Verifier::of_keys(pins.clone(), provider());
             builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()
         }
         Trust::Authorities(pem) => {
@@ -85,7 +84,7 @@ pub fn client(trust: &Trust) -> Result<Arc<ClientConfig>, TlsError> {
 #[cfg(feature = "agent")]
 pub(crate) fn unverified() -> Result<Arc<ClientConfig>, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    let verifier = Arc::new(AnyCertificate(provider()));
+    let verifier = Arc::new(Verifier::of_any(provider()));
     Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
 }
 

@@ -45,9 +45,9 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def until(what, probe):
+def until(what, probe, patience=PATIENCE):
     """Waits for a probe's answer; what does not come names itself."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         try:
             if answer := probe():
@@ -55,4 +55,4 @@ def until(what, probe):
         except (OSError, urllib.error.URLError):
             pass
         time.sleep(0.05)
-    sys.exit(f"{what} did not come within {PATIENCE} s; see the logs")
+    sys.exit(f"{what} did not come within {patience} s; see the logs")

@@ -222,6 +222,35 @@ async fn what_a_backend_refuses_unseen_is_asked_again() {
 }
 
 #[tokio::test]
+async fn interim_responses_without_end_over_http2_end_the_connection() {
+    const HEADERS: u8 = 1;
+    let (tell, mut heard) = mpsc::unbounded_channel();
+    let target = backend(move |mut stream| {
+        let tell = tell.clone();
+        async move {
+            let mut preface = [0; 24];
+            stream.read_exact(&mut preface).await.expect("a preface");
+            stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.expect("settings");
+            let mut header = [0; 9];
+            while header[3] != HEADERS {
+                stream.read_exact(&mut header).await.expect("a frame");
+                let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+                stream.read_exact(&mut vec![0; length as usize]).await.expect("its payload");
+            }
+            // 103, as a literal; END_HEADERS.
+            let hint = [&[0, 0, 5, HEADERS, 4][..], &header[5..], b"\x08\x03103"].concat();
+            while stream.write_all(&hint.repeat(1000)).await.is_ok() {}
+            let _ = tell.send("ended");
+        }
+    })
+    .await;
+    let stage = Stage::start().await;
+    stage.serve_rules(vec![speaks(&target, Protocol::H2c)], None);
+    assert_eq!(stage.send(&request("POST", "/", "Content-Length: 0\r\n")).await.status, 502);
+    assert_eq!(timeout(PATIENCE, heard.recv()).await.expect("in time"), Some("ended"));
+}
+
+#[tokio::test]
 async fn a_visitor_who_leaves_ends_its_stream_alone() {
     struct Told(mpsc::UnboundedSender<&'static str>);
     impl Drop for Told {

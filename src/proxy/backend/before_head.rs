@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The most bytes before a head, its own included. Tens of thousands of interim responses, and more than hyper reads ahead
 /// of a body before anybody has seen the head.
-const MOST: usize = 2 * 1024 * 1024;
+pub(super) const MOST: usize = 2 * 1024 * 1024;
 /// The head has come.
 const ANY: usize = usize::MAX;
 

@@ -13,7 +13,7 @@ use crate::{
     flow::Counted,
     proxy::error::ProxyError,
     routing::{BackendTls, Target, Trust},
-    tunnel::{Link, tls::AnyCertificate},
+    tunnel::{Link, tls::Verifier},
 };
 
 const HTTP2: &[u8] = b"h2";
@@ -98,7 +98,7 @@ impl Configs {
             }
             Trust::Insecure => builder
                 .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+                .with_custom_certificate_verifier(Arc::new(Verifier::of_any(provider)))
                 .with_no_client_auth(),
         };
         either.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];

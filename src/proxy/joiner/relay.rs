@@ -83,15 +83,8 @@ where
         if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
-    fn end(&mut self) -> bool {
-        match (&mut self.upload.frames, &mut self.download.frames) {
-            (Some(up), Some(down)) => {
-                up.end();
-                down.end();
-                true
-            }
-            _ => false,
-        }
+    fn frames(&mut self) -> Option<[&mut Frames; 2]> {
+        Some([self.upload.frames.as_mut()?, self.download.frames.as_mut()?])
     }
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {

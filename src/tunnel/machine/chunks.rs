@@ -5,6 +5,7 @@ use bytes::{Buf, Bytes, BytesMut};
 /// Bytes in order, that wait for a reader or for the transport. Large pieces are shared, small ones are packed
 /// together, so that many small ones cost neither an allocation each nor the large block they came in.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Chunks {
     /// In front of `tail`; none of them is empty.
     whole: VecDeque<Bytes>,

@@ -28,6 +28,7 @@ const SHORT_TRIP: Duration = Duration::from_millis(5);
 
 /// What all links of a session share: how much windows may have beyond the floor, and what is unread.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Budget {
     limit: usize,
     reserved: usize,
@@ -39,6 +40,7 @@ pub(super) struct Budget {
 
 /// Counts the windows that were found busy in the course of some round trips.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 struct Active {
     /// When and as which the present count began.
     since: Option<Instant>,
@@ -49,6 +51,7 @@ struct Active {
 
 /// How much the receiving side of one direction lets the sender send.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Window {
     size: u32,
     /// How much was ever received, taken by the reader, and allowed to be sent.

@@ -5,6 +5,7 @@ use crate::tunnel::LinkError;
 
 /// One link, from OPEN until its user has let it go.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct LinkState {
     /// Whether the agent has accepted it.
     pub(super) accepted: bool,
@@ -20,6 +21,7 @@ pub(super) struct LinkState {
 
 /// This side's direction.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Sending {
     /// What waits for the link's turn; never more than the credit.
     pub(super) queue: Chunks,
@@ -45,6 +47,7 @@ pub(super) enum End {
 
 /// The other side's direction.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Receiving {
     pub(super) queue: Chunks,
     pub(super) window: Window,

@@ -13,6 +13,7 @@ const TRIPS: usize = 8;
 
 /// Signs of life of the other side (`docs/protocol.md`, section 8).
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Liveness {
     received: Instant,
     /// When something was handed to the transport first that nothing was received after.

@@ -6,7 +6,7 @@ use super::{
     Arrival, Chunks, Event, Machine, Role, Violation,
     credit::MAX_CREDIT,
     frame::{self, HEADER, Header, Kind},
-    link::LinkState,
+    link::{End, LinkState},
 };
 use crate::tunnel::{LinkError, Note, Open, RefuseCode, ResetCode};
 
@@ -183,8 +183,14 @@ impl Machine {
     fn credited(&mut self, id: u32, payload: &[u8]) -> Result<(), Violation> {
         let limit = self.config.send_queue;
         let more = payload.try_into().map_or(0, u32::from_be_bytes);
-        let Some(link) = self.known(Kind::Credit, id)? else { return Ok(()) };
-        let credit = link.sending.credit.checked_add(more).filter(|&credit| more > 0 && credit <= MAX_CREDIT);
+        if more == 0 {
+            return Err(Violation::Credit(id));
+        }
+        // After the END it crossed that, and nobody needs it.
+        let Some(link) = self.known(Kind::Credit, id)?.filter(|link| link.sending.end != End::Sent) else {
+            return Ok(());
+        };
+        let credit = link.sending.credit.checked_add(more).filter(|&credit| credit <= MAX_CREDIT);
         link.sending.credit = credit.ok_or(Violation::Credit(id))?;
         if link.sending.unblock(limit) {
             self.events.push_back(Event::Writable(id));

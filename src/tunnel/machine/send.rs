@@ -21,6 +21,7 @@ pub struct Output {
 
 /// What this side has to send.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Outbox {
     /// Whole frames that go first.
     pub(super) control: BytesMut,

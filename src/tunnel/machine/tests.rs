@@ -1,3 +1,4 @@
+mod exhaustive;
 mod hostile;
 mod model;
 mod transcript;
@@ -7,6 +8,7 @@ use bytes::BytesMut;
 use super::*;
 
 /// Two machines and the bytes on their way between them. Time stands still unless a test moves it.
+#[derive(Clone)]
 struct Wire {
     edge: Machine,
     agent: Machine,
@@ -96,9 +98,9 @@ fn take_output(machine: &mut Machine, now: Instant) -> Vec<u8> {
     while !output.is_empty() {
         let mut slices = [IoSlice::new(&[]); 16];
         let count = output.slices(&mut slices);
-        let flat: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();
-        output.advance(flat.len());
-        bytes.extend(flat);
+        let before = bytes.len();
+        slices[..count].iter().for_each(|slice| bytes.extend_from_slice(slice));
+        output.advance(bytes.len() - before);
     }
     bytes
 }

@@ -212,3 +212,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn credit_that_crossed_the_end_is_ignored() {
+    let mut edge = edge();
+    edge.end(1).expect("open");
+    take_output(&mut edge, Instant::now());
+    for _ in 0..3 {
+        receive(&mut edge, &frame(5, 0, 1, &[0xff; 4])).expect("nobody needs it any more");
+    }
+    assert_eq!(receive(&mut edge, &frame(5, 0, 1, &[0; 4])), Err(Violation::Credit(1)));
+}

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     Open,
     /// Of the openings that wait, this one is accepted (or refused).
     Answer(usize, bool),
@@ -44,21 +44,23 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// What one side's user of a link did and saw.
-#[derive(Debug, Default)]
-struct User {
-    written: usize,
-    read: usize,
+#[derive(Clone, Debug, Default, Hash)]
+pub(super) struct User {
+    pub(super) written: usize,
+    pub(super) read: usize,
     ended: bool,
     saw_end: bool,
-    gone: bool,
+    pub(super) gone: bool,
 }
 
-struct Model {
-    wire: Wire,
-    users: BTreeMap<(u32, bool), User>,
+#[derive(Clone)]
+pub(super) struct Model {
+    pub(super) wire: Wire,
+    /// By the link, and whether it is the edge's user.
+    pub(super) users: BTreeMap<(u32, bool), User>,
     /// Links that somebody refused, reset or let go before their time.
-    broken: BTreeSet<u32>,
-    waiting: Vec<u32>,
+    pub(super) broken: BTreeSet<u32>,
+    pub(super) waiting: Vec<u32>,
 }
 
 /// Bytes without a pattern that could hide a shift; made once, since debug builds make them slowly.
@@ -82,7 +84,11 @@ fn stretch(id: u32, from_edge: bool, from: usize, length: usize) -> &'static [u8
 impl Model {
     fn new() -> Self {
         // Small queues, so that waiting in line and being blocked are the rule.
-        let config = Config { send_queue: 40_000, ..Config::default() };
+        Self::with_queues(40_000)
+    }
+
+    pub(super) fn with_queues(send_queue: usize) -> Self {
+        let config = Config { send_queue, ..Config::default() };
         Self {
             wire: Wire::new(config.clone(), config),
             users: BTreeMap::new(),
@@ -102,7 +108,7 @@ impl Model {
         self.users.get_mut(&(id, role == Role::Edge)).expect("a user")
     }
 
-    fn step(&mut self, step: &Step) {
+    pub(super) fn step(&mut self, step: &Step) {
         match *step {
             Step::Open => {
                 let now = self.wire.now;
@@ -178,7 +184,7 @@ impl Model {
         }
     }
 
-    fn arrivals(&mut self) {
+    pub(super) fn arrivals(&mut self) {
         while let Some(arrival) = self.wire.agent.next_arrival() {
             let Arrival::Open { id, open: received } = arrival else { panic!("a note that nobody sent") };
             assert_eq!(received, open());
@@ -187,7 +193,7 @@ impl Model {
     }
 
     /// Reads, and checks that what comes is what belongs there; false where there is nothing to read now.
-    fn read(&mut self, role: Role, id: u32, max: usize) -> bool {
+    pub(super) fn read(&mut self, role: Role, id: u32, max: usize) -> bool {
         let from_edge = role == Role::Agent;
         let now = self.wire.now;
         match self.wire.machine(role).read_chunk(id, max, now) {
@@ -217,7 +223,7 @@ impl Model {
     }
 
     /// Everything that is under way arrives, everyone reads what there is; then both sides have to agree.
-    fn finish(mut self) {
+    pub(super) fn finish(mut self) {
         for role in [Role::Edge, Role::Agent] {
             // What was cut in two is completed.
             self.wire.send(role);

@@ -9,24 +9,37 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::Fingerprint;
 
-/// Trusts a server by its public key alone. The handshake's signature is verified as ever: it proves that the server
-/// holds the key, not only the certificate. Names and dates are not: whoever pins a key has said whose it is, and a
-/// bridge's self-made certificate knows no name it will be dialled by.
+/// Believes a server by its key alone, or whatever it shows. The handshake's signature is verified as ever: it proves that the
+/// server holds the key, not only the certificate.
 #[derive(Debug)]
-pub(super) struct PinnedKey {
-    pins: Vec<Fingerprint>,
+pub(crate) struct Verifier {
+    believed: Believed,
     provider: Arc<CryptoProvider>,
 }
 
-// === impl PinnedKey ===
+#[derive(Debug)]
+enum Believed {
+    /// A server with one of these keys. Names and dates are not looked at: whoever pins a key has said whose it is, and a
+    /// bridge's self-made certificate knows no name it will be dialled by.
+    Keys(Vec<Fingerprint>),
+    /// Everyone.
+    Any,
+}
 
-impl PinnedKey {
-    pub(super) fn new(pins: Vec<Fingerprint>, provider: Arc<CryptoProvider>) -> Self {
-        Self { pins, provider }
+// === impl Verifier ===
+
+impl Verifier {
+    pub(super) fn of_keys(pins: Vec<Fingerprint>, provider: Arc<CryptoProvider>) -> Self {
+        Self { believed: Believed::Keys(pins), provider }
+    }
+
+    /// For a backend whose object says so, and for checks, which carry nothing that anybody should not see.
+    pub(crate) fn of_any(provider: Arc<CryptoProvider>) -> Self {
+        Self { believed: Believed::Any, provider }
     }
 }
 
-impl ServerCertVerifier for PinnedKey {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -35,7 +48,11 @@ impl ServerCertVerifier for PinnedKey {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if self.pins.contains(&Fingerprint::of_certificate(end_entity)?) {
+        let believed = match &self.believed {
+            Believed::Keys(pins) => pins.contains(&Fingerprint::of_certificate(end_entity)?),
+            Believed::Any => true,
+        };
+        if believed {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
