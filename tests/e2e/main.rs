@@ -13,5 +13,6 @@ mod harness;
 mod install;
 mod permission;
 mod replicas;
+mod scope;
 mod tls;
 mod traffic;
