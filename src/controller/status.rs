@@ -2,6 +2,7 @@
 
 mod conditions;
 mod ledger;
+mod reach;
 mod sessions;
 mod writer;
 

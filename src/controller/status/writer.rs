@@ -16,6 +16,7 @@ use tracing::warn;
 use super::{
     conditions::{self, Connected},
     ledger::Ledger,
+    reach::{Met, Reach},
     sessions::apply_sessions,
 };
 use crate::{
@@ -55,7 +56,15 @@ pub(in crate::controller) struct ConditionWriter {
 }
 
 type Key = (ObjectKind, ObjectName);
-type Said = (Option<i64>, Vec<Judgement>);
+type Said = (Option<i64>, Vec<Judgement>, Option<Reach>);
+
+/// What an object's status says now.
+struct Known {
+    version: Option<String>,
+    conditions: Vec<Condition>,
+    /// Of a TunnelAgent, once it is written.
+    reach: Option<Reach>,
+}
 
 /// The objects as they are known.
 struct View {
@@ -122,11 +131,11 @@ impl ConditionWriter {
     /// Writes a batch of the conditions that differ.
     async fn write(&self, compiled: Arc<Compiled>, ledger: &mut Ledger<Key, Said>) -> Outcome {
         let view = View { hosts: self.hosts.clone(), agents: self.agents.clone() };
-        let connected = self.connected();
+        let (connected, met) = (self.connected(), self.met());
         let mut passed = std::mem::replace(ledger, Ledger::new());
         // It takes a while where there are many objects, and requests must not wait for it.
         let planned = tokio::task::spawn_blocking(move || {
-            let due = view.due(&compiled, &connected, &mut passed);
+            let due = view.due(&compiled, &connected, &met, &mut passed);
             (due, passed)
         });
         let Ok((mut due, passed)) = planned.await else {
@@ -186,17 +195,38 @@ impl ConditionWriter {
         connected
     }
 
+    /// Which replicas agents have met: this one as it is, others as they have written it.
+    fn met(&self) -> Met {
+        let mut met = Met::new(&self.members.borrow().replicas.running);
+        for (agent, sessions) in &**self.sessions.borrow() {
+            if !sessions.is_empty() {
+                met.add(agent.clone(), &self.replica);
+            }
+        }
+        for agent in self.agents.state() {
+            let sessions = agent.status.iter().flat_map(|status| &status.sessions);
+            for session in sessions.filter(|session| session.replica != self.replica) {
+                met.add(object_name(&agent.metadata), &session.replica);
+            }
+        }
+        met
+    }
+
     async fn apply<K>(&self, due: &Due) -> kube::Result<()>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
-        let ((kind, name), (generation, _)) = (&due.key, &due.said);
-        let patch = json!({
+        let ((kind, name), (generation, _, reach)) = (&due.key, &due.said);
+        let mut patch = json!({
             "apiVersion": format!("{GROUP}/{VERSION}"),
             "kind": kind.as_str(),
             "metadata": {"name": &*name.name},
             "status": {"observedGeneration": generation, "conditions": due.conditions},
         });
+        if let Some(reach) = reach {
+            patch["status"]["connectedReplicas"] = json!(reach.connected);
+            patch["status"]["replicas"] = json!(reach.replicas);
+        }
         let api = Api::<K>::namespaced(self.client.clone(), &name.namespace);
         api.patch_status(&name.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await?;
         Ok(())
@@ -232,19 +262,22 @@ impl ConditionWriter {
 // === impl View ===
 
 impl View {
-    /// The conditions that differ from what the objects have.
-    fn due(&self, compiled: &Compiled, connected: &Connected, ledger: &mut Ledger<Key, Said>) -> Vec<Due> {
+    /// The statuses that differ from what the objects have.
+    fn due(&self, compiled: &Compiled, connected: &Connected, met: &Met, ledger: &mut Ledger<Key, Said>) -> Vec<Due> {
         // Whole seconds, as Kubernetes keeps them.
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
         let mut due = Vec::new();
         ledger.begin();
         for verdict in &compiled.verdicts {
-            let Some((version, current)) = self.current(verdict) else { continue };
-            let judgements = conditions::judgements(verdict, connected);
-            let Some(conditions) = conditions::changed(&judgements, verdict.generation, &current, now) else {
+            let Some(Known { version, conditions: current, reach: current_reach }) = self.current(verdict) else {
                 continue;
             };
-            let (key, said) = ((verdict.kind, verdict.name.clone()), (verdict.generation, judgements));
+            let judgements = conditions::judgements(verdict, connected);
+            let reach = (verdict.kind == ObjectKind::TunnelAgent).then(|| met.reach(&verdict.name));
+            let changed = conditions::changed(&judgements, verdict.generation, &current, now);
+            // Both are one writer's, who always applies all that is its own.
+            let Some(conditions) = changed.or_else(|| (reach != current_reach).then_some(current)) else { continue };
+            let (key, said) = ((verdict.kind, verdict.name.clone()), (verdict.generation, judgements, reach));
             if !ledger.has(&key, version.as_ref(), &said) {
                 due.push(Due { key, version, said, conditions });
             }
@@ -252,19 +285,24 @@ impl View {
         due
     }
 
-    /// The resource version and the conditions that an object has now; `None` if it is gone.
-    fn current(&self, verdict: &Verdict) -> Option<(Option<String>, Vec<Condition>)> {
+    /// What the status of an object says now; `None` if it is gone.
+    fn current(&self, verdict: &Verdict) -> Option<Known> {
         let ObjectName { namespace, name } = &verdict.name;
         match verdict.kind {
             ObjectKind::TunnelHost => {
                 let host = self.hosts.get(&ObjectRef::new(name).within(namespace))?;
                 let conditions = host.status.as_ref().map(|status| status.conditions.clone());
-                Some((host.resource_version(), conditions.unwrap_or_default()))
+                let conditions = conditions.unwrap_or_default();
+                Some(Known { version: host.resource_version(), conditions, reach: None })
             }
             ObjectKind::TunnelAgent => {
                 let agent = self.agents.get(&ObjectRef::new(name).within(namespace))?;
-                let conditions = agent.status.as_ref().map(|status| status.conditions.clone());
-                Some((agent.resource_version(), conditions.unwrap_or_default()))
+                let status = agent.status.as_ref();
+                let conditions = status.map(|status| status.conditions.clone()).unwrap_or_default();
+                let reach = status.and_then(|status| {
+                    Some(Reach { connected: status.connected_replicas?, replicas: status.replicas? })
+                });
+                Some(Known { version: agent.resource_version(), conditions, reach })
             }
         }
     }
