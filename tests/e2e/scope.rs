@@ -39,7 +39,7 @@ async fn an_edge_serves_the_namespaces_that_it_watches_and_may_nothing_in_others
     assert_eq!(kubectl(["-n", &other.namespace, "get", "tunnelhost", "shop", "-o", path]), "Pending");
     for replica in culvert.replicas() {
         let errors = replica.counted("culvert_reconcile_errors_total", &[]).await;
-        assert_eq!(errors.to_bits(), 0.0_f64.to_bits(), "{} was refused something", replica.name);
+        assert!(errors < 1.0, "{} was refused something", replica.name);
     }
 
     // Labels of namespaces cannot be asked for, and the agent's owner is told.
