@@ -33,9 +33,7 @@ def backend(processes):
     # On all addresses: agents in namespaces of their own have another way here than those outside.
     nginx(processes, "backend", f"""server {{
         listen 0.0.0.0:{port} backlog=4096; root {www};
-        client_max_body_size 0;
         location /slow {{ limit_rate {SLOW_RATE}; }}
-        location /upload {{ proxy_pass http://127.0.0.1:{port}/small; proxy_method GET; proxy_pass_request_body off; }}
     }}""")
     address = f"127.0.0.1:{port}"
     until("the backend", lambda: urllib.request.urlopen(f"http://{address}/small", timeout=5).read())

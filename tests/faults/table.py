@@ -11,15 +11,19 @@ class Row:
     values: list
     unit: str
     holds: object  # of median and worst
+    least_is_worst: bool = False
 
     @property
     def met(self):
-        return bool(self.values) and bool(self.holds(statistics.median(self.values), max(self.values)))
+        return bool(self.values) and bool(self.holds(*self.median_and_worst()))
+
+    def median_and_worst(self):
+        return statistics.median(self.values), (min if self.least_is_worst else max)(self.values)
 
     def cells(self):
         if not self.values:
             return [self.what, self.goal, "-", "-", "0", "not measured"]
-        median, worst = statistics.median(self.values), max(self.values)
+        median, worst = self.median_and_worst()
         shown = [f"{value:,.{0 if value == int(value) else 3 if value < 10 else 1}f} {self.unit}".strip() for value in (median, worst)]
         return [self.what, self.goal, *shown, str(len(self.values)), "yes" if self.met else "**no**"]
 
@@ -36,7 +40,7 @@ def median_at_most(what, values, median, unit=""):
 
 def at_least(what, values, least, unit=""):
     """The median has to be at least so much."""
-    return Row(what, f"median ≥ {least:g} {unit}".strip(), list(values), unit, lambda middle, _: middle >= least)
+    return Row(what, f"median ≥ {least:g} {unit}".strip(), list(values), unit, lambda middle, _: middle >= least, least_is_worst=True)
 
 
 def told(what, values, unit=""):

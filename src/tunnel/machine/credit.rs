@@ -10,8 +10,13 @@ pub(super) const MAX_CREDIT: u32 = 16 * 1024 * 1024;
 const FLOOR: u32 = 64 * 1024;
 /// The largest window.
 const CEILING: u32 = 8 * 1024 * 1024;
-/// Windows below grow fourfold, above twofold: a 64 MiB download on a long way must not spend its life growing.
-const FAST: u32 = 1024 * 1024;
+/// How much a window may grow at once: a 64 MiB download on a long way must not spend its life growing.
+const STEP: u32 = 4;
+/// What the windows of all links in use come to together is what this rate fills in a round trip, in bytes a second, but at
+/// least one of the largest: more would only queue on the way, and everything else of the session behind it.
+const RATE: u64 = 250_000_000;
+/// The least of that which a link may have, however many there are.
+const LEAST_SHARE: u32 = 1024 * 1024;
 /// A round trip counts as at least this long: below, it is scheduling that is measured.
 const SHORTEST_TRIP: Duration = Duration::from_millis(1);
 
@@ -26,8 +31,20 @@ const SHORT_TRIP: Duration = Duration::from_millis(5);
 pub(super) struct Budget {
     limit: usize,
     reserved: usize,
+    /// Who of them is at work.
+    active: Active,
     /// Memory held by data that no reader has taken yet, of all links.
     pub(super) unread: usize,
+}
+
+/// Counts the windows that were found busy in the course of some round trips.
+#[derive(Debug, Default)]
+struct Active {
+    /// When and as which the present count began.
+    since: Option<Instant>,
+    epoch: u64,
+    now: u32,
+    before: u32,
 }
 
 /// How much the receiving side of one direction lets the sender send.
@@ -43,18 +60,33 @@ pub(super) struct Window {
     since: Instant,
     /// Whether the reader took anything since the last [`Window::rest`].
     used: bool,
+    /// When [`Active`] counted it last.
+    epoch: u64,
 }
 
 // === impl Budget ===
 
 impl Budget {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, reserved: 0, unread: 0 }
+        Self { limit, reserved: 0, active: Active::default(), unread: 0 }
     }
 
     /// Changes what is counted as unread by what a queue holds now and held before.
     pub(super) fn recount(&mut self, before: usize, now: usize) {
         self.unread = self.unread + now - before;
+    }
+
+    /// Whether no window has more than the floor, and nothing is unread.
+    #[cfg(test)]
+    pub(super) fn is_unused(&self) -> bool {
+        (self.reserved, self.unread) == (0, 0)
+    }
+
+    /// How large one of the windows in use may be.
+    fn share(&self, trip: Duration) -> u32 {
+        let together = u128::from(RATE) * trip.as_micros() / 1_000_000;
+        let together = u32::try_from(together).unwrap_or(u32::MAX).max(CEILING);
+        (together / self.active.now.max(self.active.before).max(1)).clamp(LEAST_SHARE, CEILING)
     }
 
     fn reserve(&mut self, more: u32) -> bool {
@@ -66,12 +98,32 @@ impl Budget {
     }
 }
 
+// === impl Active ===
+
+impl Active {
+    /// For how many round trips windows are counted; a busy one is found so once in one or two.
+    const TRIPS: u32 = 4;
+
+    fn count(&mut self, epoch: &mut u64, now: Instant, trip: Duration) {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) > trip * Self::TRIPS) {
+            let over = self.since.is_some_and(|since| now.saturating_duration_since(since) > trip * Self::TRIPS * 2);
+            self.before = if over { 0 } else { self.now };
+            (self.since, self.now) = (Some(now), 0);
+            self.epoch += 1;
+        }
+        if *epoch != self.epoch {
+            *epoch = self.epoch;
+            self.now += 1;
+        }
+    }
+}
+
 // === impl Window ===
 
 impl Window {
     pub(super) fn new(now: Instant) -> Self {
         let granted = u64::from(INITIAL);
-        Self { size: FLOOR, received: 0, taken: 0, granted, mark: 0, since: now, used: false }
+        Self { size: FLOOR, received: 0, taken: 0, granted, mark: 0, since: now, used: false, epoch: 0 }
     }
 
     /// Counts what arrived; false where it is more than was allowed.
@@ -88,8 +140,8 @@ impl Window {
         if self.taken - self.mark >= u64::from(self.size / 2) {
             let trip = trip.unwrap_or_default().max(SHORTEST_TRIP);
             let told = self.taken >= BUFFERED || trip > SHORT_TRIP;
-            if told && now.saturating_duration_since(self.since) <= trip {
-                self.grow(budget);
+            if told {
+                self.fit(now, trip, budget);
             }
             (self.mark, self.since) = (self.taken, now);
         }
@@ -121,9 +173,20 @@ impl Window {
         self.size = FLOOR;
     }
 
-    fn grow(&mut self, budget: &mut Budget) {
-        let size = (self.size * if self.size < FAST { 4 } else { 2 }).min(CEILING);
-        if size > self.size && budget.reserve(size - self.size) {
+    /// Lets the window be half more than the reader takes in a round trip, if it goes on as since the mark: then it
+    /// need not wait for the sender.
+    fn fit(&mut self, now: Instant, trip: Duration, budget: &mut Budget) {
+        let spent = now.saturating_duration_since(self.since);
+        let taken = u128::from(self.taken - self.mark);
+        let wanted = taken * 3 / 2 * trip.as_nanos() / spent.as_nanos().max(1);
+        let wanted = u32::try_from(wanted).unwrap_or(CEILING).min(self.size * STEP);
+        budget.active.count(&mut self.epoch, now, trip);
+        let share = budget.share(trip);
+        let size = wanted.max(self.size).min(share);
+        if size < self.size {
+            budget.reserved -= (self.size - size) as usize;
+            self.size = size;
+        } else if size > self.size && budget.reserve(size - self.size) {
             self.size = size;
         }
     }
@@ -137,16 +200,21 @@ mod tests {
 
     /// A sender that always uses its credit, one window a round trip, and a reader that takes all of it.
     fn stream(window: &mut Window, budget: &mut Budget, start: Instant, trips: u32) {
-        let mut credit = u64::from(INITIAL);
+        streams(std::slice::from_mut(window), budget, start, trips);
+    }
+
+    /// The same of several at once.
+    fn streams(windows: &mut [Window], budget: &mut Budget, start: Instant, trips: u32) {
         for trip in 1..=trips {
-            let mut arriving = std::mem::take(&mut credit);
             let now = start + Duration::from_millis(50) * trip;
-            while arriving > 0 {
-                let piece = arriving.min(16 * 1024);
-                arriving -= piece;
-                let piece = usize::try_from(piece).expect("small");
-                assert!(window.receive(piece));
-                credit += u64::from(window.take(piece, now, TRIP, budget));
+            for window in &mut *windows {
+                let mut arriving = window.granted - window.received;
+                while arriving > 0 {
+                    let piece = usize::try_from(arriving.min(16 * 1024)).expect("small");
+                    arriving -= piece as u64;
+                    assert!(window.receive(piece));
+                    window.take(piece, now, TRIP, budget);
+                }
             }
         }
     }
@@ -157,6 +225,33 @@ mod tests {
         let mut window = Window::new(start);
         stream(&mut window, &mut budget, start, 5);
         assert_eq!(window.size, CEILING);
+    }
+
+    #[test]
+    fn a_narrow_way_is_filled_and_not_much_more() {
+        let (start, mut budget) = (Instant::now(), Budget::new(32 << 20));
+        let mut window = Window::new(start);
+        // 20 MB/s: 1 MB in a round trip.
+        let (mut now, mut taken) = (start, 0);
+        while taken < 64 << 20 {
+            assert!(window.receive(16 * 1024));
+            now += Duration::from_secs_f64(16.0 * 1024.0 / 20e6);
+            window.take(16 * 1024, now, TRIP, &mut budget);
+            taken += 16 * 1024;
+        }
+        assert!((1_000_000..=1_500_000).contains(&window.size), "{}", window.size);
+    }
+
+    #[test]
+    fn windows_in_use_share_what_the_way_may_hold() {
+        let (start, mut budget) = (Instant::now(), Budget::new(32 << 20));
+        let mut windows = [(); 8].map(|()| Window::new(start));
+        streams(&mut windows, &mut budget, start, 10);
+        let together: u32 = windows.iter().map(|window| window.size).sum();
+        assert!((12_000_000..=12_500_000).contains(&together), "{together}");
+        // Those that stall leave it to the others.
+        stream(&mut windows[0], &mut budget, start + Duration::from_millis(500), 20);
+        assert_eq!(windows[0].size, CEILING);
     }
 
     #[test]

@@ -15,13 +15,14 @@ ONE_WAY = 0.025  # seconds
 BULK = 64 << 20
 
 
-class Line:
-    """The process of a line to this address."""
+UPLOADS = "uploads.faults.test"
 
-    def __init__(self, run, target):
-        script = Path(__file__).resolve().parents[1] / "line.py"
-        self.process = run.processes.start("line", sys.executable, script, target, ONE_WAY, stdout=subprocess.PIPE, text=True)
-        self.address = self.process.stdout.readline().strip()
+
+def helper(run, name, *args):
+    """Starts a program of this folder, and answers the address that it prints."""
+    script = Path(__file__).resolve().parents[1] / f"{name}.py"
+    process = run.processes.start(name, sys.executable, script, *args, stdout=subprocess.PIPE, text=True)
+    return process.stdout.readline().strip()
 
 
 def transfer(address, upload=False, size=BULK):
@@ -29,9 +30,9 @@ def transfer(address, upload=False, size=BULK):
     host, port = address.split(":")
     begun = time.monotonic()
     with socket.create_connection((host, int(port)), timeout=120) as connection:
-        head = f"Host: {HOST}\r\nConnection: close\r\n"
+        head = f"Host: {UPLOADS if upload else HOST}\r\nConnection: close\r\n"
         if upload:
-            connection.sendall(f"POST /upload HTTP/1.1\r\n{head}Content-Length: {size}\r\n\r\n".encode())
+            connection.sendall(f"POST / HTTP/1.1\r\n{head}Content-Length: {size}\r\n\r\n".encode())
             piece, left = bytes(1 << 20), size
             while left:
                 connection.sendall(piece[: min(left, len(piece))])
@@ -65,18 +66,18 @@ def small(address, count):
 def run(run):
     fleet = run.fleet()
     edge = fleet.edge()
-    line = Line(run, edge.bridge)
+    fleet.add("uploads", UPLOADS, helper(run, "sink"))
     near = edge.bridge
-    edge.bridge = line.address
+    edge.bridge = helper(run, "line", near, ONE_WAY)
     agent = fleet.agent("agent", edge).connected()
     edge.bridge = near
     answers(edge.http)
-    direct = Line(run, run.target)
+    direct = helper(run, "line", run.target, ONE_WAY)
     names = ("direct", "one", "down", "up", "eight", "alone", "beside", "memory")
     measured = {name: [] for name in names}
     for _ in range(run.rounds(5)):
-        measured["direct"].append(transfer(direct.address))
-        measured["one"].append(statistics.median(small(direct.address, 20)) - 2000 * ONE_WAY)
+        measured["direct"].append(transfer(direct))
+        measured["one"].append(statistics.median(small(direct, 20)) - 2000 * ONE_WAY)
         measured["alone"].append(statistics.median(small(edge.http, 20)) - 2000 * ONE_WAY)
         measured["down"].append(transfer(edge.http))
         measured["up"].append(transfer(edge.http, upload=True))
