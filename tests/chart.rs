@@ -58,7 +58,7 @@ fn compare(value: &Value, schema: &Value, root: &Value, place: &str, compared: &
 #[test]
 fn the_agents_flags_are_the_programs() {
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/culvert-agent.service");
-    let unit = fs::read_to_string(unit).unwrap();
+    let unit = fs::read_to_string(unit).expect("the unit");
     let unit = unit.lines().find(|line| line.starts_with("ExecStart=")).expect("a command").to_owned();
     are_flags_of("agent", &[&arguments("culvert-agent"), &unit]);
 }
@@ -71,12 +71,13 @@ fn the_edges_flags_are_the_programs() {
 /// The part of a chart's Deployment that gives the program its arguments.
 fn arguments(chart: &str) -> String {
     let deployment = read(chart, "templates/deployment.yaml");
-    deployment.split("args:").nth(1).unwrap().split("env:").next().unwrap().to_owned()
+    let arguments = deployment.split_once("args:").and_then(|(_, rest)| rest.split_once("env:"));
+    arguments.expect("arguments").0.to_owned()
 }
 
 fn are_flags_of(command: &str, texts: &[&str]) {
     let help = std::process::Command::new(env!("CARGO_BIN_EXE_culvert")).args([command, "--help"]).output();
-    let help = String::from_utf8(help.expect("it ran").stdout).unwrap();
+    let help = String::from_utf8(help.expect("it ran").stdout).expect("text");
     let given: BTreeSet<&str> = texts
         .iter()
         .flat_map(|text| text.lines())
