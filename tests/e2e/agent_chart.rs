@@ -53,7 +53,7 @@ async fn agents_of_the_chart_serve_and_the_object_counts_the_replicas_that_they_
         assert!(status.contains(&replica.name), "{}: {status}", replica.name);
     }
     kubectl(["-n", &site.namespace, "scale", deployment, "--replicas=0"]);
-    eventually("nobody is connected any more", Duration::from_secs(60), async || {
+    eventually("nobody is connected any more", Duration::from_mins(1), async || {
         let row = kubectl(row);
         if row.split_whitespace().nth(2) == Some("0") { Ok(()) } else { Err(row) }
     })
