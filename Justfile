@@ -62,6 +62,10 @@ model deeper="2":
 fuzz *args:
     fuzz/run {{ args }}
 
+# The same on the cluster that `just up` started: rollouts, scaling, pods that are killed, agents behind NAT.
+faults-cluster *args:
+    {{ cluster }} exec tests/faults/run cluster {{ args }}
+
 # Checks that the agent's sources compile for other systems; rustup brings the standard libraries of those.
 portability *args:
     tests/portability/run {{ args }}

@@ -52,6 +52,9 @@ pub struct Objects {
     pub unfetched: HashMap<ObjectName, String>,
     /// The labels of the namespaces, by name. One that is not here has its name as its only label.
     pub namespaces: HashMap<String, BTreeMap<String, String>>,
+    /// Whether namespaces are not read at all, so that no labels will ever be known: an agent that admits namespaces by them
+    /// is told so, and admits only its own.
+    pub namespaces_unread: bool,
 }
 
 /// What the objects mean.
@@ -79,7 +82,7 @@ pub fn compile(objects: &Objects, previous: Option<&Compiled>) -> Compiled {
 
     let mut known = HashMap::with_capacity(objects.tunnel_agents.len());
     for agent in by_age(&objects.tunnel_agents, |agent| &agent.metadata) {
-        let (entry, verdict) = agents::compile(agent, &secrets);
+        let (entry, verdict) = agents::compile(agent, &secrets, objects.namespaces_unread);
         known.insert(entry.name.clone(), entry);
         verdicts.push(verdict);
     }
@@ -92,7 +95,7 @@ pub fn compile(objects: &Objects, previous: Option<&Compiled>) -> Compiled {
     };
     let context = hosts::Context {
         secrets: &secrets,
-        permissions: Permissions::new(&objects.tunnel_agents, &objects.namespaces),
+        permissions: Permissions::new(objects),
         previous: previous.map(|p| &p.rules),
     };
     for host in by_age(&objects.tunnel_hosts, |host| &host.metadata) {

@@ -22,7 +22,7 @@ mod status;
 mod stores;
 mod tls_secrets;
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{collections::HashMap, path::Path, str::FromStr, sync::Arc};
 
 use kube::Client;
 use tokio::sync::watch;
@@ -110,7 +110,14 @@ pub struct ClusterConfig {
     pub lease: String,
     /// The name of the headless Service of the bridge, whose endpoints are the replicas.
     pub bridge_service: String,
+    /// The namespaces whose objects count, so that the edge may read no others; empty: all. Where they are named, no Namespace is
+    /// read, and `allowedNamespaces` by labels is refused.
+    pub watch_namespaces: Vec<NamespaceName>,
 }
+
+/// The name of a namespace: a DNS label (RFC 1123).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NamespaceName(String);
 
 struct Cluster {
     client: Client,
@@ -132,7 +139,7 @@ impl Controller {
         registry: &prometheus::Registry,
     ) -> Result<Self, prometheus::Error> {
         let metrics = Arc::new(Metrics::register(registry)?);
-        let source = source::cluster(&client, &metrics);
+        let source = source::cluster(&client, &config.watch_namespaces, &metrics);
         let replica = config.replica.clone();
         Ok(Self::new(source, metrics, &replica, observed, Some(Cluster { client, config })))
     }
@@ -155,7 +162,7 @@ impl Controller {
     fn new(source: Source, metrics: Arc<Metrics>, replica: &str, observed: Observed, cluster: Option<Cluster>) -> Self {
         let members = Members::alone(replica);
         Self {
-            stores: Stores::new(source.secret_lists, source.tls_secrets.clone(), metrics.clone()),
+            stores: Stores::new(&source, metrics.clone()),
             source,
             metrics,
             compiled: watch::Sender::new(None),
@@ -232,7 +239,7 @@ impl Controller {
             holder: holder.subscribe(),
         };
         let published_members = members.subscribe();
-        let ClusterConfig { replica, namespace, lease, bridge_service } = &config;
+        let ClusterConfig { replica, namespace, lease, bridge_service, .. } = &config;
         let membership =
             membership::follow(client.clone(), namespace, bridge_service, replica, members, metrics.clone());
         let reconcile = reconcile::run(source, stores, Published { compiled, expected, touched }, metrics);
@@ -255,6 +262,32 @@ impl Controller {
                 () = shutdown.cancelled() => {}
             }
         });
+    }
+}
+
+// === impl NamespaceName ===
+
+impl NamespaceName {
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for NamespaceName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let edges = |byte: Option<&u8>| byte.is_some_and(|byte| *byte != b'-');
+        let bytes = name.as_bytes();
+        let valid =
+            bytes.len() <= 63 && bytes.iter().copied().all(inner) && edges(bytes.first()) && edges(bytes.last());
+        if valid {
+            return Ok(Self(name.to_owned()));
+        }
+        Err(format!("{name:?} is no name of a namespace: up to 63 of a-z, 0-9 and '-', with no '-' at an end"))
     }
 }
 

@@ -180,7 +180,8 @@ impl Proxy {
         socket::configure(&listener);
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => break,
+                // Who has been let in by the kernel already is still taken; what a task may do at once bounds it.
+                biased;
                 accepted = listener.accept() => match accepted {
                     Ok((_, peer)) if self.shared.config.max_connections.is_some_and(|most| connections.len() >= most) => {
                         self.shared.makers.metrics.failed(Reason::TooManyConnections);
@@ -193,6 +194,7 @@ impl Proxy {
                     }
                     Err(error) => pause_after(&error).await,
                 },
+                () = shutdown.cancelled() => break,
             }
         }
         drop(listener);

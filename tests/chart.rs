@@ -57,22 +57,50 @@ fn compare(value: &Value, schema: &Value, root: &Value, place: &str, compared: &
 #[cfg(feature = "agent")]
 #[test]
 fn the_agents_flags_are_the_programs() {
-    let help = std::process::Command::new(env!("CARGO_BIN_EXE_culvert")).args(["agent", "--help"]).output();
-    let help = String::from_utf8(help.expect("it ran").stdout).unwrap();
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/culvert-agent.service");
-    let unit = fs::read_to_string(unit).unwrap();
+    let unit = fs::read_to_string(unit).expect("the unit");
     let unit = unit.lines().find(|line| line.starts_with("ExecStart=")).expect("a command").to_owned();
-    let deployment = read("culvert-agent", "templates/deployment.yaml");
-    let arguments: Vec<&str> =
-        deployment.split("args:").nth(1).unwrap().split("env:").next().unwrap().lines().collect();
-    let given: BTreeSet<&str> = arguments
-        .into_iter()
-        .chain([unit.as_str()])
+    are_flags_of("agent", &[&arguments("culvert-agent"), &unit]);
+}
+
+#[test]
+fn the_edges_flags_are_the_programs() {
+    are_flags_of("serve", &[&arguments("culvert")]);
+}
+
+/// The part of a chart's Deployment that gives the program its arguments.
+fn arguments(chart: &str) -> String {
+    let deployment = read(chart, "templates/deployment.yaml");
+    let arguments = deployment.split_once("args:").and_then(|(_, rest)| rest.split_once("env:"));
+    arguments.expect("arguments").0.to_owned()
+}
+
+fn are_flags_of(command: &str, texts: &[&str]) {
+    let help = std::process::Command::new(env!("CARGO_BIN_EXE_culvert")).args([command, "--help"]).output();
+    let help = String::from_utf8(help.expect("it ran").stdout).expect("text");
+    let given: BTreeSet<&str> = texts
+        .iter()
+        .flat_map(|text| text.lines())
         .flat_map(|line| line.split(['"', ' ']))
         .filter_map(|word| word.strip_prefix("--")?.split('=').next())
         .collect();
     assert!(given.len() > 8, "{given:?}");
     for flag in given {
-        assert!(help.contains(&format!("--{flag} ")), "--{flag} is no flag of culvert agent");
+        // One without a value ends its line.
+        let known = help.contains(&format!("--{flag} ")) || help.contains(&format!("--{flag}\n"));
+        assert!(known, "--{flag} is no flag of culvert {command}");
     }
+}
+
+/// An edge of some namespaces has no right in the whole cluster; what Helm makes of it is in `tests/e2e`.
+#[test]
+fn rights_in_the_whole_cluster_are_only_those_of_an_edge_that_watches_all_of_it() {
+    let rbac = read("culvert", "templates/rbac.yaml");
+    let (of_some, rest) = rbac.split_once("{{- else }}").expect("two forms");
+    assert!(of_some.contains("{{- range $namespace := .Values.watchNamespaces }}"));
+    assert!(of_some.contains("kind: Role\n") && !of_some.contains("ClusterRole"), "{of_some}");
+    let (of_all, own) = rest.split_once("{{- end }}").expect("an end");
+    assert!(of_all.contains("kind: ClusterRole\n") && of_all.contains("resources: [namespaces]"), "{of_all}");
+    assert!(!own.contains("ClusterRole") && !own.contains("secrets"), "{own}");
+    assert!(!of_some.contains("namespaces]") && !own.contains("namespaces]"));
 }

@@ -25,9 +25,15 @@ use super::{AllowedNamespaces, SecretRef};
     ),
     printcolumn(
         name = "Connected",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="AgentConnected")].status"#,
-        description = "Whether an agent has a session with the edge"
+        type_ = "integer",
+        json_path = ".status.connectedReplicas",
+        description = "How many replicas of the edge an agent has a session with"
+    ),
+    printcolumn(
+        name = "Replicas",
+        type_ = "integer",
+        json_path = ".status.replicas",
+        description = "How many replicas of the edge there are to connect to"
     ),
     printcolumn(
         name = "Transport",
@@ -115,6 +121,13 @@ pub struct TunnelAgentStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+    /// With how many of the edge's `replicas` an agent has a session; all of them, once agents have met each. With fewer, the
+    /// others forward requests to one that has a session. Unset until the edge has looked at the object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connected_replicas: Option<i32>,
+    /// How many replicas of the edge run, and are not on their way out. Unset until the edge has looked at the object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
     /// The tunnels that are open now, one entry for each instance of the agent and replica of the edge.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["replica".into(), "instance".into()]))]

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
     .message("'from: Selector' needs a 'selector', and no other has one"))]
 pub struct AllowedNamespaces {
     /// `Same` is the agent's own namespace, `All` is every one, `Selector` is those whose labels `selector` matches, and the
-    /// agent's own.
+    /// agent's own. An edge that watches some namespaces only (`--watch-namespaces`) knows no labels: it refuses `Selector`, and `All` is
+    /// every one that it watches.
     #[serde(default)]
     pub from: NamespacesFrom,
     /// Which labels a namespace has to have, with `from: Selector`. Each has `kubernetes.io/metadata.name`, its name.

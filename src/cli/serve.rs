@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     bridge::{self, MeshIdentity},
-    controller::ClusterConfig,
+    controller::{ClusterConfig, NamespaceName},
     routing::Hostname,
 };
 
@@ -132,6 +133,17 @@ pub(super) struct Args {
     /// The Lease whose holder writes the objects' conditions. Only in a cluster.
     #[arg(long, value_name = "NAME", default_value = "culvert", env = "CULVERT_LEASE", conflicts_with = "manifests")]
     lease: String,
+    /// The namespaces whose TunnelHosts, TunnelAgents and Secrets count, as in web,shop: the edge asks for nothing of any other, and
+    /// needs no right there. Namespaces themselves are not read then, so an agent's `allowedNamespaces` can be Same or All, and
+    /// not Selector. Without it, all. Only in a cluster.
+    #[arg(
+        long,
+        value_name = "NAMES",
+        env = "CULVERT_WATCH_NAMESPACES",
+        value_delimiter = ',',
+        conflicts_with = "manifests"
+    )]
+    watch_namespaces: Vec<NamespaceName>,
 }
 
 /// How long a replica of a cluster that is no longer ready still takes visitors, where nothing else is said.
@@ -165,6 +177,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
             namespace: args.namespace,
             lease: args.lease,
             bridge_service: args.bridge_service,
+            watch_namespaces: BTreeSet::from_iter(args.watch_namespaces).into_iter().collect(),
         };
         (Source::Cluster { client, config }, DRAIN_DELAY)
     };

@@ -5,13 +5,15 @@ use super::{
     verdict::{ObjectKind, Problems, Verdict},
 };
 use crate::{
-    api::{ConditionType, Reason, TunnelAgent},
+    api::{ConditionType, NamespacesFrom, Reason, TunnelAgent},
     routing::{AgentEntry, Credential},
 };
 
 /// Compiles one TunnelAgent. It always gets an entry: without a valid credential nobody can register as it, but routes
 /// to it stay what they are.
-pub(super) fn compile(agent: &TunnelAgent, secrets: &Secrets<'_>) -> (AgentEntry, Verdict) {
+///
+/// Where namespaces are unread, it cannot admit any by their labels.
+pub(super) fn compile(agent: &TunnelAgent, secrets: &Secrets<'_>, namespaces_unread: bool) -> (AgentEntry, Verdict) {
     let name = object_name(&agent.metadata);
     let mut accepted = Problems::default();
     let mut refs = Problems::default();
@@ -30,6 +32,14 @@ pub(super) fn compile(agent: &TunnelAgent, secrets: &Secrets<'_>) -> (AgentEntry
     if credentials.is_empty() && agent.spec.credentials.is_empty() {
         accepted
             .add(Reason::UnsupportedValue, "spec.credentials: it is empty, so no agent can register; name a Secret");
+    }
+
+    let allowed = agent.spec.allowed_namespaces.as_ref().map(|allowed| allowed.from);
+    if namespaces_unread && allowed == Some(NamespacesFrom::Selector) {
+        let message = "spec.allowedNamespaces.from: Selector needs the labels of namespaces, which an edge with \
+                       --watch-namespaces does not read, so only its own namespace is admitted; set it to Same, or to All for \
+                       every namespace that is watched";
+        accepted.add(Reason::UnsupportedValue, message);
     }
 
     // A limit that makes no sense must not become no limit.

@@ -3,7 +3,7 @@ use std::{
     sync::Arc,
 };
 
-use super::object_name;
+use super::{Objects, object_name};
 use crate::{
     api::{AllowedNamespaces, NamespacesFrom, TunnelAgent},
     routing::ObjectName,
@@ -13,6 +13,7 @@ use crate::{
 pub(super) struct Permissions<'a> {
     agents: HashMap<ObjectName, Option<&'a AllowedNamespaces>>,
     namespaces: &'a HashMap<String, BTreeMap<String, String>>,
+    unread: bool,
 }
 
 /// Whether a TunnelHost may route to an agent.
@@ -34,13 +35,14 @@ const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 // === impl Permissions ===
 
 impl<'a> Permissions<'a> {
-    pub(super) fn new(
-        agents: &'a [Arc<TunnelAgent>],
-        namespaces: &'a HashMap<String, BTreeMap<String, String>>,
-    ) -> Self {
+    pub(super) fn new(objects: &'a Objects) -> Self {
         let allowed =
             |agent: &'a Arc<TunnelAgent>| (object_name(&agent.metadata), agent.spec.allowed_namespaces.as_ref());
-        Self { agents: agents.iter().map(allowed).collect(), namespaces }
+        Self {
+            agents: objects.tunnel_agents.iter().map(allowed).collect(),
+            namespaces: &objects.namespaces,
+            unread: objects.namespaces_unread,
+        }
     }
 
     /// Whether the TunnelHosts of `namespace` may route to `agent`.
@@ -52,6 +54,8 @@ impl<'a> Permissions<'a> {
         let Some(allowed) = allowed else { return Permission::Denied };
         let granted = match (allowed.from, &allowed.selector) {
             (NamespacesFrom::All, _) => true,
+            // Not even one by name alone, or what a selector means would hang on which labels it names.
+            (NamespacesFrom::Selector, _) if self.unread => false,
             (NamespacesFrom::Selector, Some(selector)) => {
                 let mut labels = self.namespaces.get(namespace).cloned().unwrap_or_default();
                 labels.entry(NAME_LABEL.to_owned()).or_insert_with(|| namespace.to_owned());

@@ -9,19 +9,29 @@ use super::stores::Effect;
 type Labels = BTreeMap<String, String>;
 
 /// The labels of all namespaces, by which a TunnelAgent may say who can route to it. Nothing else of them is kept.
-#[derive(Default)]
 pub(super) struct Namespaces {
     known: HashMap<String, Labels>,
     in_listing: HashMap<String, Labels>,
     listed: bool,
+    /// Whether they come at all.
+    watched: bool,
 }
 
 // === impl Namespaces ===
 
 impl Namespaces {
-    /// Whether it is known which namespaces there are.
+    pub(super) fn new(watched: bool) -> Self {
+        Self { known: HashMap::new(), in_listing: HashMap::new(), listed: !watched, watched }
+    }
+
+    /// Whether all is known of them that ever will be.
     pub(super) fn listed(&self) -> bool {
         self.listed
+    }
+
+    /// Whether nothing of them ever comes.
+    pub(super) fn unread(&self) -> bool {
+        !self.watched
     }
 
     pub(super) fn state(&self) -> HashMap<String, Labels> {
@@ -75,7 +85,7 @@ mod tests {
 
     #[test]
     fn only_another_set_of_labels_has_an_effect() {
-        let mut namespaces = Namespaces::default();
+        let mut namespaces = Namespaces::new(true);
         let mut list = |objects: Vec<PartialObjectMeta<Namespace>>| {
             namespaces.apply(Event::Init);
             for object in objects {

@@ -4,6 +4,7 @@
 mod cluster;
 mod folder;
 mod manifest;
+mod merge;
 mod watch;
 
 use futures::stream::BoxStream;
@@ -25,6 +26,8 @@ pub(super) struct Source {
     /// Where the Secrets of type `kubernetes.io/tls` are to be fetched, of which only the metadata comes by itself; `None` where
     /// they come as all others do.
     pub(super) tls_secrets: Option<Client>,
+    /// Whether the labels of namespaces are among the changes.
+    pub(super) namespaces: bool,
 }
 
 /// One event of one list of objects. An object that could not be read is an error with its metadata: its last good

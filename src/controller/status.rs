@@ -4,6 +4,7 @@
 mod backends;
 mod conditions;
 mod ledger;
+mod reach;
 mod sessions;
 mod writer;
 

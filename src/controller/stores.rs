@@ -2,7 +2,7 @@ use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
-    Client, Resource,
+    Resource,
     core::DeserializeGuard,
     runtime::{
         reflector::{self, Lookup, ObjectRef, Store, store::Writer},
@@ -12,7 +12,12 @@ use kube::{
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use super::{metrics::Metrics, namespaces::Namespaces, source::Change, tls_secrets::TlsSecrets};
+use super::{
+    metrics::Metrics,
+    namespaces::Namespaces,
+    source::{Change, Source},
+    tls_secrets::TlsSecrets,
+};
 use crate::{
     api::{TunnelAgent, TunnelHost},
     compile::{Objects, object_name},
@@ -58,11 +63,11 @@ trait Meaning {
 // === impl Stores ===
 
 impl Stores {
-    /// Stores for so many lists of Secrets; with a client, those of type `kubernetes.io/tls` are fetched by it.
-    pub(super) fn new(secret_lists: usize, tls_secrets: Option<Client>, metrics: Arc<Metrics>) -> Self {
-        let secrets = (0..secret_lists).map(|_| List::new()).collect();
-        let tls_secrets = TlsSecrets::new(tls_secrets, metrics.clone());
-        let (hosts, agents, namespaces) = (List::new(), List::new(), Namespaces::default());
+    /// Stores for what this source brings; what it only names is fetched.
+    pub(super) fn new(source: &Source, metrics: Arc<Metrics>) -> Self {
+        let secrets = (0..source.secret_lists).map(|_| List::new()).collect();
+        let tls_secrets = TlsSecrets::new(source.tls_secrets.clone(), metrics.clone());
+        let (hosts, agents, namespaces) = (List::new(), List::new(), Namespaces::new(source.namespaces));
         Self { hosts, agents, secrets, tls_secrets, namespaces, metrics }
     }
 
@@ -117,6 +122,7 @@ impl Stores {
             secrets: self.secrets.iter().flat_map(|list| list.store.state()).chain(self.tls_secrets.state()).collect(),
             unfetched: self.tls_secrets.unfetched().collect(),
             namespaces: self.namespaces.state(),
+            namespaces_unread: self.namespaces.unread(),
         }
     }
 

@@ -1,6 +1,7 @@
 mod cluster;
 mod events;
 mod folder;
+mod scope;
 mod status;
 mod tls_secrets;
 
@@ -77,7 +78,15 @@ impl Call {
 
 /// A controller that runs, what it tells, and its metrics. Its calls are in the hands of `take`; those that it gives back
 /// are answered with empty lists.
-fn run_controller(mut take: impl FnMut(Call) -> Option<Call> + Send + 'static) -> (Outputs, prometheus::Registry) {
+fn run_controller(take: impl FnMut(Call) -> Option<Call> + Send + 'static) -> (Outputs, prometheus::Registry) {
+    run_controller_of(&[], take)
+}
+
+/// The same of a controller that watches these namespaces only.
+fn run_controller_of(
+    namespaces: &[&str],
+    mut take: impl FnMut(Call) -> Option<Call> + Send + 'static,
+) -> (Outputs, prometheus::Registry) {
     let (client, mut api) = Api::new();
     let registry = prometheus::Registry::new();
     let config = ClusterConfig {
@@ -85,6 +94,7 @@ fn run_controller(mut take: impl FnMut(Call) -> Option<Call> + Send + 'static) -
         namespace: "culvert".to_owned(),
         lease: "culvert".to_owned(),
         bridge_service: "culvert-bridge".to_owned(),
+        watch_namespaces: namespaces.iter().map(|name| name.parse().expect("a name")).collect(),
     };
     let controller = Controller::cluster(client, config, nothing_observed(), &registry).expect("a controller");
     let outputs = controller.outputs();

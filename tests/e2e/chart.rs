@@ -10,8 +10,9 @@ fn agent_chart() -> String {
 }
 
 /// Each a set of values that renders other manifests than the defaults do.
-const SHAPES: [&[&str]; 6] = [
+const SHAPES: [&[&str]; 7] = [
     &[],
+    &["--set=watchNamespaces={default,kube-system}"],
     &["--set=https.enabled=false"],
     &["--set=http.service.type=NodePort,http.service.nodePort=30080,bridge.service.type=ClusterIP,replicas=1"],
     &["--set=crds.keep=false,bridge.certificate.existingSecret=mine,trustedProxies={10.0.0.0/8,fd00::/8}"],
@@ -55,7 +56,8 @@ async fn the_api_server_would_take_every_manifest() {
         render.args(["template", "dry", &chart(), "--namespace", NAMESPACE]).args(values);
         let manifests = attempt(&mut render, "").unwrap();
         let mut dry_run = Command::new("kubectl");
-        dry_run.args(["apply", "--dry-run=server", "--namespace", NAMESPACE, "-f", "-"]);
+        // Each object names its namespace, which may be another than the release's.
+        dry_run.args(["apply", "--dry-run=server", "-f", "-"]);
         let taken = attempt(&mut dry_run, &manifests).unwrap_or_else(|error| panic!("{values:?}: {error}"));
         assert!(taken.contains("deployment.apps/dry-culvert"), "{values:?}: {taken}");
     }
@@ -105,6 +107,8 @@ fn a_misspelt_value_is_refused() {
         ("https.nodeport=30443", "nodeport"),
         ("log.access=xml", "access"),
         ("extraArgs={max-headers=20}", "extraArgs"),
+        ("watchNamespaces={Web}", "watchNamespaces"),
+        ("watchNamespaces={web,web}", "watchNamespaces"),
     ] {
         let refusal = render(value).unwrap_err();
         assert!(refusal.contains(name), "{value}: {refusal}");
@@ -136,4 +140,27 @@ fn without_tls_there_is_no_port_for_it() {
     let contradiction = "https.enabled=false,bridge.hostname=tunnel.example.com";
     let refusal = attempt(Command::new("helm").args(["template", "dry", &chart(), "--set", contradiction]), "");
     assert!(refusal.unwrap_err().contains("set https.enabled"));
+}
+
+#[test]
+fn an_edge_that_watches_some_namespaces_has_roles_there_and_no_cluster_role() {
+    let manifests =
+        helm(["template", "dry", &chart(), "--namespace", NAMESPACE, "--set", "watchNamespaces={web,shop}"]);
+    assert!(!manifests.contains("kind: ClusterRole"), "{manifests}");
+    assert!(manifests.contains("- --watch-namespaces=web,shop\n"), "{manifests}");
+    let objects: Vec<&str> = manifests.split("\n---\n").collect();
+    let of_kind = |kind: &str| {
+        let of_kind = objects.iter().filter(|object| object.contains(&format!("\nkind: {kind}\n")));
+        let mut namespaces: Vec<&str> =
+            of_kind.map(|object| object.split("\n  namespace: ").nth(1).unwrap().lines().next().unwrap()).collect();
+        namespaces.sort_unstable();
+        namespaces
+    };
+    assert_eq!(of_kind("Role"), [NAMESPACE, "shop", "web"]);
+    assert_eq!(of_kind("RoleBinding"), [NAMESPACE, "shop", "web"]);
+    let secrets = objects.iter().filter(|object| object.contains("resources: [secrets]"));
+    assert!(secrets.clone().all(|role| role.contains("namespace: web") || role.contains("namespace: shop")));
+    assert_eq!(secrets.count(), 2);
+    let all = helm(["template", "dry", &chart(), "--namespace", NAMESPACE]);
+    assert!(all.contains("kind: ClusterRole\n") && !all.contains("--watch-namespaces"));
 }

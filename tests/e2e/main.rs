@@ -5,6 +5,7 @@
 //! the other; what a test changes it owns, by namespace and hostname, and a fault that it stages it also heals.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod agent_chart;
 mod balancer;
 mod changes;
 mod chart;
@@ -14,5 +15,6 @@ mod health;
 mod install;
 mod permission;
 mod replicas;
+mod scope;
 mod tls;
 mod traffic;

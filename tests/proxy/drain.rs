@@ -28,6 +28,8 @@ use crate::{
 const WEBSOCKET: &str =
     "GET /ws HTTP/1.1\r\nHost: shop.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+/// A request after which the connection is kept.
+const KEPT: &str = "GET / HTTP/1.1\r\nHost: shop.example.com\r\n\r\n";
 /// A Close frame of a server that says 1001.
 const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
 const OTHER_TOKEN: &str = "token-of-the-other-secret";
@@ -326,4 +328,46 @@ async fn an_edge_that_is_about_to_stop_takes_no_more_agents_and_serves_on() {
     })
     .await
     .expect("idle");
+}
+
+#[tokio::test]
+async fn a_connection_in_use_is_told_by_its_next_answer_that_it_is_the_last() {
+    let stage = Stage::start().await;
+    stage.serve(&[&crate::stage::mirror().await]);
+    let [mut used, mut idle, mut new] = [stage.visit().await, stage.visit().await, stage.visit().await];
+    for visitor in [&mut used, &mut idle] {
+        visitor.send(KEPT.as_bytes()).await;
+        let answer = visitor.answer().await;
+        assert_eq!((answer.status, answer.header("connection")), (200, None));
+    }
+    stage.stop.cancel();
+    // Neither the one that had its turn, nor the one that has not said anything yet, can know.
+    for visitor in [&mut used, &mut new] {
+        visitor.send(KEPT.as_bytes()).await;
+    }
+    for visitor in [&mut used, &mut new] {
+        let answer = visitor.answer().await;
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+        assert!(visitor.rest().await.is_empty());
+    }
+    // Who says nothing more is not waited for.
+    assert!(idle.rest().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_websocket_may_still_begin_on_a_connection_that_was_open_when_the_edge_stopped() {
+    let target = switching(|mut stream| async move {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let stage = Stage::start().await;
+    stage.serve(&[&target]);
+    let mut visitor = stage.visit().await;
+    stage.stop.cancel();
+    visitor.send(WEBSOCKET.as_bytes()).await;
+    let answer = visitor.answer().await;
+    assert_eq!(
+        (answer.status, answer.header("connection").map(str::to_ascii_lowercase)),
+        (101, Some("upgrade".to_owned()))
+    );
 }

@@ -104,3 +104,28 @@ fn an_agent_that_may_not_be_used_leaves_the_others_of_its_route() {
     assert_eq!(found(&compiled, HOST, "/"), "web/shop routes[0]");
     assert_eq!(verdict(&compiled, ObjectKind::TunnelHost, "web/shop").agents, [ObjectName::new("web", "home")]);
 }
+
+#[test]
+fn where_namespaces_are_not_read_a_selector_is_refused_and_all_else_holds() {
+    let unread = |allowed: &Value| Objects { namespaces_unread: true, ..shared(allowed) };
+    assert!(!permitted(&unread(&json!({"from": "Same"}))));
+    assert!(permitted(&unread(&json!({"from": "All"}))));
+    // By name too: what a selector means must not depend on which labels it names.
+    for labels in [json!({"team": "a"}), json!({"kubernetes.io/metadata.name": "web"}), json!({})] {
+        let objects = unread(&json!({"from": "Selector", "selector": {"matchLabels": labels}}));
+        assert!(!permitted(&objects));
+        let compiled = compile(&objects, None);
+        let agent = verdict(&compiled, ObjectKind::TunnelAgent, "shared/home");
+        let accepted = agent.condition(Accepted).expect("it");
+        assert_eq!((accepted.status, accepted.reason), (ConditionStatus::False, Reason::UnsupportedValue));
+        assert!(
+            accepted.message.starts_with("spec.allowedNamespaces.from: Selector")
+                && accepted.message.contains("--watch-namespaces")
+                && accepted.message.contains("set it to Same, or to All"),
+            "{}",
+            accepted.message
+        );
+        // Its own namespace and its processes have it as before.
+        assert_eq!(compiled.agents.iter().filter(|agent| agent.name == ObjectName::new("shared", "home")).count(), 1);
+    }
+}

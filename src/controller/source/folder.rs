@@ -94,7 +94,7 @@ pub(in crate::controller) fn folder(dir: &Path) -> Result<Source, FolderError> {
         .ok()?;
         Some((stream::iter(list), (folder, false)))
     });
-    Ok(Source { changes: lists.flatten().boxed(), secret_lists: 1, tls_secrets: None })
+    Ok(Source { changes: lists.flatten().boxed(), secret_lists: 1, tls_secrets: None, namespaces: true })
 }
 
 // === impl Folder ===

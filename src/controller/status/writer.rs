@@ -17,6 +17,7 @@ use super::{
     backends::apply_unreachable,
     conditions::{self, Connected, KnownBackends},
     ledger::Ledger,
+    reach::{Met, Reach},
     sessions::apply_sessions,
 };
 use crate::{
@@ -56,7 +57,7 @@ pub(in crate::controller) struct ConditionWriter {
 }
 
 type Key = (ObjectKind, ObjectName);
-type Said = (Option<i64>, Vec<Judgement>);
+type Said = (Option<i64>, Vec<Judgement>, Option<Reach>);
 
 /// The objects as they are known.
 struct View {
@@ -75,6 +76,8 @@ struct Current {
     conditions: Vec<Condition>,
     /// What replicas cannot reach.
     unreachable: Vec<UnreachableBackend>,
+    /// Of a TunnelAgent, once it is written.
+    reach: Option<Reach>,
 }
 
 /// How a batch of writes went.
@@ -144,11 +147,11 @@ impl ConditionWriter {
             replica: self.replica.clone(),
             existing: self.members.borrow().existing.clone(),
         };
-        let connected = self.connected();
+        let (connected, met) = (self.connected(), self.met());
         let mut passed = std::mem::replace(ledger, Ledger::new());
         // It takes a while where there are many objects, and requests must not wait for it.
         let planned = tokio::task::spawn_blocking(move || {
-            let due = view.due(&compiled, &connected, &mut passed);
+            let due = view.due(&compiled, &connected, &met, &mut passed);
             (due, passed)
         });
         let Ok((mut due, passed)) = planned.await else {
@@ -208,17 +211,38 @@ impl ConditionWriter {
         connected
     }
 
+    /// Which replicas agents have met: this one as it is, others as they have written it.
+    fn met(&self) -> Met {
+        let mut met = Met::new(&self.members.borrow().replicas.running);
+        for (agent, sessions) in &**self.observed.sessions.borrow() {
+            if !sessions.is_empty() {
+                met.add(agent.clone(), &self.replica);
+            }
+        }
+        for agent in self.agents.state() {
+            let sessions = agent.status.iter().flat_map(|status| &status.sessions);
+            for session in sessions.filter(|session| session.replica != self.replica) {
+                met.add(object_name(&agent.metadata), &session.replica);
+            }
+        }
+        met
+    }
+
     async fn apply<K>(&self, due: &Due) -> kube::Result<()>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
-        let ((kind, name), (generation, _)) = (&due.key, &due.said);
-        let patch = json!({
+        let ((kind, name), (generation, _, reach)) = (&due.key, &due.said);
+        let mut patch = json!({
             "apiVersion": format!("{GROUP}/{VERSION}"),
             "kind": kind.as_str(),
             "metadata": {"name": &*name.name},
             "status": {"observedGeneration": generation, "conditions": due.conditions},
         });
+        if let Some(reach) = reach {
+            patch["status"]["connectedReplicas"] = json!(reach.connected);
+            patch["status"]["replicas"] = json!(reach.replicas);
+        }
         let api = Api::<K>::namespaced(self.client.clone(), &name.namespace);
         api.patch_status(&name.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await?;
         Ok(())
@@ -269,15 +293,15 @@ impl ConditionWriter {
 // === impl View ===
 
 impl View {
-    /// The conditions that differ from what the objects have.
-    fn due(&self, compiled: &Compiled, connected: &Connected, ledger: &mut Ledger<Key, Said>) -> Vec<Due> {
+    /// The statuses that differ from what the objects have.
+    fn due(&self, compiled: &Compiled, connected: &Connected, met: &Met, ledger: &mut Ledger<Key, Said>) -> Vec<Due> {
         // Whole seconds, as Kubernetes keeps them.
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
         let mut due = Vec::new();
         ledger.begin();
         for verdict in &compiled.verdicts {
             let Some(current) = self.current(verdict) else { continue };
-            let Current { version, conditions: current, unreachable } = current;
+            let Current { version, conditions: current, unreachable, reach: current_reach } = current;
             let exists = |replica: &String| self.existing.as_ref().is_none_or(|all| all.contains(replica));
             let other = |entry: &&UnreachableBackend| entry.replica != self.replica && exists(&entry.replica);
             let others: Vec<_> = unreachable.iter().filter(other).collect();
@@ -287,10 +311,11 @@ impl View {
                 said: current.iter().find(|said| said.type_ == ConditionType::BackendReachable.as_str()),
             };
             let judgements = conditions::judgements(verdict, connected, known);
-            let Some(conditions) = conditions::changed(&judgements, verdict.generation, &current, now) else {
-                continue;
-            };
-            let (key, said) = ((verdict.kind, verdict.name.clone()), (verdict.generation, judgements));
+            let reach = (verdict.kind == ObjectKind::TunnelAgent).then(|| met.reach(&verdict.name));
+            let changed = conditions::changed(&judgements, verdict.generation, &current, now);
+            // Both are one writer's, who always applies all that is its own.
+            let Some(conditions) = changed.or_else(|| (reach != current_reach).then_some(current)) else { continue };
+            let (key, said) = ((verdict.kind, verdict.name.clone()), (verdict.generation, judgements, reach));
             if !ledger.has(&key, version.as_ref(), &said) {
                 due.push(Due { key, version, said, conditions });
             }
@@ -308,16 +333,16 @@ impl View {
                     Some(status) => (status.conditions.clone(), status.unreachable.clone()),
                     None => Default::default(),
                 };
-                Current { version: host.resource_version(), conditions, unreachable }
+                Current { version: host.resource_version(), conditions, unreachable, reach: None }
             }
             ObjectKind::TunnelAgent => {
                 let agent = self.agents.get(&ObjectRef::new(name).within(namespace))?;
-                let conditions = agent.status.as_ref().map(|status| status.conditions.clone());
-                Current {
-                    version: agent.resource_version(),
-                    conditions: conditions.unwrap_or_default(),
-                    unreachable: Vec::new(),
-                }
+                let status = agent.status.as_ref();
+                let conditions = status.map(|status| status.conditions.clone()).unwrap_or_default();
+                let reach = status.and_then(|status| {
+                    Some(Reach { connected: status.connected_replicas?, replicas: status.replicas? })
+                });
+                Current { version: agent.resource_version(), conditions, unreachable: Vec::new(), reach }
             }
         })
     }

@@ -15,7 +15,7 @@ use crate::{
     api::{AgentSession, Reason, TunnelAgent, TunnelHost, UnreachableBackend},
     compile::{Compiled, Objects, compile},
     controller::{
-        BackendState, Backends, Observed, Sessions,
+        BackendState, Backends, Member, Observed, Replicas, Sessions,
         membership::Members,
         metrics::Metrics,
         status::{BackendWriter, ConditionWriter, SessionWriter},
@@ -254,6 +254,8 @@ async fn an_agent_of_any_replica_counts_as_connected() {
     assert_eq!(call.body["status"]["conditions"][2]["message"], "1 session is open");
     assert!(call.body["status"].get("sessions").is_none(), "these belong to the replicas");
     home["status"]["conditions"] = call.body["status"]["conditions"].clone();
+    home["status"]["connectedReplicas"] = call.body["status"]["connectedReplicas"].clone();
+    home["status"]["replicas"] = call.body["status"]["replicas"].clone();
     home["metadata"]["resourceVersion"] = json!("2");
     call.answer(&home);
     replica.knows(None, Some(&home));
@@ -262,6 +264,48 @@ async fn an_agent_of_any_replica_counts_as_connected() {
     replica.sessions.send_replace(sessions_of_home(vec![session("laptop", "")]));
     let call = replica.api.next().await.expect("a write");
     assert_eq!(call.body["status"]["conditions"][2]["message"], "2 sessions are open");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_replicas_that_an_agent_is_connected_to_are_counted_and_written_when_they_change() {
+    let member = |id: &str| Member { id: id.to_owned(), ip: None };
+    let members = |ids: &[&str]| {
+        let running: Vec<Member> = ids.iter().map(|id| member(id)).collect();
+        let replicas = Replicas { ready: 1, running: running.into() };
+        let existing = Some(Arc::new(ids.iter().map(|id| (*id).to_owned()).collect()));
+        Members { replicas, existing }
+    };
+    let counted =
+        |call: &Call| (call.body["status"]["connectedReplicas"].clone(), call.body["status"]["replicas"].clone());
+    let mut replica = Replica::new();
+    replica.members.send_replace(members(&["edge-1", "edge-2"]));
+    let mut home = agent("home", "1");
+    home["status"] = json!({"sessions": [session("laptop", "edge-2"), session("desktop", "edge-2")]});
+    replica.knows(None, Some(&home));
+    replica.run_conditions();
+    let call = replica.api.next().await.expect("a write");
+    assert_eq!(counted(&call), (json!(1), json!(2)));
+    let mut written = home.clone();
+    let sessions = written["status"]["sessions"].take();
+    written["status"] = call.body["status"].clone();
+    written["status"]["sessions"] = sessions;
+    written["metadata"]["resourceVersion"] = json!("2");
+    call.answer(&written);
+    replica.knows(None, Some(&written));
+    assert!(replica.api.next().await.is_none(), "written although it is there");
+
+    // Another replica comes: no condition changes, and all of them are applied with the number, or they would be given up.
+    replica.members.send_replace(members(&["edge-1", "edge-2", "edge-3"]));
+    let call = replica.api.next().await.expect("a write");
+    Replica::check(&call, AGENT, "culvert-controller");
+    assert_eq!(counted(&call), (json!(1), json!(3)));
+    assert_eq!(call.body["status"]["conditions"], written["status"]["conditions"]);
+    written["status"]["replicas"] = json!(3);
+    written["metadata"]["resourceVersion"] = json!("3");
+    call.answer(&written);
+    assert!(replica.api.next().await.is_none(), "written twice");
+    replica.knows(None, Some(&written));
+    assert!(replica.api.next().await.is_none(), "written although it is there");
 }
 
 #[tokio::test(start_paused = true)]

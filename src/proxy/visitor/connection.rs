@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Version};
+use http::{HeaderValue, Request, StatusCode, Version, header::CONNECTION};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -24,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
     http2,
-    phase::{InProgress, Phase, Stage},
+    phase::{InProgress, LAST_CHANCE, Phase, Stage},
     proxy_protocol,
     socket::Socket,
     stream::{Transport, VisitorStream},
@@ -86,10 +86,8 @@ impl Accepted {
         let Ok(mut local) = tcp.local_addr() else { return };
         let mut socket = Socket::new(tcp);
         if let Some(trusted) = &shared.config.proxy_protocol {
-            match shutdown
-                .run_until_cancelled(proxy_protocol::read(&mut socket, peer, trusted, shared.config.header_timeout))
-                .await
-            {
+            let announced = proxy_protocol::read(&mut socket, peer, trusted, shared.config.header_timeout);
+            match last_chance(&shutdown, announced).await {
                 Some(Ok(Some(ends))) => (peer, local) = ends,
                 Some(Ok(None)) => {}
                 Some(Err(rejected)) => {
@@ -105,7 +103,7 @@ impl Accepted {
         let mut visitor = Visitor { peer, local, tls: None };
         let phase;
         let stream = if let Some(tls) = tls {
-            match shutdown.run_until_cancelled(tls.accept(socket, peer)).await {
+            match last_chance(&shutdown, tls.accept(socket, peer)).await {
                 Some(Some(Arrival { stream, info, speaks_http2 })) => {
                     visitor.tls = Some(info);
                     phase = if speaks_http2 { Phase::multiplexed(&shared.config) } else { Phase::new(&shared.config) };
@@ -114,7 +112,7 @@ impl Accepted {
                 Some(None) | None => return,
             }
         } else {
-            match shutdown.run_until_cancelled(begin(&mut socket, &shared.config)).await {
+            match last_chance(&shutdown, begin(&mut socket, &shared.config)).await {
                 Some(Ok(true)) => phase = Phase::multiplexed(&shared.config),
                 Some(Ok(false)) => phase = Phase::new(&shared.config),
                 Some(Err(error)) => {
@@ -140,9 +138,12 @@ impl Accepted {
                     request.extensions_mut().insert(progress.upload());
                 }
                 let ends_with_connection = request.version() == Version::HTTP_10;
-                let (shared, visitor) = (shared.clone(), visitor.clone());
+                let (shared, visitor, phase) = (shared.clone(), visitor.clone(), phase.clone());
                 async move {
-                    let response = service::handle(&shared, &visitor, request).await;
+                    let mut response = service::handle(&shared, &visitor, request).await;
+                    if phase.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
                     progress.set_stall_timeout(shared.stall_timeout(response.body()));
                     Ok::<_, Infallible>(response.map(|body| Tracked { body, progress, ends_with_connection }))
                 }
@@ -155,6 +156,16 @@ impl Accepted {
                 .with_upgrades();
             watch(&shared, &phase, connection, peer, shutdown, token).await;
         }
+    }
+}
+
+/// The beginning of a connection, which after a shutdown still may come, for a moment: its visitor is about to speak, and
+/// would only see that nobody listens.
+async fn last_chance<F: Future>(shutdown: &CancellationToken, beginning: F) -> Option<F::Output> {
+    let mut beginning = pin!(beginning);
+    tokio::select! {
+        begun = &mut beginning => Some(begun),
+        () = shutdown.cancelled() => timeout(LAST_CHANCE, beginning).await.ok(),
     }
 }
 
@@ -204,7 +215,12 @@ async fn watch<C: Serving>(
     let end = poll_fn(|cx| {
         if !told && draining.as_mut().poll(cx).is_ready() {
             told = true;
-            connection.as_mut().graceful_shutdown();
+            if phase.is_multiplexed() {
+                connection.as_mut().graceful_shutdown();
+            } else {
+                // Its end would come without a word where no request is in progress, and may cross the next one.
+                phase.leave();
+            }
         }
         if let Poll::Ready(result) = connection.as_mut().poll(cx) {
             return Poll::Ready(End::Closed(result));

@@ -25,6 +25,11 @@ const HALF_CLOSED: Duration = Duration::from_secs(5);
 /// unread resets the connection, and the visitor may never see the answer.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// How long a connection that is to end may be without a request before it does. One that is used all the time has its next
+/// request within that, whose answer says that it is the last; over HTTP/1.1 nothing else could say so, and a request that
+/// meets the end of its connection has failed.
+pub(super) const LAST_CHANCE: Duration = Duration::from_secs(1);
+
 /// What the connection waits for, and since when.
 #[derive(Debug)]
 pub(super) struct Phase {
@@ -59,12 +64,16 @@ pub(super) struct Phase {
     waiting: AtomicUsize,
     /// When one of these last moved, in milliseconds from `start`.
     moved: AtomicU64,
+    /// Since when the next answer is to be the last, in milliseconds from `start`; [`STAYS`] before.
+    leaving: AtomicU64,
 }
 
 /// Nothing is kept waiting by the visitor.
 const FLOWS: u64 = u64::MAX;
 /// The visitor has not ended its side.
 const OPEN: u64 = u64::MAX;
+/// The connection goes on.
+const STAYS: u64 = u64::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -124,6 +133,7 @@ impl Phase {
             joins: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             moved: AtomicU64::new(0),
+            leaving: AtomicU64::new(STAYS),
         }
     }
 
@@ -208,6 +218,15 @@ impl Phase {
         lingers
     }
 
+    /// The next answer is to be the last, and without a request there will be none.
+    pub(super) fn leave(&self) {
+        self.leaving.store(self.millis(), Ordering::Relaxed);
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed) != STAYS
+    }
+
     /// The visitor was too slow with a request's head.
     pub(super) fn set_too_slow(&self) {
         self.too_slow.store(true, Ordering::Relaxed);
@@ -275,6 +294,9 @@ impl Phase {
         match self.stage() {
             // Its last request is answered.
             Stage::Idle if self.is_half_closed() => Some(since),
+            Stage::Idle if self.is_leaving() => {
+                Some(since.max(at(self.leaving.load(Ordering::Relaxed))) + LAST_CHANCE.min(self.idle_timeout))
+            }
             Stage::Idle => Some(since + self.idle_timeout),
             Stage::Head => Some(since + self.header_timeout),
             Stage::Busy if self.waiting.load(Ordering::Relaxed) > 0 => {
