@@ -240,5 +240,5 @@ fn a_new_replica_is_looked_for_at_once_although_the_balancer_led_nowhere_before(
     }
     assert_eq!(plan.next_due(now), Some(now + Duration::from_secs(10)));
     plan.learned(replicas(&[("r1", None), ("r2", None), ("r3", None)]), now);
-    assert_eq!(plan.next_due(now), Some(now + Duration::from_millis(25)));
+    assert_eq!(plan.next_due(now), Some(now + Duration::from_millis(50)));
 }
