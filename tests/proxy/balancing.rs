@@ -105,9 +105,10 @@ async fn an_agent_of_a_lower_tier_is_used_while_the_better_one_is_away() {
     let mut stage = Stage::start().await;
     let both = admit_hut(&stage);
     let (near, far) = (named("near").await, named("far").await);
+    stage.agent.take().expect("an agent").stop().await;
+    stage.edge.sessions(|sessions| sessions.is_empty()).await;
     // Each agent may reach one of the targets alone, so that the answer tells the agent.
     let _hut = RunningAgent::start_as("web/hut", &stage.edge, &[&far]);
-    stage.agent.take().expect("an agent").stop().await;
     let lab_agent = RunningAgent::start_as("web/lab", &stage.edge, &[&near]);
     stage.edge.sessions(|sessions| sessions.len() == 2).await;
     let spare = Member { item: hut(), weight: 1, priority: 1 };
@@ -183,6 +184,7 @@ async fn a_visitor_stays_with_its_target() {
 async fn a_visitor_stays_with_one_process_of_an_agent() {
     let mut stage = Stage::start_with(Options::behind_proxy()).await;
     stage.agent.take().expect("an agent").stop().await;
+    stage.edge.sessions(|sessions| sessions.is_empty()).await;
     let [here, there] = [named("here").await, named("there").await];
     // Two processes of one agent that reach another backend each.
     let _one = RunningAgent::start_as("web/lab", &stage.edge, &[&here]);
