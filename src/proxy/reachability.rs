@@ -162,6 +162,12 @@ impl<'a> Look<'a> {
         let live = self.live;
         for (host, mut routes) in live.routes() {
             routes.sort_by_key(|(route, _)| *route);
+            // Before anything is said, since routes with the same target share what is known of it.
+            for (_, route) in &routes {
+                for (place, live) in route.all_places().iter().zip(&route.places) {
+                    self.forget_outdated(place, live);
+                }
+            }
             let (mut known, mut lost, mut failing) = (false, Vec::new(), Vec::new());
             for (number, route) in routes {
                 let (mut reached, mut fails) = (false, Vec::new());
@@ -188,6 +194,17 @@ impl<'a> Look<'a> {
         }
         self.held.retain(|(key, _), _| self.healthy.contains_key(key));
         all
+    }
+
+    /// Forgets what connects to a place have come to where that is over.
+    fn forget_outdated(&self, place: &Place, live: &RoutePlace) {
+        let Some(reach) = live.reach() else { return };
+        if let Some(check) = &live.check {
+            let sessions = self.sessions.get(&place.agent).into_iter().flatten();
+            if let Some(since) = sessions.filter_map(|session| session.healthy_since(check)).max() {
+                reach.is_well_since(since);
+            }
+        }
     }
 
     /// What is to be said of a place; `None` where nothing is known.

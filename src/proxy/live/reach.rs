@@ -116,6 +116,17 @@ impl Reach {
         }
     }
 
+    /// A check succeeds since then: it knows better than what failed before.
+    pub(in crate::proxy) fn is_well_since(&self, since: Instant) {
+        if self.settled.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut known = self.known.lock();
+        if matches!(&known.seen, Some(Seen::Failed { at, .. }) if *at < since) {
+            *known = Known::default();
+        }
+    }
+
     /// What is known of the place; `None` where nobody has connected yet, or the last failure was too long ago.
     pub(in crate::proxy) fn seen(&self, now: Instant) -> Option<Seen> {
         self.known.lock().seen.clone().filter(|seen| !seen.lapsed(now))
@@ -179,6 +190,23 @@ mod tests {
         assert_eq!(reach.failed(not_allowed(), &rules, true), News { ejected: false, seen: true });
         assert_eq!(reach.failed(not_allowed(), &rules, true), News::default());
         assert_eq!(reach.ejected(Instant::now), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_that_turned_well_later_ends_failures_and_ejection() {
+        let (reach, rules) = (Reach::default(), PassiveHealth { unhealthy_after: 1, ..PassiveHealth::default() });
+        let (before, second) = (Instant::now(), Duration::from_secs(1));
+        tokio::time::advance(second).await;
+        reach.failed(refused("no"), &rules, true);
+        reach.is_well_since(before);
+        assert!(matches!(reach.seen(Instant::now()), Some(Seen::Failed { .. })), "the check saw less");
+        assert!(reach.ejected(Instant::now).is_some());
+        tokio::time::advance(second).await;
+        reach.is_well_since(Instant::now());
+        assert_eq!((reach.seen(Instant::now()), reach.ejected(Instant::now)), (None, None));
+        reach.succeeded();
+        reach.is_well_since(Instant::now());
+        assert_eq!(reach.seen(Instant::now()), Some(Seen::Reached));
     }
 
     #[tokio::test(start_paused = true)]
