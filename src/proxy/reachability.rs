@@ -233,6 +233,7 @@ impl<'a> Look<'a> {
     /// Forgets what connects to a place have come to where that is over.
     fn forget_outdated(&self, place: &Place, live: &RoutePlace) {
         let Some(reach) = live.reach() else { return };
+        reach.forget_if_gone(|process| self.registry.leads(&place.agent, process));
         if let Some(check) = &live.check {
             let sessions = self.sessions.get(&place.agent).into_iter().flatten();
             if let Some(since) = sessions.filter_map(|session| session.healthy_since(check)).max() {
