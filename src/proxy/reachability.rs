@@ -306,8 +306,7 @@ mod tests {
         let [refused, timeout] = [HealthReason::Refused, HealthReason::Timeout];
         assert_eq!(say(Ok(()), 0), (None, None));
         assert_eq!(say(fails(refused), 0), (Some(refused), None), "said at once");
-        for after in 1..15 {
-            let found = [fails(timeout), fails(refused), Ok(())][after as usize % 3].clone();
+        for (after, found) in (1..15).zip([fails(timeout), fails(refused), Ok(())].into_iter().cycle()) {
             let next = found.as_ref().err().is_none_or(|problem| problem.reason != refused).then_some(15);
             assert_eq!(say(found, after), (Some(refused), next));
         }
