@@ -311,7 +311,12 @@ impl View {
                 said: current.iter().find(|said| said.type_ == ConditionType::BackendReachable.as_str()),
             };
             let judgements = conditions::judgements(verdict, connected, known);
-            let reach = (verdict.kind == ObjectKind::TunnelAgent).then(|| met.reach(&verdict.name));
+            let reach = match verdict.kind {
+                ObjectKind::TunnelHost => None,
+                // What is there stays until it is known which replicas there are: left out, it would be removed.
+                ObjectKind::TunnelAgent if self.existing.is_none() => current_reach,
+                ObjectKind::TunnelAgent => Some(met.reach(&verdict.name)),
+            };
             let changed = conditions::changed(&judgements, verdict.generation, &current, now);
             // Both are one writer's, who always applies all that is its own.
             let Some(conditions) = changed.or_else(|| (reach != current_reach).then_some(current)) else { continue };
