@@ -51,7 +51,7 @@ use self::{
 pub use self::{
     config::Config,
     error::Reason,
-    reachability::{Backends, Failing, Reachability},
+    reachability::{Failing, HostBackends, Reachability},
     visitor::{
         identity::TrustedProxies,
         tls::{Tls, TlsOptions},
