@@ -26,11 +26,11 @@ fn in_namespace(namespace: &str, version: &str) -> Value {
 }
 
 /// Whether the table has that hostname.
-fn knows(compiled: &Option<Arc<Compiled>>, host: &str) -> bool {
+fn knows(compiled: Option<&Arc<Compiled>>, host: &str) -> bool {
     let found = |table: &RoutingTable| {
         !matches!(table.lookup(EntryPoint::Http, &RequestInfo::get(host, "/")), Lookup::UnknownHost)
     };
-    compiled.as_ref().is_some_and(|compiled| found(&compiled.table))
+    compiled.is_some_and(|compiled| found(&compiled.table))
 }
 
 #[test]
@@ -89,7 +89,7 @@ async fn the_table_waits_for_every_namespace_and_a_later_list_leaves_the_others_
     assert!(!early, "published without the objects of a namespace");
     shop.answer(&list(&[in_namespace("shop", "1")], "1"));
     let compiled = outputs.compiled.wait_for(Option::is_some).await.expect("it runs").clone();
-    assert!(knows(&compiled, "web.example.com") && knows(&compiled, "shop.example.com"));
+    assert!(knows(compiled.as_ref(), "web.example.com") && knows(compiled.as_ref(), "shop.example.com"));
 
     // The watch of one is too old: its list comes anew, without what has gone meanwhile.
     let _watch_shop = calls.recv().await.expect("a watch");
@@ -102,9 +102,9 @@ async fn the_table_waits_for_every_namespace_and_a_later_list_leaves_the_others_
     other["metadata"]["name"] = json!("other");
     other["spec"]["hostnames"] = json!(["other.example.com"]);
     web.answer(&list(&[other], "2"));
-    let gone = |compiled: &Option<Arc<Compiled>>| !knows(compiled, "web.example.com");
+    let gone = |compiled: &Option<Arc<Compiled>>| !knows(compiled.as_ref(), "web.example.com");
     let compiled = outputs.compiled.wait_for(gone).await.expect("it runs").clone();
-    assert!(knows(&compiled, "other.example.com") && knows(&compiled, "shop.example.com"));
+    assert!(knows(compiled.as_ref(), "other.example.com") && knows(compiled.as_ref(), "shop.example.com"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,11 +124,11 @@ async fn a_namespace_that_may_not_be_read_does_not_keep_the_others_out_and_comes
             call.answer(&list(&[in_namespace(namespace, "1")], "1"));
             None
         });
-        let web = |compiled: &Option<Arc<Compiled>>| knows(compiled, "web.example.com");
+        let web = |compiled: &Option<Arc<Compiled>>| knows(compiled.as_ref(), "web.example.com");
         let compiled = tokio::time::timeout(Duration::from_mins(1), outputs.compiled.wait_for(web)).await;
-        assert!(!knows(&compiled.expect("not kept waiting").expect("it runs"), "gone.example.com"));
+        assert!(!knows(compiled.expect("not kept waiting").expect("it runs").as_ref(), "gone.example.com"));
         granted.store(true, Ordering::Relaxed);
-        let gone = |compiled: &Option<Arc<Compiled>>| knows(compiled, "gone.example.com");
+        let gone = |compiled: &Option<Arc<Compiled>>| knows(compiled.as_ref(), "gone.example.com");
         let compiled = tokio::time::timeout(Duration::from_mins(1), outputs.compiled.wait_for(gone)).await;
         assert!(web(&compiled.expect("it goes on trying").expect("it runs")));
     }
