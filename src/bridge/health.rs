@@ -7,6 +7,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::{
     routing::{Check, Checks, ObjectName, Probe},
@@ -36,7 +37,8 @@ struct Asked {
 #[derive(Debug)]
 struct Known {
     id: u32,
-    health: Option<Health>,
+    /// What the agent says, and since when it says that.
+    health: Option<(Health, Instant)>,
 }
 
 /// What an agent says of a check.
@@ -96,8 +98,9 @@ impl SessionHealth {
             // Made anew, so that its length is what it may be.
             let problem = problem.map(|problem| HealthProblem::new(problem.reason, &problem.text));
             let health = problem.map_or(Health::Healthy, |problem| Health::Unhealthy(Arc::new(problem)));
-            news |= known.health.as_ref() != Some(&health);
-            known.health = Some(health);
+            if known.health.as_ref().is_none_or(|(before, _)| *before != health) {
+                (known.health, news) = (Some((health, Instant::now())), true);
+            }
         }
         self.count(checks);
         news
@@ -105,7 +108,15 @@ impl SessionHealth {
 
     /// What the agent says of a check; `None` where it has not said anything yet.
     pub(super) fn of(&self, check: &Check) -> Option<Health> {
-        self.asked.lock().checks.get(check)?.health.clone()
+        self.asked.lock().checks.get(check)?.health.as_ref().map(|(health, _)| health.clone())
+    }
+
+    /// Since when the agent says that the check succeeds; `None` where it does not say so.
+    pub(super) fn healthy_since(&self, check: &Check) -> Option<Instant> {
+        match self.asked.lock().checks.get(check)?.health {
+            Some((Health::Healthy, since)) => Some(since),
+            _ => None,
+        }
     }
 
     /// Whether the agent says that the check fails. Cheap as long as none does.
@@ -114,7 +125,7 @@ impl SessionHealth {
     }
 
     fn count(&self, checks: &HashMap<Arc<Check>, Known>) {
-        let failing = checks.values().filter(|known| matches!(known.health, Some(Health::Unhealthy(_))));
+        let failing = checks.values().filter(|known| matches!(known.health, Some((Health::Unhealthy(_), _))));
         self.failing.store(failing.count(), Ordering::Relaxed);
     }
 }

@@ -143,11 +143,13 @@ impl Registry {
     /// links to it that are kept for later should be let go, since the agent waits for them. Looks at all sessions.
     #[must_use]
     pub fn is_active(&self, process: u64) -> bool {
-        let takes_links = |session: &Arc<AgentSession>| session.cause().is_none();
-        let is_it = |known: &Process| known.id == process && known.sessions.iter().any(takes_links);
-        self.read().values().any(|group| {
-            group.processes.iter().any(is_it) || group.elsewhere.iter().any(|session| session.process == process)
-        })
+        self.read().values().any(|group| group.leads(process))
+    }
+
+    /// As [`Registry::is_active`], of one agent's processes.
+    #[must_use]
+    pub fn leads(&self, agent: &ObjectName, process: u64) -> bool {
+        self.read().get(agent).is_some_and(|group| group.leads(process))
     }
 
     /// Whether there is a way to the agent that takes new links, by another replica where not from here.
@@ -338,6 +340,13 @@ impl Group {
             let mut sessions = in_turn(&process.sessions, &process.turn);
             sessions.find(|session| session.cause().is_none() && wanted(session))
         })
+    }
+
+    /// Whether the process of that id takes new links.
+    fn leads(&self, process: u64) -> bool {
+        let takes_links = |session: &Arc<AgentSession>| session.cause().is_none();
+        let is_it = |known: &Process| known.id == process && known.sessions.iter().any(takes_links);
+        self.processes.iter().any(is_it) || self.elsewhere.iter().any(|session| session.process == process)
     }
 
     fn is_empty(&self) -> bool {

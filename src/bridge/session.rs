@@ -131,6 +131,12 @@ impl AgentSession {
         self.health.of(check)
     }
 
+    /// Since when its agent says that the check succeeds; `None` where it does not say so.
+    #[must_use]
+    pub fn healthy_since(&self, check: &Check) -> Option<Instant> {
+        self.health.healthy_since(check)
+    }
+
     /// Whether its agent says that the check fails. Cheap as long as none of its checks does.
     #[must_use]
     pub fn fails(&self, check: &Check) -> bool {

@@ -1,6 +1,6 @@
 //! Which agent, session and target a request goes to.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{cell::LazyCell, collections::HashSet, net::IpAddr, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -124,9 +124,11 @@ impl<'a> Chooser<'a> {
         for sound in [true, false] {
             for tier in places.tiers() {
                 let ejects = sound && self.ejects();
+                // Once for all of them, and only where one fails.
+                let ejected = LazyCell::new(|| self.ejected(tier));
                 for fresh in [true, false] {
                     let usable = |index: usize| {
-                        if ejects && self.is_ejected(tier, index) {
+                        if ejects && self.fails_since(index).is_some() && ejected.contains(&index) {
                             return None;
                         }
                         self.usable(index, Wanted { tried, fresh, sound }, full)
@@ -168,14 +170,18 @@ impl<'a> Chooser<'a> {
         self.route.places.len() > 1
     }
 
-    /// Whether connects to the place fail, so that it gets no requests for a while. Of more than may be at a time, those that
-    /// failed first are.
-    fn is_ejected(&self, tier: &Tier, index: usize) -> bool {
-        let since = |index: usize| self.route.places.get(index)?.reach()?.ejected(Instant::now);
-        let Some(own) = since(index) else { return false };
+    /// Since when connects to the place fail, so that it should get no requests for a while; `None` where they do not.
+    fn fails_since(&self, index: usize) -> Option<Instant> {
+        self.route.places.get(index)?.reach()?.ejected(Instant::now)
+    }
+
+    /// The places of a tier that get no requests for a while, by their index. Of more than may be at a time, those that failed
+    /// first.
+    fn ejected(&self, tier: &Tier) -> HashSet<usize> {
         let all = tier.indices();
         let most = self.backend.passive_health.most(all.len());
-        let before = |other: &usize| since(*other).is_some_and(|since| (since, *other) < (own, index));
-        all.filter(before).count() < most
+        let mut fail: Vec<_> = all.filter_map(|index| Some((self.fails_since(index)?, index))).collect();
+        fail.sort_unstable();
+        fail.into_iter().take(most).map(|(_, index)| index).collect()
     }
 }

@@ -15,11 +15,7 @@ use super::{
     error::{ProxyError, failure},
     gate,
     joiner::upgrade::{self, Upgrade},
-    live::{
-        HostState, Live,
-        places::RouteState,
-        reach::{News, Reach},
-    },
+    live::{HostState, Live, places::RouteState, reach::News},
     message::{body::Body, download::Download, expect::Expectation, framing, headers, upload::RequestBody},
     visitor::{identity::TRACEPARENT, proxy_protocol},
 };
@@ -297,7 +293,7 @@ impl Forward<'_> {
 
     /// The backend at this place has taken a connection, or answered.
     fn reached(&self, Choice { session, target, place }: &Choice<'_>) {
-        if self.state.reach(&session.agent, target, place).is_some_and(Reach::succeeded) {
+        if self.state.reach(&session.agent, target, place).is_some_and(|reach| reach.succeeded(session.process)) {
             self.shared.makers.reach_news.send_replace(());
         }
     }
@@ -306,6 +302,7 @@ impl Forward<'_> {
     fn not_reached(&self, Choice { session, target, place }: &Choice<'_>, error: &ProxyError) {
         let Some(problem) = failure::of_place(error, target) else { return };
         let Some(reach) = self.state.reach(&session.agent, target, place) else { return };
+        reach.learns_through(session.process, |process| self.shared.registry.leads(&session.agent, process));
         let several = self.route.places.len() > 1;
         let News { ejected, seen } = reach.failed(problem, &self.backend.passive_health, several);
         if ejected {

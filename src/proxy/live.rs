@@ -4,7 +4,12 @@
 pub(super) mod places;
 pub(super) mod reach;
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{
+    borrow::Cow,
+    cell::LazyCell,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
@@ -103,10 +108,12 @@ impl Live {
         }
         for host in hosts.values() {
             host.state.forget_agents(|agent| agents.get(agent).is_none(), &makers.flow);
-            host.state.forget_places(|agent, target| {
-                let mut places = host.routes.values().flat_map(|route| route.all_places());
-                !places.any(|place| place.agent == *agent && place.target == *target)
+            // Once for all of them, and only where there is one.
+            let places = LazyCell::new(|| {
+                let places = host.routes.values().flat_map(|route| route.all_places());
+                places.map(|place| (&place.agent, &place.target)).collect::<HashSet<_>>()
             });
+            host.state.forget_places(|agent, target| !places.contains(&(agent, target)));
         }
         let agents: HashMap<_, _> = agents
             .iter()

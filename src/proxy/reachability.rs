@@ -49,14 +49,15 @@ pub struct Failing {
 
 /// What comes so soon after other news is looked at together with what follows.
 const PAUSE: Duration = Duration::from_secs(1);
-/// For how long a target is said to fail at least, so that one that comes and goes is not news each time.
+/// For how long it is said at least that a target fails, and why, so that one that comes and goes is not news each time.
 const HOLD: Duration = Duration::from_secs(15);
 
 /// A target of a TunnelHost through an agent.
 type Key = (ObjectName, ObjectName, Target);
 
-/// Targets that are said to fail, by the number of their route: since when and why.
-type Held = HashMap<(Key, usize), (Instant, Arc<HealthProblem>)>;
+/// Targets that are said to fail, by the number of their route: since when for this reason.
+#[derive(Default)]
+struct Held(HashMap<(Key, usize), (Instant, Arc<HealthProblem>)>);
 
 /// Looks at all that is known.
 struct Look<'a> {
@@ -110,7 +111,7 @@ impl Shared {
     pub(super) async fn follow_reachability(self: &Arc<Self>) {
         let mut reached = self.makers.reach_news.subscribe();
         let (mut checks, mut sessions) = (self.registry.watch_health(), self.registry.watch());
-        let (mut held, mut last) = (Held::new(), HashMap::new());
+        let (mut held, mut last) = (Held::default(), HashMap::new());
         loop {
             reached.mark_unchanged();
             checks.mark_unchanged();
@@ -146,6 +147,39 @@ impl Shared {
     }
 }
 
+// === impl Held ===
+
+impl Held {
+    /// What is said of a target of which this is found now, and when that is to be looked at again.
+    fn say(
+        &mut self,
+        key: (Key, usize),
+        found: Result<(), Arc<HealthProblem>>,
+        now: Instant,
+    ) -> (Result<(), Arc<HealthProblem>>, Option<Instant>) {
+        let Some((since, said)) = self.0.get(&key) else {
+            if let Err(problem) = &found {
+                self.0.insert(key, (now, problem.clone()));
+            }
+            return (found, None);
+        };
+        let until = *since + HOLD;
+        match found {
+            // The words that came first stay: those of the next failure may name another port, and mean the same.
+            Err(problem) if problem.reason == said.reason => (Err(said.clone()), None),
+            _ if now < until => (Err(said.clone()), Some(until)),
+            Err(problem) => {
+                self.0.insert(key, (now, problem.clone()));
+                (Err(problem), None)
+            }
+            Ok(()) => {
+                self.0.remove(&key);
+                (Ok(()), None)
+            }
+        }
+    }
+}
+
 // === impl Look ===
 
 impl<'a> Look<'a> {
@@ -162,6 +196,12 @@ impl<'a> Look<'a> {
         let live = self.live;
         for (host, mut routes) in live.routes() {
             routes.sort_by_key(|(route, _)| *route);
+            // Before anything is said, since routes with the same target share what is known of it.
+            for (_, route) in &routes {
+                for (place, live) in route.all_places().iter().zip(&route.places) {
+                    self.forget_outdated(place, live);
+                }
+            }
             let (mut known, mut lost, mut failing) = (false, Vec::new(), Vec::new());
             for (number, route) in routes {
                 let (mut reached, mut fails) = (false, Vec::new());
@@ -186,8 +226,20 @@ impl<'a> Look<'a> {
                 all.insert(host.clone(), HostBackends { reachable, failing: lost });
             }
         }
-        self.held.retain(|(key, _), _| self.healthy.contains_key(key));
+        self.held.0.retain(|(key, _), _| self.healthy.contains_key(key));
         all
+    }
+
+    /// Forgets what connects to a place have come to where that is over.
+    fn forget_outdated(&self, place: &Place, live: &RoutePlace) {
+        let Some(reach) = live.reach() else { return };
+        reach.forget_if_gone(|process| self.registry.leads(&place.agent, process));
+        if let Some(check) = &live.check {
+            let sessions = self.sessions.get(&place.agent).into_iter().flatten();
+            if let Some(since) = sessions.filter_map(|session| session.healthy_since(check)).max() {
+                reach.is_well_since(since);
+            }
+        }
     }
 
     /// What is to be said of a place; `None` where nothing is known.
@@ -202,27 +254,11 @@ impl<'a> Look<'a> {
         // Two routes may check one target in two ways.
         let healthy = self.healthy.entry(key.clone()).or_insert(true);
         *healthy &= found.is_ok();
-        let key = (key, route);
-        match found {
-            Err(problem) => {
-                let (_, said) = self.held.entry(key).or_insert_with(|| (self.now, problem.clone()));
-                if said.reason != problem.reason {
-                    *said = problem;
-                }
-                Some(Err(said.clone()))
-            }
-            Ok(()) => match self.held.get(&key) {
-                Some((since, problem)) if self.now < *since + HOLD => {
-                    let (until, problem) = (*since + HOLD, problem.clone());
-                    self.wake(until);
-                    Some(Err(problem))
-                }
-                _ => {
-                    self.held.remove(&key);
-                    Some(Ok(()))
-                }
-            },
+        let (said, next) = self.held.say((key, route), found, self.now);
+        if let Some(next) = next {
+            self.wake(next);
         }
+        Some(said)
     }
 
     /// What is known of a place just now.
@@ -249,5 +285,36 @@ impl<'a> Look<'a> {
 
     fn wake(&mut self, at: Instant) {
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tunnel::health::HealthReason;
+
+    #[test]
+    fn what_is_said_of_a_failing_target_changes_once_in_a_while() {
+        let target = "app:80".parse().expect("a target");
+        let key = ((ObjectName::new("web", "shop"), ObjectName::new("web", "lab"), target), 0);
+        let fails = |reason| Err(Arc::new(HealthProblem::new(reason, "")));
+        let (mut held, begun) = (Held::default(), Instant::now());
+        let mut say = |found, after: u64| {
+            let (said, next) = held.say(key.clone(), found, begun + Duration::from_secs(after));
+            (said.err().map(|problem| problem.reason), next.map(|next| (next - begun).as_secs()))
+        };
+        let [refused, timeout] = [HealthReason::Refused, HealthReason::Timeout];
+        assert_eq!(say(Ok(()), 0), (None, None));
+        assert_eq!(say(fails(refused), 0), (Some(refused), None), "said at once");
+        for after in 1..15 {
+            let found = [fails(timeout), fails(refused), Ok(())][after as usize % 3].clone();
+            let next = found.as_ref().err().is_none_or(|problem| problem.reason != refused).then_some(15);
+            assert_eq!(say(found, after), (Some(refused), next));
+        }
+        assert_eq!(say(fails(timeout), 15), (Some(timeout), None));
+        assert_eq!(say(fails(refused), 16), (Some(timeout), Some(30)));
+        assert_eq!(say(Ok(()), 29), (Some(timeout), Some(30)));
+        assert_eq!(say(Ok(()), 30), (None, None));
+        assert_eq!(say(fails(refused), 31), (Some(refused), None));
     }
 }

@@ -13,7 +13,10 @@ use culvert::{
     bridge::{AgentSession, Health},
     proxy::HostBackends,
     routing::{Backend, Check, HealthCheck, Member, ObjectName, PassiveHealth, Places, Probe, Rule},
-    tunnel::{Config, Incoming, IncomingEvent, Link, RefuseCode, Session, health::HealthReason},
+    tunnel::{
+        Config, Incoming, IncomingEvent, Link, Note, RefuseCode, Session,
+        health::{HealthProblem, HealthReason, HealthReport},
+    },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -170,31 +173,39 @@ async fn a_check_ends_with_the_rule_that_asks_for_it() {
 /// A stage with an agent made by hand: every target answers with its own name, but those that are refused.
 struct Ways {
     stage: Stage,
+    told: Told,
+    session: Session,
+}
+
+/// What the agent made by hand is told by the test, and by the edge.
+#[derive(Clone, Default)]
+struct Told {
     refused: Arc<Mutex<HashMap<&'static str, RefuseCode>>>,
     asked: Arc<Mutex<HashMap<String, usize>>>,
-    _session: Session,
+    /// The numbers of the checks, by target.
+    checks: Arc<Mutex<HashMap<String, u32>>>,
 }
 
 impl Ways {
     async fn start() -> Self {
         let mut stage = Stage::start().await;
         let (session, incoming) = stage.agent_by_hand(Config::default()).await;
-        let (refused, asked) = (Arc::<Mutex<_>>::default(), Arc::<Mutex<_>>::default());
-        tokio::spawn(run(incoming, Arc::clone(&refused), Arc::clone(&asked)));
-        Self { stage, refused, asked, _session: session }
+        let told = Told::default();
+        tokio::spawn(run(incoming, told.clone()));
+        Self { stage, told, session }
     }
 
     fn refuse(&self, target: &'static str, code: RefuseCode) {
-        self.refused.lock().expect("a lock").insert(target, code);
+        self.told.refused.lock().expect("a lock").insert(target, code);
     }
 
     fn admit(&self, target: &str) {
-        self.refused.lock().expect("a lock").remove(target);
+        self.told.refused.lock().expect("a lock").remove(target);
     }
 
     /// How many links to a target there were to be.
     fn asked(&self, target: &str) -> usize {
-        self.asked.lock().expect("a lock").get(target).copied().unwrap_or(0)
+        self.told.asked.lock().expect("a lock").get(target).copied().unwrap_or(0)
     }
 
     fn serve(&self, targets: &[&str], passive: PassiveHealth) {
@@ -202,6 +213,16 @@ impl Ways {
         let Backend::Tunnel(tunnel) = &mut rule.backend else { panic!("{rule:?}") };
         tunnel.passive_health = passive;
         self.stage.serve_rules(vec![rule], None);
+    }
+
+    /// Says what a check has come to, once it was ordered.
+    async fn report(&self, target: &str, problem: Option<HealthReason>) {
+        let ordered = || self.told.checks.lock().expect("a lock").get(target).copied();
+        becomes("the check is ordered", || ordered().is_some()).await;
+        let problem = problem.map(|reason| HealthProblem::new(reason, "no"));
+        for note in Note::health(vec![HealthReport { id: ordered().expect("it is"), problem }]) {
+            self.session.note(&note).expect("a session");
+        }
     }
 
     /// The answers to so many requests, each of which is to be served.
@@ -233,13 +254,17 @@ fn series(metric: &str, target: &str) -> String {
 }
 
 /// The agent made by hand.
-async fn run(
-    mut incoming: Incoming,
-    refused: Arc<Mutex<HashMap<&'static str, RefuseCode>>>,
-    asked: Arc<Mutex<HashMap<String, usize>>>,
-) {
+async fn run(mut incoming: Incoming, Told { refused, asked, checks }: Told) {
     while let Some(event) = incoming.next().await {
-        let IncomingEvent::Open(opening) = event else { continue };
+        let opening = match event {
+            IncomingEvent::Open(opening) => opening,
+            IncomingEvent::Note(Note::Checks { start, .. }) => {
+                let ordered = start.into_iter().map(|order| (order.check.target, order.id));
+                checks.lock().expect("a lock").extend(ordered);
+                continue;
+            }
+            IncomingEvent::Note(_) => continue,
+        };
         let target = opening.request.target.clone();
         *asked.lock().expect("a lock").entry(target.clone()).or_default() += 1;
         match refused.lock().expect("a lock").get(&*target) {
@@ -315,6 +340,27 @@ async fn an_ejected_target_comes_back_with_its_first_success() {
     ways.admit(ONE);
     becomes_served(&ways, |ways| ways.asked(ONE) > 3).await;
     assert_eq!(ways.served(2).await.len(), 2, "it does not get its turn");
+}
+
+#[tokio::test]
+async fn a_check_that_succeeds_again_knows_better_than_connects_before() {
+    let ways = Ways::start().await;
+    let mut rule = checked(&[ONE, TWO]);
+    let Backend::Tunnel(tunnel) = &mut rule.backend else { panic!("{rule:?}") };
+    tunnel.passive_health = long();
+    ways.stage.serve_rules(vec![rule], None);
+    ways.report(ONE, None).await;
+    let (edge, of_one) = (&ways.stage.edge, series("culvert_backend_healthy", ONE));
+    edge.metric_becomes(&of_one, 1).await;
+    ways.refuse(ONE, RefuseCode::Refused);
+    assert_eq!(ways.served(10).await, HashSet::from([TWO.to_owned()]));
+    // The check found nothing wrong, and that was before.
+    edge.metric_becomes(&of_one, 0).await;
+    ways.admit(ONE);
+    ways.report(ONE, Some(HealthReason::Refused)).await;
+    ways.report(ONE, None).await;
+    edge.metric_becomes(&of_one, 1).await;
+    assert_eq!(ways.served(2).await.len(), 2, "it is still ejected");
 }
 
 /// Sends requests until it is so. Those that a target does not take in time are not tried elsewhere.

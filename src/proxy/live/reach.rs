@@ -5,7 +5,7 @@ mod streak;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -24,6 +24,8 @@ use crate::{
 pub(in crate::proxy) struct Reach {
     /// The last connect succeeded, and that is known: nothing of the rest is to be looked at, as for most requests.
     settled: AtomicBool,
+    /// The agent process that the last connect went through; 0 before the first one.
+    process: AtomicU64,
     known: Mutex<Known>,
 }
 
@@ -62,6 +64,30 @@ impl Reach {
     /// How long a failure says something of a place where nobody has tried since.
     pub(in crate::proxy) const LASTS: Duration = PassiveHealth::LONGEST;
 
+    /// A connect fails or succeeds through this agent process. What was known through another one is forgotten where that is
+    /// gone: the next one may run elsewhere, or allow other targets. (Of several that live, none knows better.)
+    pub(in crate::proxy) fn learns_through(&self, process: u64, lives: impl FnOnce(u64) -> bool) {
+        let last = self.process.load(Ordering::Relaxed);
+        if last != process {
+            self.forget_if_gone(lives);
+            self.process.store(process, Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets what is known where the agent process that it was learnt through does not live.
+    pub(in crate::proxy) fn forget_if_gone(&self, lives: impl FnOnce(u64) -> bool) {
+        let last = self.process.load(Ordering::Relaxed);
+        if last == 0 || lives(last) {
+            return;
+        }
+        let mut known = self.known.lock();
+        // Another one may have come in between.
+        if self.process.compare_exchange(last, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.settled.store(false, Ordering::Relaxed);
+            *known = Known::default();
+        }
+    }
+
     /// A connect failed. `ejects`: there are other places for the requests.
     pub(in crate::proxy) fn failed(&self, problem: HealthProblem, rules: &PassiveHealth, ejects: bool) -> News {
         let now = Instant::now();
@@ -87,8 +113,12 @@ impl Reach {
         news
     }
 
-    /// A connect succeeded, or a connection that was there is of use. Says whether the place is seen otherwise than before.
-    pub(in crate::proxy) fn succeeded(&self) -> bool {
+    /// A connect through this agent process succeeded, or a connection that was there is of use. Says whether the place is seen
+    /// otherwise than before.
+    pub(in crate::proxy) fn succeeded(&self, process: u64) -> bool {
+        if self.process.load(Ordering::Relaxed) != process {
+            self.process.store(process, Ordering::Relaxed);
+        }
         if self.settled.load(Ordering::Relaxed) {
             return false;
         }
@@ -113,6 +143,17 @@ impl Reach {
     pub(in crate::proxy) fn tried(&self, rules: &PassiveHealth) {
         if !self.settled.load(Ordering::Relaxed) {
             self.known.lock().streak.tried(rules, Instant::now());
+        }
+    }
+
+    /// A check succeeds since then: it knows better than what failed before.
+    pub(in crate::proxy) fn is_well_since(&self, since: Instant) {
+        if self.settled.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut known = self.known.lock();
+        if matches!(&known.seen, Some(Seen::Failed { at, .. }) if *at < since) {
+            *known = Known::default();
         }
     }
 
@@ -149,15 +190,15 @@ mod tests {
     async fn only_what_changes_is_news() {
         let (reach, rules) = (Reach::default(), PassiveHealth::default());
         assert_eq!(reach.seen(Instant::now()), None);
-        assert!(reach.succeeded());
-        assert!(!reach.succeeded());
+        assert!(reach.succeeded(1));
+        assert!(!reach.succeeded(1));
         let news = [(); 4].map(|()| reach.failed(refused("first"), &rules, true));
         let [nothing, all] = [News::default(), News { ejected: true, seen: true }];
         assert_eq!(news, [nothing, nothing, all, nothing]);
         assert!(reach.ejected(Instant::now).is_some());
         let Some(Seen::Failed { problem, .. }) = reach.seen(Instant::now()) else { panic!("not failed") };
         assert_eq!(problem.text, "first");
-        assert!(reach.succeeded());
+        assert!(reach.succeeded(1));
         assert_eq!((reach.seen(Instant::now()), reach.ejected(Instant::now)), (Some(Seen::Reached), None));
     }
 
@@ -167,7 +208,7 @@ mod tests {
         for _ in 0..4 {
             assert_eq!(reach.failed(refused("no"), &rules, true), News::default());
             assert_eq!(reach.failed(refused("no"), &rules, true), News::default());
-            reach.succeeded();
+            reach.succeeded(1);
         }
         assert_eq!(reach.ejected(Instant::now), None);
     }
@@ -179,6 +220,48 @@ mod tests {
         assert_eq!(reach.failed(not_allowed(), &rules, true), News { ejected: false, seen: true });
         assert_eq!(reach.failed(not_allowed(), &rules, true), News::default());
         assert_eq!(reach.ejected(Instant::now), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_that_turned_well_later_ends_failures_and_ejection() {
+        let (reach, rules) = (Reach::default(), PassiveHealth { unhealthy_after: 1, ..PassiveHealth::default() });
+        let (before, second) = (Instant::now(), Duration::from_secs(1));
+        tokio::time::advance(second).await;
+        reach.failed(refused("no"), &rules, true);
+        reach.is_well_since(before);
+        assert!(matches!(reach.seen(Instant::now()), Some(Seen::Failed { .. })), "the check saw less");
+        assert!(reach.ejected(Instant::now).is_some());
+        tokio::time::advance(second).await;
+        reach.is_well_since(Instant::now());
+        assert_eq!((reach.seen(Instant::now()), reach.ejected(Instant::now)), (None, None));
+        reach.succeeded(1);
+        reach.is_well_since(Instant::now());
+        assert_eq!(reach.seen(Instant::now()), Some(Seen::Reached));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_goes_with_the_process_that_it_was_learnt_through() {
+        let (reach, rules) = (Reach::default(), PassiveHealth { unhealthy_after: 2, ..PassiveHealth::default() });
+        let fails = |process, lives: bool| {
+            reach.learns_through(process, |_| lives);
+            reach.failed(refused("no"), &rules, true)
+        };
+        fails(1, true);
+        assert!(fails(2, true).ejected, "of two that live both count");
+        reach.forget_if_gone(|process| process == 2);
+        assert!(reach.ejected(Instant::now).is_some());
+        assert!(!fails(3, false).ejected, "the next one begins anew");
+        assert_eq!(reach.ejected(Instant::now), None);
+        assert!(fails(3, true).ejected);
+        reach.forget_if_gone(|process| process != 3);
+        assert_eq!((reach.seen(Instant::now()), reach.ejected(Instant::now)), (None, None));
+        assert!(reach.succeeded(4));
+        assert!(!reach.succeeded(5));
+        reach.forget_if_gone(|process| process == 5);
+        assert_eq!(reach.seen(Instant::now()), Some(Seen::Reached));
+        reach.forget_if_gone(|process| process == 4);
+        assert_eq!(reach.seen(Instant::now()), None);
+        assert!(reach.succeeded(6), "known again, and nobody told");
     }
 
     #[tokio::test(start_paused = true)]
