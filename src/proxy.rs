@@ -21,6 +21,7 @@ mod visitor;
 
 use std::{
     io,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -29,10 +30,12 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures::FutureExt;
 use prometheus::Registry as MetricsRegistry;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::watch,
+    task::coop::unconstrained,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -48,7 +51,7 @@ use self::{
 pub use self::{
     config::Config,
     error::Reason,
-    reachability::{Backends, Failing, Reachability},
+    reachability::{Failing, HostBackends, Reachability},
     visitor::{
         identity::TrustedProxies,
         tls::{Tls, TlsOptions},
@@ -64,6 +67,8 @@ use crate::{
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long to wait when the process has no more descriptors for connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How many connections that wait at the end are still taken: as many as a listener's backlog can hold (Linux: somaxconn).
+const LAST_ACCEPTED: usize = 4096;
 
 /// The proxy; cheap to clone, all clones are one.
 #[derive(Clone)]
@@ -177,24 +182,33 @@ impl Proxy {
 
     async fn accept(&self, listener: TcpListener, tls: Option<Arc<Tls>>, shutdown: CancellationToken) {
         let connections = TaskTracker::new();
+        let welcome = |tcp: TcpStream, peer: SocketAddr| {
+            if self.shared.config.max_connections.is_some_and(|most| connections.len() >= most) {
+                self.shared.makers.metrics.failed(Reason::TooManyConnections);
+                tracing::debug!(%peer, "there are too many visitors' connections already; this one is closed");
+                return;
+            }
+            let (shared, tls, shutdown) = (self.shared.clone(), tls.clone(), shutdown.clone());
+            tokio::spawn(Accepted { shared, tcp, peer, tls, shutdown, token: connections.token() }.serve());
+        };
         socket::configure(&listener);
         loop {
             tokio::select! {
-                // Who has been let in by the kernel already is still taken; what a task may do at once bounds it.
                 biased;
+                () = shutdown.cancelled() => break,
                 accepted = listener.accept() => match accepted {
-                    Ok((_, peer)) if self.shared.config.max_connections.is_some_and(|most| connections.len() >= most) => {
-                        self.shared.makers.metrics.failed(Reason::TooManyConnections);
-                        tracing::debug!(%peer, "there are too many visitors' connections already; this one is closed");
-                    }
-                    Ok((tcp, peer)) => {
-                        let (shared, tls, shutdown) = (self.shared.clone(), tls.clone(), shutdown.clone());
-                        let token = connections.token();
-                        tokio::spawn(Accepted { shared, tcp, peer, tls, shutdown, token }.serve());
-                    }
+                    Ok((tcp, peer)) => welcome(tcp, peer),
                     Err(error) => pause_after(&error).await,
                 },
-                () = shutdown.cancelled() => break,
+            }
+        }
+        // Who has been let in by the kernel already is still taken, beyond what a task may do at once; who goes on coming does not
+        // put the end off.
+        for _ in 0..LAST_ACCEPTED {
+            match unconstrained(listener.accept()).now_or_never() {
+                Some(Ok((tcp, peer))) => welcome(tcp, peer),
+                Some(Err(error)) if is_gone(&error) => {}
+                Some(Err(_)) | None => break,
             }
         }
         drop(listener);
@@ -206,10 +220,14 @@ impl Proxy {
 /// A connection that is gone before it is accepted is nobody's trouble; without descriptors, trying again at once
 /// would only burn the processor.
 async fn pause_after(error: &io::Error) {
-    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+    if !is_gone(error) {
         tracing::warn!(%error, "cannot accept a visitor's connection");
         sleep(ACCEPT_PAUSE).await;
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 
 // === impl Shared ===

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use crate::{
     api::Reason,
     controller::{self, BackendState},
-    proxy::{Backends, Failing, Reachability},
+    proxy::{Failing, HostBackends, Reachability},
     tunnel::health::HealthReason,
 };
 
@@ -29,7 +29,7 @@ pub(super) async fn follow(
     }
 }
 
-fn state(Backends { reachable, failing }: &Backends) -> BackendState {
+fn state(HostBackends { reachable, failing }: &HostBackends) -> BackendState {
     let mut problems: Vec<String> = failing.iter().take(MAX_LISTED).map(problem).collect();
     if failing.len() > MAX_LISTED {
         problems.push(format!("and {} more", failing.len() - MAX_LISTED));
@@ -82,10 +82,10 @@ mod tests {
     #[test]
     fn the_message_names_agent_target_and_the_agents_own_words() {
         let refused = failing("app:80", HealthReason::Refused, "Connection refused (os error 111)");
-        let lost = state(&Backends { reachable: false, failing: vec![refused.clone()] });
+        let lost = state(&HostBackends { reachable: false, failing: vec![refused.clone()] });
         assert_eq!((lost.reachable, lost.reason), (false, Reason::Refused));
         assert_eq!(lost.message, "agent web/lab does not reach target app:80: Connection refused (os error 111)");
-        let partly = state(&Backends { reachable: true, failing: vec![refused] });
+        let partly = state(&HostBackends { reachable: true, failing: vec![refused] });
         assert_eq!((partly.reachable, partly.reason), (true, Reason::Reachable));
         assert!(partly.message.contains("but not by all targets: agent web/lab"), "{}", partly.message);
     }
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn many_targets_are_counted() {
         let failing = (1..=5).map(|port| failing(&format!("app:{port}"), HealthReason::Timeout, "late")).collect();
-        let state = state(&Backends { reachable: false, failing });
+        let state = state(&HostBackends { reachable: false, failing });
         assert_eq!(state.reason, Reason::Timeout);
         assert!(state.message.ends_with("target app:3: late; and 2 more"), "{}", state.message);
     }

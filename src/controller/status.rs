@@ -3,8 +3,8 @@
 
 mod backends;
 mod conditions;
+mod coverage;
 mod ledger;
-mod reach;
 mod sessions;
 mod writer;
 

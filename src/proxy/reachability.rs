@@ -25,11 +25,11 @@ use crate::{
 };
 
 /// What is known of the backends of TunnelHosts. One that nothing is known of is not in it.
-pub type Reachability = HashMap<ObjectName, Backends>;
+pub type Reachability = HashMap<ObjectName, HostBackends>;
 
 /// What is known of the backends of a TunnelHost.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backends {
+pub struct HostBackends {
     /// Each of its routes of which something is known has a target that an agent reaches.
     pub reachable: bool,
     /// The targets that an agent does not reach, each once; where they are all of a route's, first.
@@ -223,7 +223,7 @@ impl<'a> Look<'a> {
                 lost.append(&mut failing);
                 let mut seen = HashSet::new();
                 lost.retain(|failing| seen.insert((failing.agent.clone(), failing.target.clone())));
-                all.insert(host.clone(), Backends { reachable, failing: lost });
+                all.insert(host.clone(), HostBackends { reachable, failing: lost });
             }
         }
         self.held.0.retain(|(key, _), _| self.healthy.contains_key(key));

@@ -19,6 +19,7 @@ use tokio_tungstenite::{
     accept_async, client_async,
     tungstenite::{Message, protocol::frame::coding::CloseCode},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     stage::{HOST, Stage, backend, get, read_head, request},
@@ -352,6 +353,31 @@ async fn a_connection_in_use_is_told_by_its_next_answer_that_it_is_the_last() {
     }
     // Who says nothing more is not waited for.
     assert!(idle.rest().await.is_empty());
+}
+
+#[tokio::test]
+async fn who_waits_in_the_backlog_when_the_edge_stops_is_still_answered() {
+    let stage = Stage::start().await;
+    stage.serve(&[&crate::stage::mirror().await]);
+    // More than a task takes in one go (tokio: 128).
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let listener = socket.listen(512).expect("a listener");
+    let address = listener.local_addr().expect("its address");
+    let mut waiting = Vec::new();
+    for _ in 0..200 {
+        let mut visitor = crate::stage::Visitor(tokio::net::TcpStream::connect(address).await.expect("a connection"));
+        visitor.send(KEPT.as_bytes()).await;
+        waiting.push(visitor);
+    }
+    let (proxy, stop) = (stage.proxy.clone(), CancellationToken::new());
+    stop.cancel();
+    let serving = tokio::spawn(async move { proxy.serve(listener, stop).await });
+    for visitor in &mut waiting {
+        assert_eq!(visitor.answer().await.status, 200);
+    }
+    drop(waiting);
+    timeout(PATIENCE, serving).await.expect("it ends").expect("no panic");
 }
 
 #[tokio::test]

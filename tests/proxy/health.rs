@@ -11,7 +11,7 @@ use std::{
 
 use culvert::{
     bridge::{AgentSession, Health},
-    proxy::Backends,
+    proxy::HostBackends,
     routing::{Backend, Check, HealthCheck, Member, ObjectName, PassiveHealth, Places, Probe, Rule},
     tunnel::{
         Config, Incoming, IncomingEvent, Link, Note, RefuseCode, Session,
@@ -237,7 +237,7 @@ impl Ways {
     }
 
     /// Waits until this is known of the TunnelHost.
-    async fn known(&self, so: impl Fn(&Backends) -> bool) -> Backends {
+    async fn known(&self, so: impl Fn(&HostBackends) -> bool) -> HostBackends {
         let mut known = self.stage.proxy.reachability();
         let shop = ObjectName::new("web", "shop");
         let waiting = known.wait_for(|all| all.get(&shop).is_some_and(&so));

@@ -13,7 +13,11 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Change, Source, merge::merge, watch};
+use super::{
+    Change, Source,
+    merge::merge,
+    watch::{watch, watch_part},
+};
 use crate::{
     api::{SecretType, TunnelAgent, TunnelHost},
     controller::{NamespaceName, metrics::Metrics},
@@ -75,13 +79,13 @@ impl Watches<'_> {
             + Send
             + 'static,
     {
-        let watch = |api: Api<K>| watch(api, config.clone(), kind, self.metrics.clone());
+        let metrics = || self.metrics.clone();
         if self.namespaces.is_empty() {
-            return watch(Api::all(self.client.clone())).boxed();
+            return watch(Api::<K>::all(self.client.clone()), config.clone(), kind, metrics()).boxed();
         }
         let watches = self.namespaces.iter().map(|namespace| {
             let api = Api::namespaced(self.client.clone(), namespace.as_str());
-            (namespace.as_str().to_owned(), watch(api))
+            (namespace.as_str().to_owned(), watch_part(api, config.clone(), kind, metrics()))
         });
         merge(watches, gone).boxed()
     }

@@ -5,8 +5,13 @@ use std::collections::{HashMap, HashSet};
 use futures::{Stream, StreamExt, stream};
 use kube::{Resource, ResourceExt, api::ObjectMeta, runtime::watcher::Event};
 
+use super::watch::Refused;
+
 /// Makes one list of several. One that begins anew would empty the stores of what the other watches have brought, so only the
 /// first list passes as such, once every watch has its own; what a later one has changed is told object by object.
+///
+/// A namespace that may not be read is not waited for, or its end would be that of all the others, too, at the next restart. Where
+/// none may be, it is the edge that lacks something: it waits, and does not serve an empty table.
 struct Merger<K> {
     parts: Vec<Part<K>>,
     /// Whether the first list has passed.
@@ -24,12 +29,14 @@ struct Part<K> {
     listing: HashMap<String, K>,
     /// Whether that list is complete.
     complete: bool,
+    /// Whether it was refused; what comes later is told as that of any later list.
+    refused: bool,
 }
 
-/// The events of all these namespaces' watches, each of which may begin its list anew at any time. `gone` makes an object of
-/// the metadata of one that a list does not have any more.
+/// The events of all these namespaces' watches, each of which may begin its list anew at any time, or be refused. `gone` makes an
+/// object of the metadata of one that a list does not have any more.
 pub(super) fn merge<K: Resource + Send + 'static>(
-    watches: impl Iterator<Item = (String, impl Stream<Item = Event<K>> + Send + 'static)>,
+    watches: impl Iterator<Item = (String, impl Stream<Item = Result<Event<K>, Refused>> + Send + 'static)>,
     gone: fn(ObjectMeta) -> K,
 ) -> impl Stream<Item = Event<K>> + Send + 'static {
     let (namespaces, watches): (Vec<String>, Vec<_>) = watches.unzip();
@@ -46,17 +53,22 @@ impl<K: Resource> Merger<K> {
     }
 
     /// What an event of one watch means for all of them.
-    fn take(&mut self, part: usize, event: Event<K>) -> Vec<Event<K>> {
+    fn take(&mut self, part: usize, event: Result<Event<K>, Refused>) -> Vec<Event<K>> {
         let Some(changed) = self.parts.get_mut(part) else { return Vec::new() };
-        if self.listed {
-            return changed.pass(event, self.gone);
+        match event {
+            Ok(event) if self.listed => return changed.pass(event, self.gone),
+            Ok(event) => changed.keep(event),
+            // Its last known objects stay in force.
+            Err(Refused) if self.listed => return Vec::new(),
+            Err(Refused) => changed.refuse(),
         }
-        changed.keep(event);
-        if !self.parts.iter().all(|part| part.complete) {
+        let (known, awaited) = (|part: &Part<K>| part.complete, |part: &Part<K>| !part.complete && !part.refused);
+        if self.parts.iter().any(awaited) || !self.parts.iter().any(known) {
             return Vec::new();
         }
         self.listed = true;
-        let objects: Vec<K> = self.parts.iter_mut().flat_map(Part::release).collect();
+        // A list that a refused one has begun meanwhile goes on, and is told when it is complete.
+        let objects: Vec<K> = self.parts.iter_mut().filter(|part| part.complete).flat_map(Part::release).collect();
         let list = objects.into_iter().map(Event::InitApply);
         [Event::Init].into_iter().chain(list).chain([Event::InitDone]).collect()
     }
@@ -66,7 +78,7 @@ impl<K: Resource> Merger<K> {
 
 impl<K: Resource> Part<K> {
     fn new(namespace: String) -> Self {
-        Self { namespace, known: HashSet::new(), listing: HashMap::new(), complete: false }
+        Self { namespace, known: HashSet::new(), listing: HashMap::new(), complete: false, refused: false }
     }
 
     /// Before the first list has passed: keeps what comes until the other watches have theirs, too.
@@ -84,6 +96,13 @@ impl<K: Resource> Part<K> {
                 self.listing.remove(&object.name_any());
             }
         }
+    }
+
+    /// Before the first list has passed: there is nothing to wait for.
+    fn refuse(&mut self) {
+        self.listing.clear();
+        self.complete = false;
+        self.refused = true;
     }
 
     /// The objects of the complete list; from now on they are known.
@@ -165,7 +184,7 @@ mod tests {
     fn list(merger: &mut Merger<Object>, part: usize, names: &[&str]) -> Vec<String> {
         let applied = names.iter().map(|name| Event::InitApply(object(name)));
         let events = [Event::Init].into_iter().chain(applied).chain([Event::InitDone]);
-        words(events.flat_map(|event| merger.take(part, event)).collect())
+        words(events.flat_map(|event| merger.take(part, Ok(event))).collect())
     }
 
     #[test]
@@ -173,10 +192,10 @@ mod tests {
         let mut merger = merger();
         assert!(list(&mut merger, 0, &["a/1", "a/2", "a/3"]).is_empty());
         // What changes meanwhile is in it; so is a list that had to begin anew.
-        assert!(merger.take(0, Event::Delete(object("a/2"))).is_empty());
-        assert!(merger.take(0, Event::Apply(object("a/4"))).is_empty());
-        assert!(merger.take(1, Event::Init).is_empty());
-        assert!(merger.take(1, Event::InitApply(object("b/lost"))).is_empty());
+        assert!(merger.take(0, Ok(Event::Delete(object("a/2")))).is_empty());
+        assert!(merger.take(0, Ok(Event::Apply(object("a/4")))).is_empty());
+        assert!(merger.take(1, Ok(Event::Init)).is_empty());
+        assert!(merger.take(1, Ok(Event::InitApply(object("b/lost")))).is_empty());
         assert_eq!(
             list(&mut merger, 1, &["b/1"]),
             ["init", "listed a/1", "listed a/3", "listed a/4", "listed b/1", "~done"]
@@ -188,9 +207,41 @@ mod tests {
         let mut merger = merger();
         assert!(list(&mut merger, 1, &["b/1"]).is_empty());
         // Its list begins anew before the other has come.
-        assert!(merger.take(1, Event::Init).is_empty());
+        assert!(merger.take(1, Ok(Event::Init)).is_empty());
         assert!(list(&mut merger, 0, &[]).is_empty());
-        assert_eq!(words(merger.take(1, Event::InitDone)), ["init", "~done"]);
+        assert_eq!(words(merger.take(1, Ok(Event::InitDone))), ["init", "~done"]);
+    }
+
+    #[test]
+    fn a_namespace_that_refuses_is_not_waited_for() {
+        let mut merger = merger();
+        assert!(merger.take(1, Err(Refused)).is_empty());
+        assert_eq!(list(&mut merger, 0, &["a/1"]), ["init", "listed a/1", "~done"]);
+        assert!(merger.take(1, Err(Refused)).is_empty());
+        assert_eq!(list(&mut merger, 1, &["b/1"]), ["apply b/1"]);
+        // It is known now: refused later, its objects stay.
+        assert!(merger.take(1, Err(Refused)).is_empty());
+        assert_eq!(list(&mut merger, 1, &["b/2"]), ["apply b/2", "delete b/1"]);
+    }
+
+    #[test]
+    fn a_list_that_was_refused_before_may_be_under_way_when_the_others_are_complete() {
+        let mut merger = merger();
+        assert!(merger.take(1, Err(Refused)).is_empty());
+        assert!(merger.take(1, Ok(Event::Init)).is_empty());
+        assert!(merger.take(1, Ok(Event::InitApply(object("b/1")))).is_empty());
+        assert_eq!(list(&mut merger, 0, &["a/1"]), ["init", "listed a/1", "~done"], "half a list is none");
+        assert!(merger.take(1, Ok(Event::InitApply(object("b/2")))).is_empty());
+        assert_eq!(words(merger.take(1, Ok(Event::InitDone))), ["apply b/1", "apply b/2"]);
+    }
+
+    #[test]
+    fn where_all_refuse_nothing_passes_until_one_does_not() {
+        let mut merger = merger();
+        assert!(merger.take(0, Err(Refused)).is_empty());
+        assert!(merger.take(1, Err(Refused)).is_empty());
+        assert_eq!(list(&mut merger, 1, &["b/1"]), ["init", "listed b/1", "~done"]);
+        assert_eq!(list(&mut merger, 0, &["a/1"]), ["apply a/1"]);
     }
 
     #[test]
@@ -198,8 +249,8 @@ mod tests {
         let mut merger = merger();
         list(&mut merger, 0, &["a/1", "a/2"]);
         list(&mut merger, 1, &["b/1"]);
-        assert_eq!(words(merger.take(0, Event::Apply(object("a/3")))), ["apply a/3"]);
-        assert_eq!(words(merger.take(1, Event::Delete(object("b/1")))), ["delete b/1"]);
+        assert_eq!(words(merger.take(0, Ok(Event::Apply(object("a/3"))))), ["apply a/3"]);
+        assert_eq!(words(merger.take(1, Ok(Event::Delete(object("b/1"))))), ["delete b/1"]);
         assert_eq!(list(&mut merger, 0, &["a/2", "a/4"]), ["apply a/2", "apply a/4", "delete a/1", "delete a/3"]);
         assert!(list(&mut merger, 1, &[]).is_empty(), "what was deleted is not deleted again");
         assert_eq!(list(&mut merger, 0, &["a/4"]), ["apply a/4", "delete a/2"]);

@@ -16,8 +16,8 @@ use tracing::warn;
 use super::{
     backends::apply_unreachable,
     conditions::{self, Connected, KnownBackends},
+    coverage::{Coverage, Met},
     ledger::Ledger,
-    reach::{Met, Reach},
     sessions::apply_sessions,
 };
 use crate::{
@@ -57,7 +57,7 @@ pub(in crate::controller) struct ConditionWriter {
 }
 
 type Key = (ObjectKind, ObjectName);
-type Said = (Option<i64>, Vec<Judgement>, Option<Reach>);
+type Said = (Option<i64>, Vec<Judgement>, Option<Coverage>);
 
 /// The objects as they are known.
 struct View {
@@ -77,7 +77,7 @@ struct Current {
     /// What replicas cannot reach.
     unreachable: Vec<UnreachableBackend>,
     /// Of a TunnelAgent, once it is written.
-    reach: Option<Reach>,
+    coverage: Option<Coverage>,
 }
 
 /// How a batch of writes went.
@@ -232,16 +232,16 @@ impl ConditionWriter {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
-        let ((kind, name), (generation, _, reach)) = (&due.key, &due.said);
+        let ((kind, name), (generation, _, coverage)) = (&due.key, &due.said);
         let mut patch = json!({
             "apiVersion": format!("{GROUP}/{VERSION}"),
             "kind": kind.as_str(),
             "metadata": {"name": &*name.name},
             "status": {"observedGeneration": generation, "conditions": due.conditions},
         });
-        if let Some(reach) = reach {
-            patch["status"]["connectedReplicas"] = json!(reach.connected);
-            patch["status"]["replicas"] = json!(reach.replicas);
+        if let Some(coverage) = coverage {
+            patch["status"]["connectedReplicas"] = json!(coverage.connected);
+            patch["status"]["replicas"] = json!(coverage.replicas);
         }
         let api = Api::<K>::namespaced(self.client.clone(), &name.namespace);
         api.patch_status(&name.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await?;
@@ -301,7 +301,7 @@ impl View {
         ledger.begin();
         for verdict in &compiled.verdicts {
             let Some(current) = self.current(verdict) else { continue };
-            let Current { version, conditions: current, unreachable, reach: current_reach } = current;
+            let Current { version, conditions: current, unreachable, coverage: current_coverage } = current;
             let exists = |replica: &String| self.existing.as_ref().is_none_or(|all| all.contains(replica));
             let other = |entry: &&UnreachableBackend| entry.replica != self.replica && exists(&entry.replica);
             let others: Vec<_> = unreachable.iter().filter(other).collect();
@@ -311,11 +311,18 @@ impl View {
                 said: current.iter().find(|said| said.type_ == ConditionType::BackendReachable.as_str()),
             };
             let judgements = conditions::judgements(verdict, connected, known);
-            let reach = (verdict.kind == ObjectKind::TunnelAgent).then(|| met.reach(&verdict.name));
+            let coverage = match verdict.kind {
+                ObjectKind::TunnelHost => None,
+                // What is there stays until it is known which replicas there are: left out, it would be removed.
+                ObjectKind::TunnelAgent if self.existing.is_none() => current_coverage,
+                ObjectKind::TunnelAgent => Some(met.coverage(&verdict.name)),
+            };
             let changed = conditions::changed(&judgements, verdict.generation, &current, now);
             // Both are one writer's, who always applies all that is its own.
-            let Some(conditions) = changed.or_else(|| (reach != current_reach).then_some(current)) else { continue };
-            let (key, said) = ((verdict.kind, verdict.name.clone()), (verdict.generation, judgements, reach));
+            let Some(conditions) = changed.or_else(|| (coverage != current_coverage).then_some(current)) else {
+                continue;
+            };
+            let (key, said) = ((verdict.kind, verdict.name.clone()), (verdict.generation, judgements, coverage));
             if !ledger.has(&key, version.as_ref(), &said) {
                 due.push(Due { key, version, said, conditions });
             }
@@ -333,16 +340,16 @@ impl View {
                     Some(status) => (status.conditions.clone(), status.unreachable.clone()),
                     None => Default::default(),
                 };
-                Current { version: host.resource_version(), conditions, unreachable, reach: None }
+                Current { version: host.resource_version(), conditions, unreachable, coverage: None }
             }
             ObjectKind::TunnelAgent => {
                 let agent = self.agents.get(&ObjectRef::new(name).within(namespace))?;
                 let status = agent.status.as_ref();
                 let conditions = status.map(|status| status.conditions.clone()).unwrap_or_default();
-                let reach = status.and_then(|status| {
-                    Some(Reach { connected: status.connected_replicas?, replicas: status.replicas? })
+                let coverage = status.and_then(|status| {
+                    Some(Coverage { connected: status.connected_replicas?, replicas: status.replicas? })
                 });
-                Current { version: agent.resource_version(), conditions, unreachable: Vec::new(), reach }
+                Current { version: agent.resource_version(), conditions, unreachable: Vec::new(), coverage }
             }
         })
     }

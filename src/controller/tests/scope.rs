@@ -1,15 +1,37 @@
 //! A controller that watches some namespaces only: what it asks for, and when it knows enough.
 
-use std::{collections::BTreeSet, sync::Mutex};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
+    compile::Compiled,
     controller::NamespaceName,
-    routing::{EntryPoint, Lookup, RequestInfo},
+    routing::{EntryPoint, Lookup, RequestInfo, RoutingTable},
 };
+
+/// The TunnelHost of NAMESPACE.example.com.
+fn in_namespace(namespace: &str, version: &str) -> Value {
+    let mut host = host("main", &format!("{namespace}.example.com"), version);
+    host["metadata"]["namespace"] = json!(namespace);
+    host
+}
+
+/// Whether the table has that hostname.
+fn knows(compiled: Option<&Arc<Compiled>>, host: &str) -> bool {
+    let found = |table: &RoutingTable| {
+        !matches!(table.lookup(EntryPoint::Http, &RequestInfo::get(host, "/")), Lookup::UnknownHost)
+    };
+    compiled.is_some_and(|compiled| found(&compiled.table))
+}
 
 #[test]
 fn a_name_is_a_dns_label() {
@@ -57,18 +79,6 @@ async fn the_table_waits_for_every_namespace_and_a_later_list_leaves_the_others_
         let _ = sender.send(call);
         None
     });
-    let in_namespace = |namespace: &str, version: &str| {
-        let mut host = host("main", &format!("{namespace}.example.com"), version);
-        host["metadata"]["namespace"] = json!(namespace);
-        host
-    };
-    let knows = |compiled: &Option<Arc<crate::compile::Compiled>>, host: &str| {
-        let found = |table: &crate::routing::RoutingTable| {
-            !matches!(table.lookup(EntryPoint::Http, &RequestInfo::get(host, "/")), Lookup::UnknownHost)
-        };
-        compiled.as_ref().is_some_and(|compiled| found(&compiled.table))
-    };
-
     let first = calls.recv().await.expect("a list");
     let second = calls.recv().await.expect("another list");
     let (shop, web) = if first.path.contains("/shop/") { (first, second) } else { (second, first) };
@@ -79,7 +89,7 @@ async fn the_table_waits_for_every_namespace_and_a_later_list_leaves_the_others_
     assert!(!early, "published without the objects of a namespace");
     shop.answer(&list(&[in_namespace("shop", "1")], "1"));
     let compiled = outputs.compiled.wait_for(Option::is_some).await.expect("it runs").clone();
-    assert!(knows(&compiled, "web.example.com") && knows(&compiled, "shop.example.com"));
+    assert!(knows(compiled.as_ref(), "web.example.com") && knows(compiled.as_ref(), "shop.example.com"));
 
     // The watch of one is too old: its list comes anew, without what has gone meanwhile.
     let _watch_shop = calls.recv().await.expect("a watch");
@@ -92,7 +102,47 @@ async fn the_table_waits_for_every_namespace_and_a_later_list_leaves_the_others_
     other["metadata"]["name"] = json!("other");
     other["spec"]["hostnames"] = json!(["other.example.com"]);
     web.answer(&list(&[other], "2"));
-    let gone = |compiled: &Option<Arc<crate::compile::Compiled>>| !knows(compiled, "web.example.com");
+    let gone = |compiled: &Option<Arc<Compiled>>| !knows(compiled.as_ref(), "web.example.com");
     let compiled = outputs.compiled.wait_for(gone).await.expect("it runs").clone();
-    assert!(knows(&compiled, "other.example.com") && knows(&compiled, "shop.example.com"));
+    assert!(knows(compiled.as_ref(), "other.example.com") && knows(compiled.as_ref(), "shop.example.com"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_may_not_be_read_does_not_keep_the_others_out_and_comes_in_later() {
+    for refusal in [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND] {
+        let granted = Arc::new(AtomicBool::new(false));
+        let let_in = granted.clone();
+        let (mut outputs, _) = run_controller_of(&["gone", "web"], move |call| {
+            if call.path.contains("/gone/") && !let_in.load(Ordering::Relaxed) {
+                call.refuse(refusal);
+                return None;
+            }
+            if !call.path.ends_with("/tunnelhosts") || call.query.contains("watch=true") {
+                return Some(call);
+            }
+            let namespace = if call.path.contains("/gone/") { "gone" } else { "web" };
+            call.answer(&list(&[in_namespace(namespace, "1")], "1"));
+            None
+        });
+        let web = |compiled: &Option<Arc<Compiled>>| knows(compiled.as_ref(), "web.example.com");
+        let compiled = tokio::time::timeout(Duration::from_mins(1), outputs.compiled.wait_for(web)).await;
+        assert!(!knows(compiled.expect("not kept waiting").expect("it runs").as_ref(), "gone.example.com"));
+        granted.store(true, Ordering::Relaxed);
+        let gone = |compiled: &Option<Arc<Compiled>>| knows(compiled.as_ref(), "gone.example.com");
+        let compiled = tokio::time::timeout(Duration::from_mins(1), outputs.compiled.wait_for(gone)).await;
+        assert!(web(&compiled.expect("it goes on trying").expect("it runs")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edge_that_may_read_no_namespace_at_all_serves_no_empty_table() {
+    let (mut outputs, _) = run_controller_of(&["shop", "web"], |call| {
+        if !call.path.ends_with("/tunnelhosts") {
+            return Some(call);
+        }
+        call.refuse(StatusCode::FORBIDDEN);
+        None
+    });
+    let published = tokio::time::timeout(Duration::from_mins(1), outputs.compiled.wait_for(Option::is_some)).await;
+    assert!(published.is_err(), "published without knowing anything");
 }

@@ -309,6 +309,32 @@ async fn the_replicas_that_an_agent_is_connected_to_are_counted_and_written_when
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_counts_of_replicas_stay_until_it_is_known_which_there_are() {
+    let mut replica = Replica::new();
+    let mut home = agent("home", "1");
+    home["status"] = json!({
+        "sessions": [session("laptop", "edge-1"), session("laptop", "edge-2")], "connectedReplicas": 2, "replicas": 3,
+    });
+    replica.knows(None, Some(&home));
+    replica.run_conditions();
+    let call = replica.api.next().await.expect("the conditions");
+    let status = &call.body["status"];
+    assert_eq!((&status["connectedReplicas"], &status["replicas"]), (&json!(2), &json!(3)));
+    home["status"]["conditions"] = status["conditions"].clone();
+    home["metadata"]["resourceVersion"] = json!("2");
+    call.answer(&home);
+    replica.knows(None, Some(&home));
+    assert!(replica.api.next().await.is_none(), "written although nothing is known");
+    let running = ["edge-1", "edge-2"].map(|id| Member { id: id.to_owned(), ip: None });
+    let replicas = Replicas { ready: 2, running: running.into() };
+    let existing = BTreeSet::from(["edge-1", "edge-2"].map(str::to_owned));
+    replica.members.send_replace(Members { replicas, existing: Some(Arc::new(existing)) });
+    let call = replica.api.next().await.expect("the counts");
+    // edge-1 is this replica, and holds none.
+    assert_eq!((&call.body["status"]["connectedReplicas"], &call.body["status"]["replicas"]), (&json!(1), &json!(2)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn sessions_of_gone_replicas_do_not_count_and_are_removed() {
     let mut replica = Replica::new();
     let mut home = agent("home", "1");
@@ -367,6 +393,8 @@ async fn what_an_earlier_process_of_the_pod_left_is_removed() {
 async fn connected_shop(replica: &mut Replica) -> Value {
     let (mut home, mut shop) = (agent("home", "1"), host("shop", "shop.example.com", "1"));
     home["status"] = json!({"sessions": [session("laptop", "edge-2")]});
+    let existing = BTreeSet::from(["edge-1".to_owned(), "edge-2".to_owned()]);
+    replica.members.send_replace(Members { existing: Some(Arc::new(existing)), ..Members::alone("edge-1") });
     replica.knows(Some(&shop), Some(&home));
     replica.run_conditions();
     for _ in 0..2 {
@@ -422,8 +450,6 @@ async fn what_another_replica_does_not_reach_is_told_until_that_is_gone() {
         reason: "Timeout".to_owned(),
         message: "too slow".to_owned(),
     };
-    let existing = BTreeSet::from(["edge-1".to_owned(), "edge-2".to_owned()]);
-    replica.members.send_replace(Members { existing: Some(Arc::new(existing)), ..Members::alone("edge-1") });
     shop["status"]["unreachable"] = json!([entry("edge-2"), entry("gone")]);
     shop["metadata"]["resourceVersion"] = json!("3");
     replica.knows(Some(&shop), None);

@@ -1,8 +1,6 @@
 """On a cluster: three replicas and two agents as pods are rolled out, scaled and killed; agents dial by DNS, and from behind NAT."""
 
-import asyncio
 import collections
-import re
 import signal
 import socket
 import subprocess
@@ -23,36 +21,6 @@ REPLICAS, AGENTS = 3, 2
 GOING_AWAY = 1001
 
 
-class Watched(Visitors):
-    """Visitors of whom is known, where they get no answer, to which pod they were led."""
-
-    def __init__(self, address):
-        self.led = {}
-        super().__init__(address)
-
-    async def request(self, address):
-        host, port = address.split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        begun, source = time.monotonic(), writer.get_extra_info("sockname")[1]
-        try:
-            writer.write(f"GET {self.path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
-            answer = await reader.read(-1)
-        except asyncio.CancelledError:
-            tracked = subprocess.run(["conntrack", "-L", "-p", "tcp", "--orig-port-src", str(source)], capture_output=True, text=True)
-            print(f"faults: no answer, connected for {time.monotonic() - begun:.1f} s: {tracked.stdout.strip()}", file=sys.stderr, flush=True)
-            raise
-        finally:
-            writer.close()
-        head, _, body = answer.partition(b"\r\n\r\n")
-        status = re.match(rb"HTTP/1.1 (\d{3}) ", head)
-        length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
-        if status and status[1] != b"200":
-            print(f"faults: answered {head!r}", file=sys.stderr, flush=True)
-        if not status or not length or int(length[1]) != len(body):
-            raise EOFError
-        return int(status[1]), b"\r\nretry-after:" in head.lower()
-
-
 class Load:
     """Everything that visitors do, through the Service, until `stop`."""
 
@@ -62,7 +30,7 @@ class Load:
         # The rest of the machine's time at most: probes and kube-proxy must not starve, which is not what is tried here.
         wrk = ["chrt", "-i", "0", "wrk", "-t1", "-c16", "-d3600", "--timeout", "30s", "-H", f"Host: {HOST}", f"http://{address}/small"]
         self.wrk = run.processes.start("wrk", *wrk, stdout=subprocess.PIPE, text=True)
-        self.visitors = Watched(address)
+        self.visitors = Visitors(address)
         self.cut, self.over = [], threading.Event()
         self.downloads = [threading.Thread(target=self.download, args=(address,)) for _ in range(4)]
         for thread in self.downloads:

@@ -14,7 +14,7 @@ from certificate import certificate
 from culvert import tunnel_host
 from fleet import answers, get, rss_kib
 from processes import until
-from table import at_most, told
+from table import at_least, at_most, told
 
 PEERS, EDGES = 2000, 500
 LINKED = "linked.faults.test"  # a host of which every request goes to a hostile agent
@@ -51,6 +51,8 @@ class Against:
         self.edge = edge
         self.host, port = edge.bridge.split(":")
         self.port, self.token, self.context = int(port), token, blind()
+        # One entry for each who was let in, and for each who was asked for a link.
+        self.tried, self.let_in, self.asked = [], [], []
 
     def tcp(self):
         return socket.create_connection((self.host, self.port), timeout=10)
@@ -59,6 +61,7 @@ class Against:
         return self.context.wrap_socket(self.tcp())
 
     def registered(self, number, **identity):
+        self.tried.append(number)
         stream = self.tls()
         stream.sendall(registration(self.token, **{"instance": f"{number + 1:x}", **identity}))
         answer = b""
@@ -66,6 +69,7 @@ class Against:
             answer += stream.recv(1)
         if b" 101 " not in answer:
             raise ConnectionError(answer)
+        self.let_in.append(number)
         return stream
 
 
@@ -129,6 +133,7 @@ def links(peer, pieces, upload=0):
             kind, _, length, link = struct.unpack(">BBHI", exactly(stream, 8))
             exactly(stream, length)
             if kind == OPEN:
+                peer.asked.append(link)
                 break
         said(stream, *[piece(link) for piece in pieces])
 
@@ -240,6 +245,9 @@ def against_edge(run):
     said_lines = lines(edge.process, logged_before)
     slow.sort()
     yield at_most(f"{done:,} hostile peers of an edge: RSS above before", [(settle(edge.process) - before) / 1024], 10, "MiB")
+    # What was not let in has not attacked.
+    yield at_least("of those with a valid token, let in", [100 * len(peer.let_in) / len(peer.tried)], 90, "%")
+    yield at_least("of those that wait for a link, asked for one", [100 * len(peer.asked) / ((count + 2) * len(LINKS))], 90, "%")
     yield at_most("lines in its log", [said_lines], 50)
     yield at_most("those that were still there after 30 s", [stayed], 0)
     yield at_most("visitors of a good agent meanwhile: 99 of 100 answered within", [slow[int(len(slow) * 0.99)]], 1000, "ms")
@@ -261,7 +269,7 @@ def removed(fleet, peer):
 
 def attack(peer, count):
     """Each kind so many times, all side by side; how many there were, and how many of them the edge has let stay."""
-    done, stayed = [], []
+    done, stayed, broken = [], [], []
 
     def several(kind):
         for number in range(count):
@@ -274,6 +282,8 @@ def attack(peer, count):
             stayed.append(kind)
         except OSError:
             pass  # the edge is free to hang up
+        except Exception as error:  # in a thread nobody else would see it
+            broken.append(repr(error))
         done.append(kind)
 
     def in_turn():
@@ -290,6 +300,8 @@ def attack(peer, count):
         thread.start()
     for thread in threads:
         thread.join()
+    if broken:
+        raise SystemExit(f"faults: {len(broken)} hostile peers broke: {broken[0]}")
     return len(done), len(stayed)
 
 

@@ -6,7 +6,7 @@ use crate::{controller::Member, routing::ObjectName};
 
 /// With how many of the replicas an agent has a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reach {
+pub(super) struct Coverage {
     pub(super) connected: i32,
     pub(super) replicas: i32,
 }
@@ -32,9 +32,9 @@ impl Met {
         }
     }
 
-    pub(super) fn reach(&self, agent: &ObjectName) -> Reach {
+    pub(super) fn coverage(&self, agent: &ObjectName) -> Coverage {
         let number = |replicas: &BTreeSet<String>| i32::try_from(replicas.len()).unwrap_or(i32::MAX);
-        Reach { connected: self.by_agent.get(agent).map_or(0, number), replicas: number(&self.running) }
+        Coverage { connected: self.by_agent.get(agent).map_or(0, number), replicas: number(&self.running) }
     }
 }
 
@@ -50,7 +50,7 @@ mod tests {
         for replica in ["edge-2", "edge-1", "edge-2", "leaving"] {
             met.add(home.clone(), replica);
         }
-        assert_eq!(met.reach(&home), Reach { connected: 2, replicas: 3 });
-        assert_eq!(met.reach(&other), Reach { connected: 0, replicas: 3 });
+        assert_eq!(met.coverage(&home), Coverage { connected: 2, replicas: 3 });
+        assert_eq!(met.coverage(&other), Coverage { connected: 0, replicas: 3 });
     }
 }
