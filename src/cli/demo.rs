@@ -72,8 +72,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         state: None,
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(1),
-    })
-    .await?;
+    })?;
     let addresses = edge.addresses;
     let agent = agent(addresses.bridge, &agent_token, certificate.fingerprint, backend)?;
     let mut sessions = edge.sessions();

@@ -6,7 +6,7 @@ use futures::FutureExt;
 use kube::Client;
 use prometheus::Registry as MetricsRegistry;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     sync::watch,
     task::{JoinError, JoinSet},
     time::{sleep, timeout},
@@ -116,15 +116,15 @@ struct Listeners {
 
 impl Edge {
     /// Binds the listeners and makes the parts. Errors name the flag to change.
-    pub(super) async fn bind(config: EdgeConfig) -> Result<Self, Failure> {
+    pub(super) fn bind(config: EdgeConfig) -> Result<Self, Failure> {
         let listeners = Listeners {
-            http: bind("--http", config.http).await?,
+            http: bind("--http", config.http)?,
             https: match config.https {
-                Some(address) => Some(bind("--https", address).await?),
+                Some(address) => Some(bind("--https", address)?),
                 None => None,
             },
-            bridge: bind("--bridge", config.bridge).await?,
-            admin: bind("--admin", config.admin).await?,
+            bridge: bind("--bridge", config.bridge)?,
+            admin: bind("--admin", config.admin)?,
         };
         let addresses = Addresses {
             http: listeners.http.local_addr()?,
@@ -156,7 +156,7 @@ impl Edge {
         let mesh = match config.mesh {
             None => None,
             Some((address, identity)) => {
-                let listener = bind("--mesh", address).await?;
+                let listener = bind("--mesh", address)?;
                 let address = listener.local_addr()?;
                 tracing::info!(mesh = %address, "listening");
                 fleet.mesh_port = Some(address.port());
@@ -348,7 +348,17 @@ fn early(ended: Option<Result<Result<(), Failure>, JoinError>>) -> Failure {
     }
 }
 
-async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
-    let listener = TcpListener::bind(address).await;
-    listener.map_err(|error| format!("cannot listen on {address}: {error}; choose another address with {flag}").into())
+/// How many connections may wait to be accepted, as far as the kernel allows (`net.core.somaxconn`). All of a fleet's agents, or of a
+/// page's visitors, come at once; who finds no room asks again a second later.
+const BACKLOG: u32 = 4096;
+
+fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // Of an edge that has just ended, connections may linger on the same port.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|error| format!("cannot listen on {address}: {error}; choose another address with {flag}").into())
 }

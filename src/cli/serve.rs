@@ -197,8 +197,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         state,
         drain_delay: args.drain_delay.unwrap_or(usual_delay),
         drain_timeout: args.drain_timeout,
-    })
-    .await?;
+    })?;
     edge.run(stop).await?;
     Ok(ExitCode::SUCCESS)
 }
