@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::harness::{Backend, Culvert, Site, Visitor, all_see, apply, eventually, kubectl};
 
 /// Longer than a failure is said at least, and than any replica needs to hear of another one's.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// A TunnelHost's conditions by their types, and what replicas say of its backends.
 fn status(site: &Site, host: &str) -> (BTreeMap<String, Value>, Value) {

@@ -318,10 +318,10 @@ impl View {
                 ObjectKind::TunnelAgent => Some(met.coverage(&verdict.name)),
             };
             let changed = conditions::changed(&judgements, verdict.generation, &current, now);
-            // Both are one writer's, who always applies all that is its own.
-            let Some(conditions) = changed.or_else(|| (coverage != current_coverage).then_some(current)) else {
-                continue;
-            };
+            // Both are one writer's, who always applies all that is its own, and nothing that is another's.
+            let is_own = |said: &Condition| judgements.iter().any(|own| own.condition.as_str() == said.type_);
+            let as_before = || current.iter().filter(|said| is_own(said)).cloned().collect();
+            let Some(conditions) = changed.or_else(|| (coverage != current_coverage).then(as_before)) else { continue };
             let (key, said) = ((verdict.kind, verdict.name.clone()), (verdict.generation, judgements, coverage));
             if !ledger.has(&key, version.as_ref(), &said) {
                 due.push(Due { key, version, said, conditions });
