@@ -162,5 +162,5 @@ fn an_edge_that_watches_some_namespaces_has_roles_there_and_no_cluster_role() {
     assert!(secrets.clone().all(|role| role.contains("namespace: web") || role.contains("namespace: shop")));
     assert_eq!(secrets.count(), 2);
     let all = helm(["template", "dry", &chart(), "--namespace", NAMESPACE]);
-    assert!(all.contains("kind: ClusterRole\n") && !all.contains("--watch-namespaces"));
+    assert!(all.contains("kind: ClusterRole\n") && !all.contains("- --watch-namespaces"));
 }
