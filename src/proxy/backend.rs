@@ -7,6 +7,7 @@ mod http2;
 pub(super) mod pool;
 mod stream;
 pub(super) mod tls;
+mod watched;
 
 use std::{future::Future, sync::Arc, task::Context};
 

@@ -3,15 +3,13 @@
 
 use std::{
     io,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use super::watched::Watch;
 
 /// The most bytes before a head, its own included. Tens of thousands of interim responses, and more than hyper reads ahead
 /// of a body before anybody has seen the head.
@@ -24,19 +22,17 @@ const ANY: usize = usize::MAX;
 #[error("more than {MOST} bytes of interim responses came before its head")]
 pub(in crate::proxy) struct TooMuch;
 
-/// A stream on which only so much may come before a head.
-pub(super) struct BeforeHead<S> {
-    stream: S,
-    left: Allowance,
-}
-
-/// How much may still come; whoever uses the connection has the other end.
+/// How much may still come before a head; whoever uses the connection has the one end, and what watches it the other.
 #[derive(Clone)]
 pub(super) struct Allowance(Arc<AtomicUsize>);
 
 // === impl Allowance ===
 
 impl Allowance {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(AtomicUsize::new(MOST)))
+    }
+
     /// A request is sent, and a head is due.
     pub(super) fn renew(&self) {
         self.0.store(MOST, Ordering::Relaxed);
@@ -46,61 +42,15 @@ impl Allowance {
     pub(super) fn lift(&self) {
         self.0.store(ANY, Ordering::Relaxed);
     }
+}
 
-    fn take(&self, bytes: usize) -> io::Result<()> {
+impl Watch for Allowance {
+    fn arrived(&mut self, bytes: &[u8]) -> io::Result<()> {
         let left = self.0.load(Ordering::Relaxed);
         if left != ANY {
-            let left = left.checked_sub(bytes).ok_or_else(|| io::Error::other(TooMuch))?;
+            let left = left.checked_sub(bytes.len()).ok_or_else(|| io::Error::other(TooMuch))?;
             self.0.store(left, Ordering::Relaxed);
         }
         Ok(())
-    }
-}
-
-// === impl BeforeHead ===
-
-impl<S> BeforeHead<S> {
-    pub(super) fn new(stream: S) -> (Self, Allowance) {
-        let left = Allowance(Arc::new(AtomicUsize::new(MOST)));
-        (Self { stream, left: left.clone() }, left)
-    }
-
-    pub(super) fn into_inner(self) -> S {
-        self.stream
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for BeforeHead<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        Poll::Ready(this.left.take(buf.filled().len() - before))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for BeforeHead<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }

@@ -1,26 +1,17 @@
 //! How much an HTTP/2 backend sends before the body of each response. The library below drops interim responses as they come, any
 //! number of them; here they are counted.
 
-use std::{
-    collections::HashMap,
-    io,
-    pin::Pin,
-    task::{Context, Poll, ready},
+use std::{collections::HashMap, io};
+
+use super::{
+    before_head::{MOST, TooMuch},
+    watched::Watch,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use super::before_head::{MOST, TooMuch};
-
-/// A connection of HTTP/2 that ends with an error where a stream has too many bytes of heads before any of a body.
-pub(super) struct Heads<S> {
-    stream: S,
-    follower: Follower,
-}
-
-/// Follows the lengths of frames (RFC 9113, 4.1).
+/// Ends a connection of HTTP/2 with an error where a stream has too many bytes of heads before any of a body. Follows the lengths of
+/// frames (RFC 9113, 4.1).
 #[derive(Default)]
-struct Follower {
+pub(super) struct Heads {
     /// As much of a frame's header as has come.
     header: [u8; HEADER],
     filled: usize,
@@ -41,50 +32,13 @@ const STREAMS: usize = 1024;
 
 // === impl Heads ===
 
-impl<S> Heads<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, follower: Follower::default() }
+impl Watch for Heads {
+    fn arrived(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.pass(bytes).map_err(io::Error::other)
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        Poll::Ready(this.follower.pass(&buf.filled()[before..]).map_err(io::Error::other))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heads<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-}
-
-// === impl Follower ===
-
-impl Follower {
+impl Heads {
     fn pass(&mut self, mut bytes: &[u8]) -> Result<(), TooMuch> {
         while !bytes.is_empty() {
             if self.payload > 0 {
@@ -145,26 +99,26 @@ mod tests {
 
     #[test]
     fn only_heads_without_a_body_count_up() {
-        let mut follower = Follower::default();
+        let mut heads = Heads::default();
         let exchange = [frame(HEADERS, 4, 1, 200), frame(DATA, 0, 1, 100), frame(HEADERS, 5, 1, 10)].concat();
         // In pieces that end anywhere.
         for piece in exchange.repeat(20_000).chunks(777) {
-            assert!(follower.pass(piece).is_ok());
+            assert!(heads.pass(piece).is_ok());
         }
-        assert!(follower.streams.is_empty());
+        assert!(heads.streams.is_empty());
         let hints = [frame(HEADERS, 4, 3, 200), frame(DATA, 0, 5, 9), frame(6, 0, 0, 8)].concat();
-        let most = (0..20_000).take_while(|_| follower.pass(&hints).is_ok()).count();
+        let most = (0..20_000).take_while(|_| heads.pass(&hints).is_ok()).count();
         assert_eq!(most, MOST / 209, "whatever comes on other streams");
     }
 
     #[test]
     fn streams_that_were_given_up_are_forgotten() {
-        let mut follower = Follower::default();
+        let mut heads = Heads::default();
         for stream in 0..5000u32 {
             let mut bytes = frame(HEADERS, 4, 0, 50);
             bytes[5..9].copy_from_slice(&stream.to_be_bytes());
-            assert!(follower.pass(&bytes).is_ok());
-            assert!(follower.streams.len() <= STREAMS);
+            assert!(heads.pass(&bytes).is_ok());
+            assert!(heads.streams.len() <= STREAMS);
         }
     }
 }

@@ -18,9 +18,7 @@ use tokio::{
 };
 
 use super::{
-    BackendStream, MAX_HEAD_BYTES, MAX_HEADERS, SendError,
-    before_head::{Allowance, BeforeHead},
-    pool::Pool,
+    BackendStream, MAX_HEAD_BYTES, MAX_HEADERS, SendError, before_head::Allowance, pool::Pool, watched::Watched,
 };
 use crate::proxy::message::upload::RequestBody;
 
@@ -36,7 +34,7 @@ const READ: usize = 16 * 1024 - 1;
 
 type Sender = http1::SendRequest<RequestBody>;
 /// Boxed, once for all of its requests: it is large, and each request hands it on several times.
-type Connection = Box<http1::Connection<TokioIo<BeforeHead<BackendStream>>, RequestBody>>;
+type Connection = Box<http1::Connection<TokioIo<Watched<BackendStream, Allowance>>, RequestBody>>;
 
 /// What the task of a connection needs to give it back to its pool.
 type Release = (Sender, Allowance, Arc<Pool>);
@@ -74,7 +72,8 @@ impl Idle {
     /// Speaks HTTP/1.1 over a link.
     pub(crate) async fn handshake(mut stream: BackendStream) -> hyper::Result<Self> {
         stream.limit_reads(READ);
-        let (stream, allowance) = BeforeHead::new(stream);
+        let allowance = Allowance::new();
+        let stream = Watched::new(stream, allowance.clone());
         let (sender, connection) = http1::Builder::new()
             .max_header_size(MAX_HEAD_BYTES)
             .max_buf_size(MAX_BUFFER)

@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{BackendStream, MAX_HEAD_BYTES, SendError, heads::Heads};
+use super::{BackendStream, MAX_HEAD_BYTES, SendError, heads::Heads, watched::Watched};
 use crate::proxy::message::upload::RequestBody;
 
 /// Requests that share a connection at most, whatever more the backend would take: beyond that a link of its own carries more.
@@ -71,7 +71,7 @@ impl Shared {
             .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
             .keep_alive_interval(PING)
             .keep_alive_timeout(PONG)
-            .handshake(TokioIo::new(Heads::new(stream)))
+            .handshake(TokioIo::new(Watched::new(stream, Heads::default())))
             .await?;
         let settings = Arc::<Settings>::default();
         let (known, asked) = (limit.clone(), settings.clone());
