@@ -218,23 +218,23 @@ impl Controller {
         let own_sessions = SessionWriter {
             client: client.clone(),
             replica: config.replica.clone(),
-            agents,
-            sessions,
+            objects: agents,
+            known: sessions,
             touched: touched.subscribe(),
             metrics: metrics.clone(),
         };
         let own_backends = BackendWriter {
             client: client.clone(),
             replica: config.replica.clone(),
-            hosts,
-            backends,
+            objects: hosts,
+            known: backends,
             touched: touched.subscribe(),
             metrics: metrics.clone(),
         };
         let newcomers = EventWriter {
             client: client.clone(),
             replica: config.replica.clone(),
-            agents: own_sessions.agents.clone(),
+            agents: own_sessions.objects.clone(),
             touched: touched.subscribe(),
             holder: holder.subscribe(),
         };

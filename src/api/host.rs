@@ -133,7 +133,7 @@ pub struct TunnelHostStatus {
 }
 
 /// Why a replica of the edge does not reach the backends of a route.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UnreachableBackend {
     /// The replica: its pod's name.

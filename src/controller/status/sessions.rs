@@ -1,120 +1,37 @@
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::collections::BTreeMap;
 
-use futures::{StreamExt, stream};
-use kube::{
-    Api, Client, ResourceExt,
-    api::{Patch, PatchParams},
-    runtime::reflector::Store,
-};
-use serde_json::json;
-use tokio::sync::watch;
-use tracing::warn;
-
-use super::{ledger::Ledger, manager};
+use super::entries::{Entries, EntryWriter};
 use crate::{
-    api::{AgentSession, GROUP, TunnelAgent, VERSION},
-    compile::object_name,
-    controller::{
-        Sessions,
-        metrics::{Metrics, StatusUpdate},
-        pauses::Pauses,
-    },
+    api::{AgentSession, TunnelAgent},
+    controller::Sessions,
     routing::ObjectName,
 };
 
-/// How long sessions must be quiet before they are written: an agent that starts opens several at once.
-const QUIET: Duration = Duration::from_millis(100);
-
-/// How many objects are written at a time.
-const CONCURRENCY: usize = 8;
-
 /// Writes the sessions that this replica holds into the status of their TunnelAgents.
-///
-/// Every replica owns its own entries, by server-side apply with its pod's name as field manager: applying the whole
-/// set of its entries adds, changes and removes them, and never touches those of others.
-pub(in crate::controller) struct SessionWriter {
-    pub(in crate::controller) client: Client,
-    pub(in crate::controller) replica: String,
-    pub(in crate::controller) agents: Store<TunnelAgent>,
-    pub(in crate::controller) sessions: watch::Receiver<Arc<Sessions>>,
-    pub(in crate::controller) touched: watch::Receiver<()>,
-    pub(in crate::controller) metrics: Arc<Metrics>,
-}
+pub(in crate::controller) type SessionWriter = EntryWriter<Held>;
 
-/// The entries of one replica in one TunnelAgent's status, as they should be.
-struct Entries {
-    agent: ObjectName,
-    version: Option<String>,
-    sessions: Vec<AgentSession>,
-}
+/// One entry for each process of an agent.
+pub(in crate::controller) struct Held;
 
-// === impl SessionWriter ===
+// === impl Held ===
 
-impl SessionWriter {
-    pub(in crate::controller) async fn run(mut self) {
-        // What is in the status before the first listing is unknown.
-        if self.agents.wait_until_ready().await.is_err() {
-            return;
-        }
-        let mut ledger = Ledger::new();
-        let mut pauses = Pauses::default();
-        loop {
-            self.sessions.mark_unchanged();
-            self.touched.mark_unchanged();
-            let failed = self.write(&mut ledger).await;
-            let retry = failed.then(|| pauses.after_failure());
-            tokio::select! {
-                changed = self.sessions.changed() => if changed.is_err() { return },
-                changed = self.touched.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
-            }
-            tokio::time::sleep(QUIET).await;
-        }
+impl Entries for Held {
+    type Object = TunnelAgent;
+    type Entry = AgentSession;
+    type Known = Sessions;
+
+    const FIELD: &'static str = "sessions";
+
+    fn desired(live: &Sessions, agent: &ObjectName, replica: &str) -> Vec<AgentSession> {
+        entries(live.get(agent).map_or(&[], Vec::as_slice), replica)
     }
 
-    /// Writes the entries that differ, and says whether one could not be written.
-    async fn write(&self, ledger: &mut Ledger<ObjectName, Vec<AgentSession>>) -> bool {
-        let due = self.due(ledger);
-        let writes = stream::iter(due).map(|entries| async move {
-            let api = Api::<TunnelAgent>::namespaced(self.client.clone(), &entries.agent.namespace);
-            let result = apply_sessions(&api, &entries.agent.name, &self.replica, &entries.sessions).await;
-            (entries, result)
-        });
-        let mut writes = std::pin::pin!(writes.buffer_unordered(CONCURRENCY));
-        let mut failed = false;
-        while let Some((entries, result)) = writes.next().await {
-            match result {
-                Ok(()) => {
-                    self.metrics.status_update(StatusUpdate::Success);
-                    ledger.note(entries.agent, entries.version, entries.sessions);
-                }
-                Err(error) => {
-                    self.metrics.status_update(StatusUpdate::Failure);
-                    warn!(agent = %entries.agent, "its sessions could not be written, this is tried again: {error}");
-                    failed = true;
-                }
-            }
-        }
-        failed
+    fn current(agent: &TunnelAgent) -> &[AgentSession] {
+        agent.status.as_ref().map_or(&[], |status| &status.sessions)
     }
 
-    fn due(&self, ledger: &mut Ledger<ObjectName, Vec<AgentSession>>) -> Vec<Entries> {
-        let live = self.sessions.borrow().clone();
-        let mut due = Vec::new();
-        ledger.begin();
-        for object in self.agents.state() {
-            let agent = object_name(&object.metadata);
-            let desired = entries(live.get(&agent).map_or(&[][..], Vec::as_slice), &self.replica);
-            let status = object.status.as_ref().map_or(&[][..], |status| &status.sessions);
-            let own = status.iter().filter(|session| session.replica == self.replica);
-            let mut current: Vec<_> = own.cloned().collect();
-            current.sort();
-            let version = object.resource_version();
-            if current != desired && !ledger.has(&agent, version.as_ref(), &desired) {
-                due.push(Entries { agent, version, sessions: desired });
-            }
-        }
-        due
+    fn replica(entry: &AgentSession) -> &String {
+        &entry.replica
     }
 }
 
@@ -137,27 +54,6 @@ fn entries(sessions: &[AgentSession], replica: &str) -> Vec<AgentSession> {
     let mut entries: Vec<_> = instances.into_values().map(own).collect();
     entries.sort();
     entries
-}
-
-/// Makes `sessions` all that `replica` owns in the agent's status. An agent that is gone needs none.
-pub(super) async fn apply_sessions(
-    api: &Api<TunnelAgent>,
-    agent: &str,
-    replica: &str,
-    sessions: &[AgentSession],
-) -> kube::Result<()> {
-    let patch = json!({
-        "apiVersion": format!("{GROUP}/{VERSION}"),
-        "kind": "TunnelAgent",
-        "metadata": {"name": agent},
-        "status": {"sessions": sessions},
-    });
-    let params = PatchParams::apply(manager(replica)).force();
-    match api.patch_status(agent, &params, &Patch::Apply(patch)).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 #[cfg(test)]

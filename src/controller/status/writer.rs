@@ -14,11 +14,12 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::{
-    backends::apply_unreachable,
+    backends::Unreachable,
     conditions::{self, Connected, KnownBackends},
     coverage::{Coverage, Met},
+    entries::remove_gone,
     ledger::Ledger,
-    sessions::apply_sessions,
+    sessions::Held,
 };
 use crate::{
     api::{ConditionType, GROUP, TunnelAgent, TunnelHost, UnreachableBackend, VERSION},
@@ -248,45 +249,13 @@ impl ConditionWriter {
         Ok(())
     }
 
-    /// Removes what replicas that are gone have said: in their name, as nobody else owns it. Says whether something could not
-    /// be removed.
+    /// Removes what replicas that are gone have said. Says whether something could not be removed.
     async fn remove_gone(&self) -> bool {
         let Some(existing) = self.members.borrow().existing.clone() else { return false };
-        let mut failed = false;
-        for agent in self.agents.state() {
-            let Some(status) = &agent.status else { continue };
-            let replicas = status.sessions.iter().map(|session| &session.replica);
-            let gone: BTreeSet<&String> =
-                replicas.filter(|replica| **replica != self.replica && !existing.contains(*replica)).collect();
-            let name = object_name(&agent.metadata);
-            let api = Api::<TunnelAgent>::namespaced(self.client.clone(), &name.namespace);
-            for replica in gone {
-                match apply_sessions(&api, &name.name, replica, &[]).await {
-                    Ok(()) => self.metrics.status_update(StatusUpdate::Success),
-                    Err(error) => {
-                        self.metrics.status_update(StatusUpdate::Failure);
-                        warn!(agent = %name, replica, "sessions of a gone replica could not be removed: {error}");
-                        failed = true;
-                    }
-                }
-            }
-        }
-        for host in self.hosts.state() {
-            let said = host.status.iter().flat_map(|status| &status.unreachable).map(|entry| &entry.replica);
-            for replica in said.filter(|replica| **replica != self.replica && !existing.contains(*replica)) {
-                let name = object_name(&host.metadata);
-                let api = Api::<TunnelHost>::namespaced(self.client.clone(), &name.namespace);
-                match apply_unreachable(&api, &name.name, replica, None).await {
-                    Ok(()) => self.metrics.status_update(StatusUpdate::Success),
-                    Err(error) => {
-                        self.metrics.status_update(StatusUpdate::Failure);
-                        warn!(tunnel_host = %name, replica, "what a gone replica said could not be removed: {error}");
-                        failed = true;
-                    }
-                }
-            }
-        }
-        failed
+        let exists = |replica: &String| *replica == self.replica || existing.contains(replica);
+        let sessions = remove_gone::<Held>(&self.client, &self.agents, exists, &self.metrics).await;
+        let backends = remove_gone::<Unreachable>(&self.client, &self.hosts, exists, &self.metrics).await;
+        sessions || backends
     }
 }
 

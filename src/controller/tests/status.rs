@@ -67,16 +67,16 @@ impl Replica {
         let own_backends = BackendWriter {
             client: client.clone(),
             replica: "edge-1".to_owned(),
-            hosts: hosts_view,
-            backends: backends.subscribe(),
+            objects: hosts_view,
+            known: backends.subscribe(),
             touched: touched.subscribe(),
             metrics: metrics.clone(),
         };
         let own_sessions = SessionWriter {
             client,
             replica: "edge-1".to_owned(),
-            agents: agents_view,
-            sessions: sessions.subscribe(),
+            objects: agents_view,
+            known: sessions.subscribe(),
             touched: touched.subscribe(),
             metrics,
         };
