@@ -171,6 +171,20 @@ impl Stage {
         let request = format!("GET {path} HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n");
         String::from_utf8_lossy(&to_the_end(&mut self.visit(&request).await).await).into_owned()
     }
+
+    /// A visitor whose request the backend has, and does not answer yet.
+    async fn held(&mut self) -> TcpStream {
+        let visitor = self.visit("GET /held HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n").await;
+        self.sees("a request").await;
+        visitor
+    }
+
+    /// The backend answers that request, and the visitor gets all of it.
+    async fn answers_held(&self, mut visitor: TcpStream) {
+        self.release.notify_one();
+        let answer = String::from_utf8(to_the_end(&mut visitor).await).expect("text");
+        assert!(answer.ends_with("\r\n\r\nkept"), "{answer}");
+    }
 }
 
 impl Drop for Stage {
@@ -303,13 +317,10 @@ async fn a_reset_of_either_end_reaches_the_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_leaves_when_its_requests_are_done() {
     let mut stage = Stage::start().await;
-    let mut visitor = stage.visit("GET /held HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n").await;
-    stage.sees("a request").await;
+    let visitor = stage.held().await;
     stage.agent.terminate();
     stage.agent.says("leaving");
-    stage.release.notify_one();
-    let answer = String::from_utf8(to_the_end(&mut visitor).await).expect("text");
-    assert!(answer.ends_with("\r\n\r\nkept"), "{answer}");
+    stage.answers_held(visitor).await;
     stage.agent.says("left");
     assert!(stage.agent.child.wait().expect("its end").success());
     stage.edge.says("agent disconnected");
@@ -320,13 +331,10 @@ async fn it_leaves_when_its_requests_are_done() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_told_that_the_edge_leaves() {
     let mut stage = Stage::start().await;
-    let mut visitor = stage.visit("GET /held HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n").await;
-    stage.sees("a request").await;
+    let visitor = stage.held().await;
     stage.edge.terminate();
     stage.agent.says("note drain");
-    stage.release.notify_one();
-    let answer = String::from_utf8(to_the_end(&mut visitor).await).expect("text");
-    assert!(answer.ends_with("\r\n\r\nkept"), "{answer}");
+    stage.answers_held(visitor).await;
     stage.agent.says("ended");
     assert!(stage.edge.child.wait().expect("its end").success());
 }

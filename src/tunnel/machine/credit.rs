@@ -108,9 +108,10 @@ impl Active {
     const TRIPS: u32 = 4;
 
     fn count(&mut self, epoch: &mut u64, now: Instant, trip: Duration) {
-        if self.since.is_none_or(|since| now.saturating_duration_since(since) > trip * Self::TRIPS) {
-            let over = self.since.is_some_and(|since| now.saturating_duration_since(since) > trip * Self::TRIPS * 2);
-            self.before = if over { 0 } else { self.now };
+        let (span, spent) = (trip * Self::TRIPS, self.since.map(|since| now.saturating_duration_since(since)));
+        if spent.is_none_or(|spent| spent > span) {
+            // A count that ended long ago says nothing of now.
+            self.before = if spent.is_some_and(|spent| spent > span * 2) { 0 } else { self.now };
             (self.since, self.now) = (Some(now), 0);
             self.epoch += 1;
         }
