@@ -160,14 +160,16 @@ mod tests {
         let passwords = Arc::new(Passwords::new());
         let (flooded, quiet) = (Arc::new(Turn::new()), Turn::new());
         let auth = auth(Password::Bcrypt(bcrypt::hash("sesame", 4).expect("a hash").into()));
-        // Whoever hashes now takes very long, and many wait at the flooded host.
+        // A guess takes far longer to hash than the other visitor's password, so that none gets by while that is hashed.
+        let slow: Arc<str> = bcrypt::hash("open", 10).expect("a hash").into();
+        // Somebody hashes on every thread, and many wait at the flooded host.
         let held = passwords.hashing.acquire_many(u32::try_from(threads()).expect("few")).await.expect("all threads");
         let finished = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let mut waiting = tokio::task::JoinSet::new();
         for guess in 0..100 {
-            let (passwords, flooded, finished) = (passwords.clone(), flooded.clone(), finished.clone());
+            let (passwords, flooded, slow, finished) = (passwords.clone(), flooded.clone(), slow.clone(), finished.clone());
             waiting.spawn(async move {
-                let matches = passwords.matches_hash(&flooded, &Arc::from("no hash"), guess.to_string()).await;
+                let matches = passwords.matches_hash(&flooded, &slow, guess.to_string()).await;
                 finished.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 matches
             });
