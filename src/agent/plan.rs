@@ -14,8 +14,16 @@ pub(super) struct Plan {
     /// By their number.
     slots: Vec<Slot>,
     /// The replicas that the edge named last; empty where nobody is there who could say so.
-    replicas: Vec<Replica>,
+    replicas: Vec<Known>,
     last_serial: u64,
+}
+
+/// A replica that the edge has named.
+#[derive(Debug)]
+struct Known {
+    replica: Replica,
+    /// From when on a balancer may lead there.
+    balanced: Instant,
 }
 
 /// One dial: for a slot, by a lane.
@@ -83,10 +91,14 @@ impl Plan {
     /// After so many failures in a row at a replica's own address the edge's is tried beside it: from where this agent
     /// is, the replica may be there for the balancer only.
     const DOUBT: u32 = 2;
-    /// So is it while a dial takes longer than this: packets to an address of another network vanish without a word.
-    const SLOW: Duration = Duration::from_secs(2);
+    /// So is it while a dial takes longer than this: packets to an address of another network vanish without a word. One that
+    /// starts lets its agents wait until it has read all objects.
+    const SLOW: Duration = Duration::from_secs(3);
     /// A replica that said that it stops is not back sooner, and is likely to leave the set. Others serve meanwhile.
     const RESTART: Duration = Duration::from_secs(1);
+    /// A balancer hears of a new replica later than the other replicas do: kube-proxy's rules change once a second by default.
+    /// So long it is not asked for that one, and up to half as long again, so that not all agents ask together.
+    const BALANCED: Duration = Duration::from_secs(1);
 
     /// A plan with so many slots, at least one.
     pub(super) fn new(slots: u32) -> Self {
@@ -119,7 +131,10 @@ impl Plan {
             Some(state) => Some(state.at),
             None => Some(now),
         };
-        self.wanted(now).into_iter().filter_map(at).min()
+        let dials = self.wanted(now).into_iter().filter_map(at);
+        let missing = self.slots.iter().flat_map(|slot| slot.missing(&self.replicas));
+        let balanced = missing.filter(|known| known.is_early(now)).map(|known| known.balanced);
+        dials.chain(balanced).min()
     }
 
     /// A dial led to a session with this replica. Returns the session's number for [`Plan::lost`].
@@ -150,7 +165,7 @@ impl Plan {
                 let is_needless = match lane {
                     Lane::Edge => met.values().any(|held| held.serial > serial),
                     Lane::Replica { id, .. } => {
-                        met.contains_key(id) || !self.replicas.iter().any(|replica| replica.id == *id)
+                        met.contains_key(id) || !self.replicas.iter().any(|known| known.replica.id == *id)
                     }
                 };
                 if is_needless {
@@ -222,15 +237,21 @@ impl Plan {
         delays.min()
     }
 
-    /// The edge named its replicas.
-    pub(super) fn learned(&mut self, replicas: Vec<Replica>, now: Instant) {
-        if self.replicas == replicas {
+    /// The edge named its replicas. `random` is from 0 to 1.
+    pub(super) fn learned(&mut self, replicas: Vec<Replica>, random: f64, now: Instant) {
+        if self.replicas.iter().map(|known| &known.replica).eq(&replicas) {
             return;
         }
-        self.replicas = replicas;
-        let known: Vec<Lane> = self.replicas.iter().map(Lane::of).collect();
+        // Those of the first list were there before us.
+        let wait = if self.replicas.is_empty() { Duration::ZERO } else { Self::BALANCED.mul_f64(1.0 + random / 2.0) };
+        let known = |replica: Replica| {
+            let before = self.replicas.iter().find(|known| known.replica.id == replica.id);
+            Known { balanced: before.map_or(now + wait, |known| known.balanced), replica }
+        };
+        self.replicas = replicas.into_iter().map(known).collect();
+        let lanes: Vec<Lane> = self.replicas.iter().map(|known| Lane::of(&known.replica)).collect();
         for slot in &mut self.slots {
-            slot.lanes.retain(|lane, state| state.dialling.is_some() || *lane == Lane::Edge || known.contains(lane));
+            slot.lanes.retain(|lane, state| state.dialling.is_some() || *lane == Lane::Edge || lanes.contains(lane));
         }
         self.look_again(now);
     }
@@ -266,9 +287,7 @@ impl Plan {
         }
         let mut wanted = Vec::new();
         for (number, slot) in (0..).zip(&self.slots) {
-            // One that stops is not dialled while its session lasts: its successor is another one, or comes after that.
-            let missing = self.replicas.iter().filter(|replica| !slot.met.contains_key(&replica.id));
-            let mut lanes: Vec<_> = missing.flat_map(|replica| slot.ways(replica, now)).collect();
+            let mut lanes: Vec<_> = slot.missing(&self.replicas).flat_map(|known| slot.ways(known, now)).collect();
             lanes.sort_unstable();
             lanes.dedup();
             wanted.extend(lanes.into_iter().map(|lane| Dial { slot: number, lane }));
@@ -282,8 +301,17 @@ impl Plan {
             return if slot == 0 { vec![Lane::Edge] } else { Vec::new() };
         }
         let Some(slot) = self.slots.get(slot as usize) else { return Vec::new() };
-        let known = self.replicas.iter().find(|known| known.id == replica);
+        let known = self.replicas.iter().find(|known| known.replica.id == replica);
         known.into_iter().flat_map(|known| slot.ways(known, now)).collect()
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    /// Whether only a balancer leads there, and does not yet.
+    fn is_early(&self, now: Instant) -> bool {
+        Lane::of(&self.replica) == Lane::Edge && now < self.balanced
     }
 }
 
@@ -294,11 +322,18 @@ impl Slot {
         self.lanes.entry(lane.clone()).or_insert_with(|| LaneState::new(now))
     }
 
-    /// A replica's own address, or else the edge's; both where its own is in doubt.
-    fn ways(&self, replica: &Replica, now: Instant) -> impl Iterator<Item = Lane> {
-        let lane = Lane::of(replica);
+    /// The replicas without a session. One that stops has its session still: its successor is another one, or comes after
+    /// that.
+    fn missing<'a>(&self, replicas: &'a [Known]) -> impl Iterator<Item = &'a Known> {
+        replicas.iter().filter(|known| !self.met.contains_key(&known.replica.id))
+    }
+
+    /// A replica's own address, or else the edge's once it may lead there; both where its own is in doubt.
+    fn ways(&self, known: &Known, now: Instant) -> impl Iterator<Item = Lane> {
+        let lane = Lane::of(&known.replica);
         let in_doubt = lane != Lane::Edge && self.lanes.get(&lane).is_some_and(|state| state.is_in_doubt(now));
-        [Some(lane), in_doubt.then_some(Lane::Edge)].into_iter().flatten()
+        let own = (!known.is_early(now)).then_some(lane);
+        [own, in_doubt.then_some(Lane::Edge)].into_iter().flatten()
     }
 }
 

@@ -142,16 +142,16 @@ impl Agent {
             let due = running.plan.next_due(Instant::now());
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(Ok((dial, edge, result))) = running.dials.join_next() => {
+                (dial, edge, result) = finished(&mut running.dials) => {
                     running.under_way.remove(&dial);
                     match result {
                         Ok(dialled) => running.registered(&dial, &edge, dialled),
                         Err(error) => running.failed(&dial, &edge, &error),
                     }
                 }
-                Some(Ok(ended)) = running.sessions.join_next() => running.lost(&ended),
+                ended = finished(&mut running.sessions) => running.lost(&ended),
                 Some(news) = news.recv() => match news {
-                    News::Replicas(replicas) => running.plan.learned(replicas, Instant::now()),
+                    News::Replicas(replicas) => running.plan.learned(replicas, rand::random(), Instant::now()),
                     News::Leaving(serial) => running.leaving(serial),
                 },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
@@ -252,5 +252,39 @@ impl Running {
 
     fn is_repeated(&self, text: &str, now: Instant) -> bool {
         self.logged.as_ref().is_some_and(|(last, at)| last == text && now.saturating_duration_since(*at) < QUIET)
+    }
+}
+
+/// What the next task that finishes has found; never, where there is none. Those that were aborted are passed over: in a `select!`
+/// an end that its pattern does not take would switch the branch off, and the results of others with it.
+async fn finished<T: 'static>(tasks: &mut JoinSet<T>) -> T {
+    loop {
+        match tasks.join_next().await {
+            Some(Ok(result)) => return result,
+            Some(Err(_)) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dial_that_was_given_up_hides_no_other_one() {
+        let mut dials = JoinSet::new();
+        for _ in 0..10 {
+            dials.spawn(std::future::pending()).abort();
+        }
+        dials.spawn(async {
+            tokio::task::yield_now().await;
+            "connected"
+        });
+        assert_eq!(finished(&mut dials).await, "connected");
+        // And where there is none, nothing is finished.
+        assert!(timeout(Duration::from_millis(10), finished(&mut dials)).await.is_err());
     }
 }

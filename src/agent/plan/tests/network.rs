@@ -56,7 +56,7 @@ impl Network {
         self.up = up.into_iter().collect();
         let stays = self.sessions.keys().any(|(_, replica)| self.up.contains(replica));
         if stays {
-            self.plan.learned(self.set(), self.now);
+            self.plan.learned(self.set(), 0.5, self.now);
         }
         let gone: Vec<_> = self.sessions.extract_if(.., |(_, replica), _| !self.up.contains(replica)).collect();
         for (_, serial) in gone {
@@ -110,7 +110,7 @@ impl Network {
                 let serial = self.plan.registered(dial, &id.to_string(), self.now);
                 let replaced = self.sessions.insert((dial.slot, id), serial);
                 assert_eq!(replaced, None, "a session was replaced that lived");
-                self.plan.learned(self.set(), self.now);
+                self.plan.learned(self.set(), 0.5, self.now);
             }
         }
     }
