@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "lib"))
+import usage
 from certificate import certificate
 from culvert import Culvert, tunnel_host
 from nginx import nginx
@@ -20,7 +21,6 @@ RATHOLE_VERSION = "0.5.0"
 WEB_HOST, WS_HOST = "web.bench.test", "ws.bench.test"
 REPLY_BYTES = 1024
 DOWNLOAD_BYTES = 256 << 20
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def family(process):
@@ -33,17 +33,11 @@ def family(process):
 
 
 def cpu_seconds(processes):
-    ticks = 0
-    for process in processes:
-        for pid in family(process):
-            after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(after_name[11]) + int(after_name[12])  # utime, stime
-    return ticks / TICKS
+    return usage.cpu_seconds(id for process in processes for id in family(process))
 
 
 def rss_kib(processes):
-    status = "\n".join(Path(f"/proc/{pid}/status").read_text() for process in processes for pid in family(process))
-    return sum(int(kib) for kib in re.findall(r"^VmRSS:\s+(\d+) kB$", status, re.M))
+    return usage.rss_kib(id for process in processes for id in family(process))
 
 
 def write_content():

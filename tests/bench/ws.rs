@@ -88,18 +88,15 @@ async fn ping_pong(
     say(&format_args!("{total} {}", started.elapsed().as_secs_f64()))
 }
 
-/// Opens the connections, uses each of them once, says so, and holds them until standard input ends; with each line that comes
-/// there, it uses each of them once more.
+/// Opens the connections, says so, and holds them until standard input ends; with each line that comes there, it uses each of
+/// them once.
 async fn idle(address: SocketAddr, host: &str, count: usize) -> Result<(), Failure> {
     let mut sockets = open(address, host, count).await?;
-    for socket in &mut sockets {
-        round_trip(socket, Message::binary(vec![b'x'; 125])).await?;
-    }
     say(&"open")?;
     // Nothing else runs here: what arrives meanwhile, if anything, may wait.
     for _ in io::stdin().lines() {
         for socket in &mut sockets {
-            round_trip(socket, Message::binary(vec![b'y'; 125])).await?;
+            round_trip(socket, Message::binary(vec![b'x'; 125])).await?;
         }
         say(&"echoed")?;
     }

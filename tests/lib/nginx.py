@@ -3,8 +3,8 @@
 import os
 
 
-def nginx(processes, name, servers):
-    """An nginx of its own, with defaults but for what would measure logs, reconnects or disks."""
+def nginx(processes, name, servers, prefix=()):
+    """An nginx of its own, run by way of `prefix`, with defaults but for what would measure logs, reconnects or disks."""
     # Workers of a root's nginx would else run as a user who may not read this folder.
     user = "user root;" if os.geteuid() == 0 else ""
     folder = processes.folder / name
@@ -33,4 +33,4 @@ http {{
     {servers}
 }}
 """)
-    return processes.start(name, "nginx", "-p", folder, "-c", config, "-e", "stderr")
+    return processes.start(name, *prefix, "nginx", "-p", folder, "-c", config, "-e", "stderr")
