@@ -1,24 +1,29 @@
 """slowhttptest: visitors who send or read as slowly as they can, beside wrk's; those must hardly notice.
 
 Each attack opens 1,000 connections to the listener that wrk loads. The service must stay available to slowhttptest's own
-probe all along, no request of wrk may fail, and the 99th percentile of its latency may move by less than half. wrk's visitors
-pause between their requests, so that the percentile is the service's and not that of a queue for the processors; the
-attacker, who would have processors of its own, gets what the others leave (SCHED_IDLE). An nginx in the same place is
-attacked in the same way, to tell what of the rest is the machine's.
+probe all along, no request of wrk may fail, and the 99th percentile of its latency may move by less than half: its median
+over rounds with the attack against the median over rounds without it, one after the other in turn, since it drifts with the
+machine's load. wrk's visitors pause between their requests, so that the percentile is the service's and not that of a queue
+for the processors; the attacker, who would have processors of its own, gets what the others leave (SCHED_IDLE). An nginx in
+the same place is attacked in the same way, to tell what of the rest is the machine's.
 """
 
+import concurrent.futures
 import csv
 import re
 import statistics
 import subprocess
-import threading
+import time
 
 import install
 from culvert import Culvert, tunnel_host
 from nginx import nginx
 from processes import free_port
 
-CONNECTIONS, SECONDS, ROUNDS = 1000, 20, 3
+CONNECTIONS, A_SECOND, SECONDS = 1000, 200, 17
+ROUNDS = {"nginx": 1, "Culvert": 5}
+# How often and how long wrk measures during one attack, and before it.
+LOADS, LOAD_SECONDS = 2, 5
 # What is asked for, and how.
 ATTACKS = {
     "slow headers": ("small", ["-H", "-i", "2"]),
@@ -53,20 +58,22 @@ def run(processes, program):
 
 def attacked(folder, who, address):
     """Attacks a listener in each way, and says what went wrong."""
-    calm = statistics.median(load(folder, address)["p99"] for _ in range(ROUNDS))
-    print(f"   {who}, alone: p99 {calm:.2f} ms")
     problems = []
     for name, (page, flags) in ATTACKS.items():
-        report = f"{who}, {name}"
-        attack = threading.Thread(target=slow, args=(folder, f"{address}/{page}", report, flags))
-        attack.start()
-        seen = [load(folder, address) for _ in range(ROUNDS)]
-        attack.join()
-        p99 = statistics.median(each["p99"] for each in seen)
-        failed = [each["failed"] for each in seen if each["failed"]]
-        closed = unavailable(folder, report)
-        print(f"   {report}: p99 {p99:.2f} ms ({p99 / calm - 1:+.0%}); unavailable in {closed} of its seconds")
-        problems += [f"{name}: wrk: {line}" for line in failed]
+        alone, beside, closed = [], [], 0
+        for number in range(ROUNDS[who]):
+            report = f"{who}, {name} {number}"
+            alone += loads(folder, address)
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                attack = pool.submit(slow, folder, f"{address}/{page}", report, flags)
+                time.sleep(CONNECTIONS / A_SECOND)
+                beside += loads(folder, address)
+            attack.result()
+            closed += unavailable(folder, report)
+        calm, p99 = (statistics.median(each["p99"] for each in seen) for seen in (alone, beside))
+        moved = f"p99 {calm:.2f} ms alone, {p99:.2f} ms attacked ({p99 / calm - 1:+.0%})"
+        print(f"   {who}, {name}: {moved}; unavailable in {closed} of the attack's seconds")
+        problems += [f"{name}: wrk: {each['failed']}" for each in alone + beside if each["failed"]]
         if closed:
             problems.append(f"{name}: the probe got no answer in {closed} seconds")
         if p99 > 1.5 * calm:
@@ -74,11 +81,15 @@ def attacked(folder, who, address):
     return problems
 
 
+def loads(folder, address):
+    return [load(folder, address) for _ in range(LOADS)]
+
+
 def load(folder, address):
     """A few visitors, far below what the edge can do."""
     script = folder / "pause.lua"
     script.write_text(PAUSE)
-    command = ["wrk", "-t1", f"-c{VISITORS}", "-d5s", "--latency", "-s", script, "-H", "Host: localhost"]
+    command = ["wrk", "-t1", f"-c{VISITORS}", f"-d{LOAD_SECONDS}s", "--latency", "-s", script, "-H", "Host: localhost"]
     command.append(f"http://{address}/small")
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", said)
@@ -88,7 +99,7 @@ def load(folder, address):
 
 def slow(folder, address, name, flags):
     url = f"http://localhost:{address.rsplit(':', 1)[1]}"
-    command = ["chrt", "-i", "0", "slowhttptest", *flags, "-c", str(CONNECTIONS), "-r", "200", "-l", str(SECONDS)]
+    command = ["chrt", "-i", "0", "slowhttptest", *flags, "-c", str(CONNECTIONS), "-r", str(A_SECOND), "-l", str(SECONDS)]
     command += ["-p", "3", "-u", url]
     with open(folder / f"{name}.log", "wb") as log:
         report = ["-g", "-o", folder / name]
