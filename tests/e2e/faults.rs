@@ -86,13 +86,9 @@ async fn a_killed_pod_fails_only_what_was_in_flight_on_it() {
     let direct = tokio::spawn(light_load(survivor.visitor("killed.example.com"), stop.clone()));
     tokio::time::sleep(Duration::from_secs(2)).await; // the load before the fault
     let at = Instant::now();
-    let pid = killed.pid();
-    output(Command::new("kill").args(["-9", &pid.to_string()]));
+    output(Command::new("kill").args(["-9", &killed.pid().to_string()]));
     // A process that is killed still has its sockets for a moment; who came until then was in flight on it.
-    let sockets = || std::fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|mut files| files.next().is_some());
-    while sockets() {
-        tokio::task::yield_now().await;
-    }
+    killed.refuses().await;
     let gone = Instant::now();
     eventually("the killed pod is ready again", Duration::from_secs(90), async || {
         let replicas = culvert.replicas();
@@ -110,9 +106,10 @@ async fn a_killed_pod_fails_only_what_was_in_flight_on_it() {
     let in_flight = |sample: &&Sample| sample.start <= gone && sample.end >= at;
     let count = |wanted: fn(&Outcome) -> bool| samples.iter().filter(|sample| wanted(&sample.outcome)).count();
     println!(
-        "{} requests through the Service: {} in flight at the kill, {} failed, {} not connected",
+        "{} requests through the Service: {} in flight in the {:?} from the kill, {} failed, {} not connected",
         samples.len(),
         samples.iter().filter(in_flight).count(),
+        gone.saturating_duration_since(at),
         count(|outcome| matches!(outcome, Outcome::Failed(_))),
         count(|outcome| *outcome == Outcome::NotConnected),
     );

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io,
     net::{IpAddr, SocketAddr},
     os::unix::fs::FileExt,
     path::PathBuf,
@@ -11,7 +12,10 @@ use std::{
 };
 
 use serde_json::Value;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::{
+    net::TcpStream,
+    sync::{Mutex, MutexGuard},
+};
 
 use super::{Visitor, eventually, helm, kubectl, output, project};
 
@@ -127,7 +131,12 @@ impl Culvert {
 impl Replica {
     /// A visitor who enters at this very pod.
     pub(crate) fn visitor(&self, host: &str) -> Visitor {
-        Visitor::new((self.address, 8080).into(), host)
+        Visitor::new(self.http(), host)
+    }
+
+    /// Where visitors enter at this very pod.
+    fn http(&self) -> SocketAddr {
+        (self.address, 8080).into()
     }
 
     /// Where visitors over TLS enter at this very pod.
@@ -154,6 +163,20 @@ impl Replica {
     /// Whether the edge in this pod has this text in its memory.
     pub(crate) fn holds(&self, text: &str) -> bool {
         holds(self.pid(), text)
+    }
+
+    /// Waits until this pod refuses visitors' connections: no process holds the sockets of its listener any more.
+    ///
+    /// It is tried every millisecond, not as rarely as by [`eventually`]: what fails after this was not in flight.
+    pub(crate) async fn refuses(&self) {
+        let refused = async {
+            let refusal = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+            while !TcpStream::connect(self.http()).await.is_err_and(refusal) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let within = tokio::time::timeout(Duration::from_secs(5), refused).await;
+        within.unwrap_or_else(|_| panic!("{} still takes connections after 5 s", self.name));
     }
 
     /// The process id, on this machine, of the edge in this pod: the process that was started with the pod's name.
