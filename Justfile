@@ -62,9 +62,9 @@ model deeper="2":
 fuzz *args:
     fuzz/run {{ args }}
 
-# The same on the cluster that `just up` started: rollouts, scaling, pods that are killed, agents behind NAT.
+# The same on the cluster that `just up` started: rollouts, scaling, pods that are killed, agents behind NAT, 200 agents.
 faults-cluster *args:
-    {{ cluster }} exec tests/faults/run cluster {{ args }}
+    {{ cluster }} exec tests/faults/run cluster scaled {{ args }}
 
 # Checks that the agent's sources compile for other systems; rustup brings the standard libraries of those.
 portability *args:

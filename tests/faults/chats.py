@@ -47,7 +47,7 @@ class Chats:
         self.address, self.host, self.count = address, host, count
         self.open, self.ends, self.refused, self.back = 0, [], [], []
         self.over, self.ready = threading.Event(), threading.Event()
-        self.thread = threading.Thread(target=lambda: asyncio.run(self.run()))
+        self.thread = threading.Thread(daemon=True, target=lambda: asyncio.run(self.run()))
         self.thread.start()
         self.ready.wait(timeout=60)
 
@@ -61,9 +61,11 @@ class Chats:
         tasks = [asyncio.create_task(self.chat(at_a_time)) for _ in range(self.count)]
         while not self.over.is_set():
             await asyncio.sleep(0.05)
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        while tasks:
+            # Again: a cancellation that comes with what `wait_for` waits for is lost (until Python 3.12).
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=1)
 
     async def chat(self, at_a_time):
         left = None

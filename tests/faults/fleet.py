@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "lib"))
+import usage
 from culvert import object_of, tunnel_host
 from nginx import nginx
 from processes import ROOT, free_port, until
@@ -78,16 +79,16 @@ class Edge:
 class Agent:
     """An agent process; `edges` are bridge addresses."""
 
-    def __init__(self, fleet, name, edges, allow="*", prefix=()):
+    def __init__(self, fleet, name, edges, allow="*", prefix=(), token=None):
         self.fleet, self.name, self.edges, self.prefix, self.runs = fleet, name, edges, prefix, 0
-        self.allow = allow
+        self.allow, self.token = allow, token or fleet.token
         self.start()
 
     def start(self):
         self.runs += 1
         edges = ",".join(f"https://{edge}" for edge in self.edges)
         dial = ["--edge", edges, "--edge-fingerprint", self.fleet.pin, "--agent", "default/lab"]
-        command = [self.fleet.program, "--log-format", "json", "agent", *dial, "--token-file", self.fleet.token]
+        command = [self.fleet.program, "--log-format", "json", "agent", *dial, "--token-file", self.token]
         # One connection each, so that what an edge counts as sessions are agents.
         command += ["--allow", f"0.0.0.0/0:{self.allow}", "--connections", "1"]
         self.process = self.fleet.processes.start(f"{self.name}-{self.runs}", *self.prefix, *command)
@@ -103,7 +104,8 @@ class Fleet:
 
     def __init__(self, processes, program, target):
         self.processes, self.program = processes, program
-        folder = processes.folder / f"fleet-{secrets.token_hex(4)}"
+        self.id = secrets.token_hex(4)
+        folder = processes.folder / f"fleet-{self.id}"
         self.manifests, self.state, self.token = folder / "manifests", folder / "state", folder / "token"
         self.manifests.mkdir(parents=True, mode=0o700)
         token, self.pin = secrets.token_urlsafe(), None
@@ -175,8 +177,7 @@ def kill(process):
 
 
 def rss_kib(*processes):
-    status = "\n".join(Path(f"/proc/{process.pid}/status").read_text() for process in processes)
-    return sum(int(kib) for kib in re.findall(r"^VmRSS:\s+(\d+) kB$", status, re.M))
+    return usage.rss_kib(process.pid for process in processes)
 
 
 def logged(process, message):

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from culvert import tunnel_host
+from culvert import object_of, tunnel_host
 from processes import ROOT
 
 EDGE, TENANT = "culvert-system", "faults"  # namespaces
@@ -66,14 +66,18 @@ def node():
 class Release:
     """The chart `culvert` with this many replicas; what an earlier run left goes first."""
 
-    def __init__(self, replicas):
+    def __init__(self, replicas, *values):
         self.remove()
+        self.carried = None
         kubectl("create", "namespace", TENANT)
-        values = f"replicas={replicas},log.access=off,http.service.type=NodePort,bridge.service.type=NodePort"
+        values = [f"replicas={replicas}", "log.access=off", *(f"{of}.service.type=NodePort" for of in ("http", "bridge")), *values]
+        # A brace is a list's in Helm, where it is not escaped.
+        sets = [word for value in values for word in ("--set-string" if "{" in value else "--set", value.replace("{", r"\{"))]
         chart = ["culvert", ROOT / "charts/culvert", "-n", EDGE, "--create-namespace"]
-        run("helm", "install", *chart, "--set", values, "--wait", "--timeout", f"{WAIT}s")
+        run("helm", "install", *chart, *sets, "--wait", "--timeout", f"{WAIT}s")
         http, bridge = (get("service", f"culvert-{name}", EDGE)["spec"] for name in ("http", "bridge"))
         self.http = f"{http['clusterIP']}:80"
+        self.bridge = f"https://{bridge['clusterIP']}:7443"
         self.node_port = f"https://{node()}:{bridge['ports'][0]['nodePort']}"
         self.dns_name = f"https://culvert-bridge.{EDGE}.svc:7443"
         certificate = base64.b64decode(get("secret", "culvert-bridge", EDGE)["data"]["tls.crt"])
@@ -102,18 +106,26 @@ class Release:
     def scale(self, replicas):
         kubectl("-n", EDGE, "scale", "deployment/culvert", f"--replicas={replicas}")
         self.only(replicas)
-        if replicas:
+        if self.carried:
             self.meets(*self.carried)
 
     def agent(self, name, **spec):
         """A TunnelAgent with a token, which is returned."""
-        token = secrets.token_urlsafe()
-        metadata = {"name": f"{name}-token", "namespace": TENANT}
+        return self.agents([name], **spec)[name]
+
+    def agents(self, names, **spec):
+        """Their tokens."""
+        tokens = {name: secrets.token_urlsafe() for name in names}
         kind = {"apiVersion": "v1", "kind": "Secret", "type": "culvert.dev/agent-token"}
-        credentials = [{"secretRef": {"name": f"{name}-token"}}]
-        agent = {"apiVersion": "culvert.dev/v1alpha1", "kind": "TunnelAgent", "metadata": {"name": name, "namespace": TENANT}}
-        apply({**kind, "metadata": metadata, "stringData": {"token": token}}, {**agent, "spec": {"credentials": credentials, **spec}})
-        return token
+        objects = []
+        for name, token in tokens.items():
+            metadata = {"name": f"{name}-token", "namespace": TENANT}
+            credentials = [{"secretRef": {"name": f"{name}-token"}}]
+            agent = object_of("TunnelAgent", name, {"credentials": credentials, **spec})
+            agent["metadata"]["namespace"] = TENANT
+            objects += [{**kind, "metadata": metadata, "stringData": {"token": token}}, agent]
+        apply(*objects)
+        return tokens
 
     def host(self, name, hostname, target, agent):
         host = tunnel_host(name, hostname, target, {"agents": [{"name": agent}]})
@@ -202,7 +214,7 @@ def process_of(pod):
 
 def in_cluster():
     if os.geteuid() or not os.environ.get("KUBECONFIG"):
-        sys.exit("faults: this one runs in the cluster's network: tests/cluster/cluster exec tests/faults/run cluster")
+        sys.exit("faults: this one runs in the cluster's network: tests/cluster/cluster exec tests/faults/run SCENARIO")
 
 
 def numbers_of_wrk(report):

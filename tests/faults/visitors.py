@@ -29,7 +29,7 @@ class Visitors:
     def __init__(self, *addresses, rate=50, path="/small", retries=False, timeout=30):
         self.addresses, self.rate, self.path, self.retries, self.timeout = addresses, rate, path, retries, timeout
         self.visits, self.over = [], threading.Event()
-        self.thread = threading.Thread(target=lambda: asyncio.run(self.run()))
+        self.thread = threading.Thread(daemon=True, target=lambda: asyncio.run(self.run()))
         self.thread.start()
 
     def stop(self):

@@ -32,7 +32,7 @@ class Load:
         self.wrk = run.processes.start("wrk", *wrk, stdout=subprocess.PIPE, text=True)
         self.visitors = Visitors(address)
         self.cut, self.over = [], threading.Event()
-        self.downloads = [threading.Thread(target=self.download, args=(address,)) for _ in range(4)]
+        self.downloads = [threading.Thread(daemon=True, target=self.download, args=(address,)) for _ in range(4)]
         for thread in self.downloads:
             thread.start()
             time.sleep(0.5)

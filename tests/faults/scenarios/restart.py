@@ -3,7 +3,7 @@
 import signal
 import time
 
-from fleet import answers, logged
+from fleet import answers, kill, logged
 from processes import until
 from table import at_most, median_at_most, told
 from visitors import Visitors
@@ -16,7 +16,7 @@ def run(run):
         yield from at_once(run, how)
     yield from away(run, 5 if run.quick else 30, 40 if run.quick else AGENTS, run.rounds(5, 1))
     if run.long:
-        yield from away(run, 600, AGENTS, 1)
+        yield from long_away(run, 600, AGENTS, run.rounds(5))
 
 
 def opened(edge):
@@ -51,29 +51,61 @@ def at_once(run, how):
 
 
 def away(run, seconds, count, rounds):
-    fleet = run.fleet()
-    edge = fleet.edge()
-    agents = [fleet.agent(f"agent-{number}", edge) for number in range(count)]
-    until("all agents", lambda: edge.sessions() >= count)
-    late, dials, worst = [], [], []
+    """One edge that goes and comes back so often."""
+    edge, agents = settled(run, count)
+    measured = []
     for _ in range(rounds):
-        edge.process.send_signal(signal.SIGKILL)
-        edge.process.wait()
+        kill(edge.process)
         time.sleep(seconds)
-        edge.start()
-        until("all agents", lambda: edge.sessions() >= count)
-        start = opened(edge)
-        times = sorted(time - start for time in logged(edge.process, "agent connected"))[:count]
-        late += times
-        worst.append(times[-1])
-        series = "culvert_agent_connects_total"
-        total = sum(edge.metric(f'{series}{{result="{result}"}}') for result in ("accepted", "already_met", "malformed", "leaving"))
-        rejected = sum(edge.metric(f'culvert_bridge_rejected_total{{reason="{reason}"}}') for reason in ("timeout", "tls", "http"))
-        dials.append((total + rejected) / len(times))
+        measured.append(come_back(edge, count))
+    yield from figures(seconds, count, measured)
+    end(run, edge, agents)
+
+
+def long_away(run, seconds, count, edges):
+    """So many edges, each with agents of its own, that are away at the same time and come back one after the other."""
+    fleets = [settled(run, count) for _ in range(edges)]
+    gone = []
+    for edge, _ in fleets:
+        kill(edge.process)
+        gone.append(time.monotonic())
+        time.sleep(10)
+    measured = []
+    for (edge, agents), since in zip(fleets, gone):
+        time.sleep(max(0, since + seconds - time.monotonic()))
+        measured.append(come_back(edge, count))
+        end(run, edge, agents)
+    yield from figures(seconds, count, measured)
+
+
+def settled(run, count):
+    fleet = run.fleet()
+    edge = fleet.edge(f"edge-{fleet.id}")
+    agents = [fleet.agent(f"agent-{fleet.id}-{number}", edge) for number in range(count)]
+    until("all agents", lambda: edge.sessions() >= count)
+    return edge, agents
+
+
+def come_back(edge, count):
+    """Starts the edge again; answers when each agent was back, in order, and how often they dialled for it."""
+    edge.start()
+    until("all agents", lambda: edge.sessions() >= count)
+    start = opened(edge)
+    times = sorted(time - start for time in logged(edge.process, "agent connected"))[:count]
+    series = "culvert_agent_connects_total"
+    total = sum(edge.metric(f'{series}{{result="{result}"}}') for result in ("accepted", "already_met", "malformed", "leaving"))
+    rejected = sum(edge.metric(f'culvert_bridge_rejected_total{{reason="{reason}"}}') for reason in ("timeout", "tls", "http"))
+    return times, (total + rejected) / len(times)
+
+
+def figures(seconds, count, measured):
     name = f"edge away {seconds} s, {count} agents"
-    yield median_at_most(f"{name}: back after the listener opened", late, 0.5, "s")
-    yield at_most("the last of them", worst, 1, "s")
-    yield at_most("dials for each that was needed", dials, 2)
+    yield median_at_most(f"{name}: back after the listener opened", [each for times, _ in measured for each in times], 0.5, "s")
+    yield at_most("the last of them", [times[-1] for times, _ in measured], 1, "s")
+    yield at_most("dials for each that was needed", [dials for _, dials in measured], 2)
+
+
+def end(run, edge, agents):
     for agent in agents:
         run.processes.end(agent.process)
     run.processes.end(edge.process)

@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 
-from fleet import HOST, answers
+from fleet import answers
 from replaced import download
 from table import at_most, told
 
