@@ -167,7 +167,8 @@ mod tests {
         let finished = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let mut waiting = tokio::task::JoinSet::new();
         for guess in 0..100 {
-            let (passwords, flooded, slow, finished) = (passwords.clone(), flooded.clone(), slow.clone(), finished.clone());
+            let (passwords, flooded, slow, finished) =
+                (passwords.clone(), flooded.clone(), slow.clone(), finished.clone());
             waiting.spawn(async move {
                 let matches = passwords.matches_hash(&flooded, &slow, guess.to_string()).await;
                 finished.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
