@@ -1,5 +1,7 @@
 //! What is known of the backends of each TunnelHost: what its agents' checks find, and what its connects have come to.
 
+mod held;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -9,6 +11,7 @@ use std::{
 use prometheus::{IntGaugeVec, Opts, Registry as MetricsRegistry};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use self::held::Held;
 use super::{
     Shared,
     live::{
@@ -49,15 +52,9 @@ pub struct Failing {
 
 /// What comes so soon after other news is looked at together with what follows.
 const PAUSE: Duration = Duration::from_secs(1);
-/// For how long it is said at least that a target fails, and why, so that one that comes and goes is not news each time.
-const HOLD: Duration = Duration::from_secs(15);
 
 /// A target of a TunnelHost through an agent.
 type Key = (ObjectName, ObjectName, Target);
-
-/// Targets that are said to fail, by the number of their route: since when for this reason.
-#[derive(Default)]
-struct Held(HashMap<(Key, usize), (Instant, Arc<HealthProblem>)>);
 
 /// Looks at all that is known.
 struct Look<'a> {
@@ -147,39 +144,6 @@ impl Shared {
     }
 }
 
-// === impl Held ===
-
-impl Held {
-    /// What is said of a target of which this is found now, and when that is to be looked at again.
-    fn say(
-        &mut self,
-        key: (Key, usize),
-        found: Result<(), Arc<HealthProblem>>,
-        now: Instant,
-    ) -> (Result<(), Arc<HealthProblem>>, Option<Instant>) {
-        let Some((since, said)) = self.0.get(&key) else {
-            if let Err(problem) = &found {
-                self.0.insert(key, (now, problem.clone()));
-            }
-            return (found, None);
-        };
-        let until = *since + HOLD;
-        match found {
-            // The words that came first stay: those of the next failure may name another port, and mean the same.
-            Err(problem) if problem.reason == said.reason => (Err(said.clone()), None),
-            _ if now < until => (Err(said.clone()), Some(until)),
-            Err(problem) => {
-                self.0.insert(key, (now, problem.clone()));
-                (Err(problem), None)
-            }
-            Ok(()) => {
-                self.0.remove(&key);
-                (Ok(()), None)
-            }
-        }
-    }
-}
-
 // === impl Look ===
 
 impl<'a> Look<'a> {
@@ -226,7 +190,7 @@ impl<'a> Look<'a> {
                 all.insert(host.clone(), HostBackends { reachable, failing: lost });
             }
         }
-        self.held.0.retain(|(key, _), _| self.healthy.contains_key(key));
+        self.held.retain(|key| self.healthy.contains_key(key), self.now);
         all
     }
 
@@ -285,35 +249,5 @@ impl<'a> Look<'a> {
 
     fn wake(&mut self, at: Instant) {
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tunnel::health::HealthReason;
-
-    #[test]
-    fn what_is_said_of_a_failing_target_changes_once_in_a_while() {
-        let target = "app:80".parse().expect("a target");
-        let key = ((ObjectName::new("web", "shop"), ObjectName::new("web", "lab"), target), 0);
-        let fails = |reason| Err(Arc::new(HealthProblem::new(reason, "")));
-        let (mut held, begun) = (Held::default(), Instant::now());
-        let mut say = |found, after: u64| {
-            let (said, next) = held.say(key.clone(), found, begun + Duration::from_secs(after));
-            (said.err().map(|problem| problem.reason), next.map(|next| (next - begun).as_secs()))
-        };
-        let [refused, timeout] = [HealthReason::Refused, HealthReason::Timeout];
-        assert_eq!(say(Ok(()), 0), (None, None));
-        assert_eq!(say(fails(refused), 0), (Some(refused), None), "said at once");
-        for (after, found) in (1..15).zip([fails(timeout), fails(refused), Ok(())].into_iter().cycle()) {
-            let next = found.as_ref().err().is_none_or(|problem| problem.reason != refused).then_some(15);
-            assert_eq!(say(found, after), (Some(refused), next));
-        }
-        assert_eq!(say(fails(timeout), 15), (Some(timeout), None));
-        assert_eq!(say(fails(refused), 16), (Some(timeout), Some(30)));
-        assert_eq!(say(Ok(()), 29), (Some(timeout), Some(30)));
-        assert_eq!(say(Ok(()), 30), (None, None));
-        assert_eq!(say(fails(refused), 31), (Some(refused), None));
     }
 }
