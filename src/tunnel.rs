@@ -16,6 +16,10 @@ pub mod socket;
 pub mod tls;
 pub mod websocket;
 
+/// What is known of a session's links, by their numbers. The edge numbers them as it opens them, so nobody can choose numbers that
+/// collide.
+type ByLink<T> = std::collections::HashMap<u32, T, foldhash::fast::RandomState>;
+
 pub use self::{
     code::{LinkError, RefuseCode, ResetCode},
     machine::{Config, Counts, Role},

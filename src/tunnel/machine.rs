@@ -11,7 +11,7 @@ mod send;
 mod violation;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     io::IoSlice,
     time::{Duration, Instant},
 };
@@ -26,7 +26,7 @@ use self::{
     liveness::{Liveness, Pulse},
     send::{Cursor, Outbox},
 };
-use super::{LinkError, Note, Open, RefuseCode, ResetCode};
+use super::{ByLink, LinkError, Note, Open, RefuseCode, ResetCode};
 
 /// Which side of a session this is: only the edge opens links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub struct Config {
 pub struct Machine {
     role: Role,
     config: Config,
-    links: HashMap<u32, LinkState>,
+    links: ByLink<LinkState>,
     /// The highest number of a link so far.
     highest: u32,
     budget: Budget,
@@ -143,7 +143,7 @@ impl Machine {
     pub fn new(role: Role, config: Config, now: Instant) -> Self {
         Self {
             role,
-            links: HashMap::new(),
+            links: ByLink::default(),
             highest: 0,
             budget: Budget::new(config.window_budget),
             grown: Vec::new(),
@@ -488,7 +488,7 @@ impl Machine {
     }
 }
 
-fn writable(links: &mut HashMap<u32, LinkState>, id: u32) -> Result<&mut LinkState, LinkError> {
+fn writable(links: &mut ByLink<LinkState>, id: u32) -> Result<&mut LinkState, LinkError> {
     let Some(link) = links.get_mut(&id) else { return Err(LinkError::SessionLost) };
     match &link.failure {
         Some(failure) => Err(failure.clone()),

@@ -1,10 +1,12 @@
 use std::{
-    collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
-use crate::tunnel::machine::{Event, Machine};
+use crate::tunnel::{
+    ByLink,
+    machine::{Event, Machine},
+};
 
 /// What the driver of a session shares with its links.
 ///
@@ -14,7 +16,7 @@ pub(super) struct Shared(Mutex<State>);
 pub(super) struct State {
     pub(super) machine: Machine,
     pub(super) phase: Phase,
-    waiting: HashMap<u32, Waiting>,
+    waiting: ByLink<Waiting>,
     /// The driver, and whether it waits for something to send.
     driver: Option<Waker>,
     pub(super) driver_idle: bool,
@@ -59,7 +61,7 @@ impl Shared {
         Self(Mutex::new(State {
             machine,
             phase: Phase::Running,
-            waiting: HashMap::new(),
+            waiting: ByLink::default(),
             driver: None,
             driver_idle: false,
             incoming: None,
