@@ -25,9 +25,8 @@ pub(super) use self::{
 };
 use super::message::upload::RequestBody;
 
-/// The largest response head in bytes, and the most fields in it over HTTP/1.1.
+/// The largest response head in bytes. Over HTTP/1.1 it has 100 fields at most, which is hyper's own limit.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-const MAX_HEADERS: usize = 100;
 
 /// A connection that takes a request.
 pub(super) enum Upstream {

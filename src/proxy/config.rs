@@ -32,6 +32,9 @@ pub struct Config {
     pub max_connections: Option<usize>,
 }
 
+/// The most fields in a head that hyper takes unless it is told otherwise.
+pub(super) const DEFAULT_MAX_HEADERS: usize = 100;
+
 // === impl Config ===
 
 impl Default for Config {
@@ -46,7 +49,7 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_mins(5),
             max_header_bytes: 64 * 1024,
-            max_headers: 100,
+            max_headers: DEFAULT_MAX_HEADERS,
             max_connections: None,
         }
     }

@@ -18,7 +18,7 @@ use super::{
     joiner::upgrade,
     message::{body::Body, framing, headers},
     visitor::{
-        identity::{self, Identity, X_REQUEST_ID},
+        identity::{self, Identity, Peer, X_REQUEST_ID},
         tls::{self, TlsInfo},
     },
 };
@@ -28,7 +28,7 @@ use crate::routing::{Backend, EntryPoint, Lookup, RequestInfo, normalize_host, n
 #[derive(Clone, Debug)]
 pub(super) struct Visitor {
     /// The other end of the connection: the visitor, or a proxy in front of the edge.
-    pub(super) peer: SocketAddr,
+    pub(super) peer: Peer,
     /// The edge's end of it.
     pub(super) local: SocketAddr,
     /// What is known of its TLS, where it came over that.
@@ -90,7 +90,7 @@ async fn pass(
     let Config { trusted_proxies, forwarded, .. } = &shared.config;
     let scheme = if visitor.tls.is_some() { &Scheme::HTTPS } else { &Scheme::HTTP };
     let Identity { address, secure } =
-        identity::identify(request.headers_mut(), visitor.peer, scheme, trusted_proxies, *forwarded);
+        identity::identify(request.headers_mut(), &visitor.peer, scheme, trusted_proxies, *forwarded);
     account.identified(address.ip(), request.headers());
 
     // Route.
@@ -201,7 +201,7 @@ fn accept_host(request: &mut Request<Incoming>) -> Result<String, ProxyError> {
 /// A trusted proxy's id for the request, or a new one.
 fn request_id(shared: &Shared, visitor: &Visitor, request: &Request<Incoming>) -> HeaderValue {
     if let Some(id) = request.headers().get(X_REQUEST_ID)
-        && shared.config.trusted_proxies.contains(visitor.peer.ip())
+        && shared.config.trusted_proxies.contains(visitor.peer.address.ip())
     {
         return id.clone();
     }

@@ -50,7 +50,7 @@ impl Record {
             uri: request.uri().clone(),
             host: request.headers().get(header::HOST).cloned(),
             request_id: request_id.clone(),
-            visitor: visitor.peer.ip(),
+            visitor: visitor.peer.address.ip(),
             tls: visitor.tls.as_ref().map(|tls| tls.version),
             trace_id: None,
             tunnel_host: None,

@@ -17,9 +17,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{
-    BackendStream, MAX_HEAD_BYTES, MAX_HEADERS, SendError, before_head::Allowance, pool::Pool, watched::Watched,
-};
+use super::{BackendStream, MAX_HEAD_BYTES, SendError, before_head::Allowance, pool::Pool, watched::Watched};
 use crate::proxy::message::upload::RequestBody;
 
 /// How long the rest of an upload may take after its answer.
@@ -77,7 +75,6 @@ impl Idle {
         let (sender, connection) = http1::Builder::new()
             .max_header_size(MAX_HEAD_BYTES)
             .max_buf_size(MAX_BUFFER)
-            .max_headers(MAX_HEADERS)
             .handshake(TokioIo::new(stream))
             .await?;
         Ok(Self { sender, connection: Box::new(connection), allowance, since: Instant::now() })

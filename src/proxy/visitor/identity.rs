@@ -22,6 +22,14 @@ pub(in crate::proxy) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x
 #[derive(Clone, Debug, Default)]
 pub struct TrustedProxies(Vec<IpNet>);
 
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub(in crate::proxy) struct Peer {
+    pub(in crate::proxy) address: SocketAddr,
+    /// The address as backends are told it, of each request: written once.
+    text: HeaderValue,
+}
+
 /// Who sent a request, as far as it can be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::proxy) struct Identity {
@@ -35,13 +43,13 @@ pub(in crate::proxy) struct Identity {
 /// `scheme` is that of the connection; `forwarded` asks for the field of RFC 7239 too.
 pub(in crate::proxy) fn identify(
     headers: &mut HeaderMap,
-    peer: SocketAddr,
+    peer: &Peer,
     scheme: &Scheme,
     trusted: &TrustedProxies,
     forwarded: bool,
 ) -> Identity {
-    let is_trusted = trusted.contains(peer.ip());
-    let address = if is_trusted { trusted.visitor(headers, peer) } else { peer };
+    let is_trusted = trusted.contains(peer.address.ip());
+    let address = if is_trusted { trusted.visitor(headers, peer.address) } else { peer.address };
     remove_where(headers, |name| match name {
         // A program that follows CGI would take it for the address of its own proxy ("httpoxy"); no client has use for it.
         "proxy" => true,
@@ -49,13 +57,12 @@ pub(in crate::proxy) fn identify(
         _ => !is_trusted && is_identity(name),
     });
 
-    let peer_text = text(peer.ip());
     if is_trusted && headers.contains_key(X_FORWARDED_FOR) {
-        continue_list(headers, &X_FORWARDED_FOR, peer_text.to_str().unwrap_or_default());
+        continue_list(headers, &X_FORWARDED_FOR, peer.text.to_str().unwrap_or_default());
     } else {
-        headers.insert(X_FORWARDED_FOR, peer_text.clone());
+        headers.insert(X_FORWARDED_FOR, peer.text.clone());
     }
-    headers.insert(X_REAL_IP, if address == peer { peer_text } else { text(address.ip()) });
+    headers.insert(X_REAL_IP, if address == peer.address { peer.text.clone() } else { text(address.ip()) });
     // Of several, the last is the word of the proxy next to the edge; the others may be the visitor's own.
     let said = headers.get(X_FORWARDED_PROTO).and_then(|value| value.to_str().ok());
     let said = said.and_then(|list| list.rsplit(',').next()).map(str::trim);
@@ -73,7 +80,7 @@ pub(in crate::proxy) fn identify(
         headers.insert(X_FORWARDED_PORT, port);
     }
     if forwarded {
-        add_forwarded(headers, peer.ip(), scheme);
+        add_forwarded(headers, peer.address.ip(), scheme);
     }
     check_trace(headers);
     Identity { address, secure }
@@ -196,6 +203,14 @@ fn node(entry: &str) -> Option<IpAddr> {
     address.or_else(|| entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok())
 }
 
+// === impl Peer ===
+
+impl Peer {
+    pub(in crate::proxy) fn new(address: SocketAddr) -> Self {
+        Self { address, text: text(address.ip()) }
+    }
+}
+
 // === impl TrustedProxies ===
 
 impl TrustedProxies {
@@ -250,8 +265,8 @@ mod tests {
     fn identified(fields: &[(&'static str, &'static str)], trusted: &str) -> (HeaderMap, Identity) {
         let trusted = TrustedProxies::new(vec![trusted.parse().expect("a network")]);
         let mut headers = headers(fields);
-        let peer = PEER.parse().expect("an address");
-        let identity = identify(&mut headers, peer, &Scheme::HTTP, &trusted, true);
+        let peer = Peer::new(PEER.parse().expect("an address"));
+        let identity = identify(&mut headers, &peer, &Scheme::HTTP, &trusted, true);
         (headers, identity)
     }
 
