@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_not_said_but_that_it_comes_and_goes_is_remembered() {
         let mut told = Told::new();
-        told.say(0, Err(REFUSED));
+        assert_eq!(told.say(0, Err(REFUSED)), (Err(REFUSED), None));
         let at = |seconds| told.begun + Duration::from_secs(seconds);
         let (one, five) = (at(1), at(301));
         told.held.retain(|_| false, one);
