@@ -56,6 +56,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// A target of a TunnelHost through an agent.
 type Key = (ObjectName, ObjectName, Target);
 
+/// What is known of a target: that it is reached, or why not.
+type Found = Result<(), Arc<HealthProblem>>;
+
 /// Looks at all that is known.
 struct Look<'a> {
     live: &'a Live,
@@ -190,7 +193,7 @@ impl<'a> Look<'a> {
                 all.insert(host.clone(), HostBackends { reachable, failing: lost });
             }
         }
-        self.held.retain(|key| self.healthy.contains_key(key), self.now);
+        self.held.retain(self.now);
         all
     }
 
@@ -206,27 +209,24 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// What is to be said of a place; `None` where nothing is known.
-    fn place(
-        &mut self,
-        (host, route): (&ObjectName, usize),
-        place: &Place,
-        live: &RoutePlace,
-    ) -> Option<Result<(), Arc<HealthProblem>>> {
-        let found = self.found(place, live)?;
+    /// What is to be said of a place; `None` where that is nothing.
+    fn place(&mut self, (host, route): (&ObjectName, usize), place: &Place, live: &RoutePlace) -> Option<Found> {
+        let found = self.found(place, live);
         let key = (host.clone(), place.agent.clone(), place.target.clone());
-        // Two routes may check one target in two ways.
-        let healthy = self.healthy.entry(key.clone()).or_insert(true);
-        *healthy &= found.is_ok();
+        if let Some(found) = &found {
+            // Two routes may check one target in two ways.
+            let healthy = self.healthy.entry(key.clone()).or_insert(true);
+            *healthy &= found.is_ok();
+        }
         let (said, next) = self.held.say((key, route), found, self.now);
         if let Some(next) = next {
             self.wake(next);
         }
-        Some(said)
+        said
     }
 
     /// What is known of a place just now.
-    fn found(&mut self, place: &Place, live: &RoutePlace) -> Option<Result<(), Arc<HealthProblem>>> {
+    fn found(&mut self, place: &Place, live: &RoutePlace) -> Option<Found> {
         let seen = live.reach().and_then(|reach| reach.seen(self.now));
         let checked = live.check.as_ref().and_then(|check| {
             let told = self.sessions.get(&place.agent)?.iter().filter_map(|session| session.health(check));

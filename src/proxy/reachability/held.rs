@@ -2,11 +2,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::Key;
+use super::{Found, Key};
 use crate::{routing::PassiveHealth, tunnel::health::HealthProblem};
 
 /// What is said of the targets that have failed, by the number of their route. A failure is said at once, and then held, so that
-/// a target that comes and goes is not news each time: the longer, the oftener it does.
+/// a target that comes and goes, or an agent that does, is not news each time: the longer, the oftener it does.
 #[derive(Default)]
 pub(super) struct Held(HashMap<(Key, usize), Said>);
 
@@ -16,6 +16,8 @@ struct Said {
     since: Instant,
     /// For how long a problem is said at least.
     hold: Duration,
+    /// When it was looked at last.
+    looked: Instant,
 }
 
 /// For how long a first problem is held.
@@ -26,40 +28,40 @@ const LONGEST: Duration = PassiveHealth::LONGEST;
 // === impl Held ===
 
 impl Held {
-    /// What is said of a target of which this is found now, and when that is to be looked at again.
+    /// What is said of a target of which this is found now, if anything is, and when that is to be looked at again.
     pub(super) fn say(
         &mut self,
         key: (Key, usize),
-        found: Result<(), Arc<HealthProblem>>,
+        found: Option<Found>,
         now: Instant,
-    ) -> (Result<(), Arc<HealthProblem>>, Option<Instant>) {
+    ) -> (Option<Found>, Option<Instant>) {
         let Some(said) = self.0.get_mut(&key) else {
-            if let Err(problem) = &found {
-                self.0.insert(key, Said { problem: Some(problem.clone()), since: now, hold: SHORTEST });
+            if let Some(Err(problem)) = &found {
+                let problem = Some(problem.clone());
+                self.0.insert(key, Said { problem, since: now, hold: SHORTEST, looked: now });
             }
             return (found, None);
         };
+        said.looked = now;
         let until = said.since + said.hold;
         match (&said.problem, found) {
-            (None, Ok(())) => (Ok(()), None),
             // The words that came first stay: those of the next failure may name another port, and mean the same.
-            (Some(before), Err(problem)) if problem.reason == before.reason => (Err(before.clone()), None),
-            (Some(before), _) if now < until => (Err(before.clone()), Some(until)),
-            (_, Err(problem)) => (Err(said.fails(problem, now)), None),
-            (_, Ok(())) => {
-                said.ends(now);
-                (Ok(()), None)
+            (Some(before), Some(Err(problem))) if problem.reason == before.reason => (Some(Err(before.clone())), None),
+            (Some(before), _) if now < until => (Some(Err(before.clone())), Some(until)),
+            (_, Some(Err(problem))) => (Some(Err(said.fails(problem, now))), None),
+            (Some(_), found) => {
+                (said.problem, said.since) = (None, now);
+                (found, None)
             }
+            (None, found) => (found, None),
         }
     }
 
-    /// Nothing is known of the other targets any more. How long their next problem is held is remembered for a while.
-    pub(super) fn retain(&mut self, is_known: impl Fn(&Key) -> bool, now: Instant) {
-        self.0.retain(|(key, _), said| {
-            if said.problem.is_some() && !is_known(key) {
-                said.ends(now);
-            }
-            said.problem.is_some() || now.saturating_duration_since(said.since) < LONGEST
+    /// All have been looked at now. Those that are left are of routes that have gone; and how long a next problem is held is
+    /// forgotten after a while.
+    pub(super) fn retain(&mut self, now: Instant) {
+        self.0.retain(|_, said| {
+            said.looked == now && (said.problem.is_some() || now.saturating_duration_since(said.since) < LONGEST)
         });
     }
 }
@@ -77,12 +79,8 @@ impl Said {
             let text = format!("{} (this comes and goes, and is said for {} s at least)", problem.text, hold.as_secs());
             (Arc::new(HealthProblem { reason: problem.reason, text }), hold)
         };
-        *self = Self { problem: Some(problem.clone()), since: now, hold };
+        (self.problem, self.since, self.hold) = (Some(problem.clone()), now, hold);
         problem
-    }
-
-    fn ends(&mut self, now: Instant) {
-        (self.problem, self.since) = (None, now);
     }
 }
 
@@ -109,10 +107,20 @@ mod tests {
             ((ObjectName::new("web", "shop"), ObjectName::new("web", "lab"), "app:80".parse().expect("a target")), 0)
         }
 
+        fn at(&self, seconds: u64) -> Instant {
+            self.begun + Duration::from_secs(seconds)
+        }
+
         fn say(&mut self, at: u64, found: Result<(), HealthReason>) -> (Result<(), HealthReason>, Option<u64>) {
             let found = found.map_err(|reason| Arc::new(HealthProblem::new(reason, "no")));
-            let (said, next) = self.held.say(Self::key(), found, self.begun + Duration::from_secs(at));
-            (said.map_err(|problem| problem.reason), next.map(|next| (next - self.begun).as_secs()))
+            let (said, next) = self.held.say(Self::key(), Some(found), self.at(at));
+            let said = said.expect("something is known").map_err(|problem| problem.reason);
+            (said, next.map(|next| (next - self.begun).as_secs()))
+        }
+
+        /// Whether a problem is said where nothing is known of the target.
+        fn says_unknown(&mut self, at: u64) -> bool {
+            self.held.say(Self::key(), None, self.at(at)).0.is_some()
         }
 
         /// Seconds of what is said otherwise than before, where the target fails and recovers each second.
@@ -161,17 +169,30 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_not_said_but_that_it_comes_and_goes_is_remembered() {
+    fn an_agent_that_goes_and_comes_back_is_no_news_either() {
         let mut told = Told::new();
+        assert!(!told.says_unknown(0));
         assert_eq!(told.say(0, Err(REFUSED)), (Err(REFUSED), None));
-        let at = |seconds| told.begun + Duration::from_secs(seconds);
-        let (one, five) = (at(1), at(301));
-        told.held.retain(|_| false, one);
-        assert_eq!(told.say(2, Ok(())), (Ok(()), None), "its agent may have been replaced by one that reaches it");
-        assert_eq!(told.say(3, Err(REFUSED)), (Err(REFUSED), None));
-        assert_eq!(told.say(4, Ok(())), (Err(REFUSED), Some(33)));
-        told.held.retain(|_| false, one);
-        told.held.retain(|_| false, five);
+        assert!(told.says_unknown(14));
+        assert_eq!(told.say(14, Ok(())), (Err(REFUSED), Some(15)));
+        assert!(!told.says_unknown(15));
+        assert_eq!(told.say(16, Err(REFUSED)), (Err(REFUSED), None));
+        assert!(told.says_unknown(45));
+        assert!(!told.says_unknown(46));
+    }
+
+    #[test]
+    fn routes_that_are_gone_and_what_was_long_ago_are_forgotten() {
+        let mut told = Told::new();
+        let (gone, long_after) = (told.at(2), told.at(315));
+        told.say(0, Err(REFUSED)).0.expect_err("refused");
+        told.held.retain(told.begun);
+        assert_eq!(told.held.0.len(), 1);
+        told.held.retain(gone);
+        assert!(told.held.0.is_empty(), "it was not looked at");
+        told.changes(0..16);
+        assert_eq!(told.say(315, Ok(())), (Ok(()), None));
+        told.held.retain(long_after);
         assert!(told.held.0.is_empty());
     }
 }
