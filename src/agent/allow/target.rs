@@ -61,7 +61,16 @@ pub(super) fn is_name(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
     // No part but the last, behind a dot at the end, is empty.
     let parts = !text.starts_with('.') && !text.contains("..");
-    !text.is_empty() && text.len() <= 253 && parts && text.bytes().all(inner)
+    !text.is_empty() && text.len() <= 253 && parts && text.bytes().all(inner) && !ends_in_number(text)
+}
+
+/// Whether the last part is a number, as no domain's is (RFC 1123, 2.1): resolvers take `127.1` and `0x7f.1` for addresses.
+fn ends_in_number(text: &str) -> bool {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    let last = text.rsplit_once('.').map_or(text, |(_, last)| last);
+    let hexadecimal = last.strip_prefix("0x").or(last.strip_prefix("0X"));
+    last.bytes().all(|b| b.is_ascii_digit())
+        || hexadecimal.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
@@ -76,5 +85,9 @@ mod tests {
         {
             assert_eq!(Target::parse(text), None, "{text}");
         }
+        for text in ["127.1:80", "2130706433:80", "0x7f.0X1:80", "127.0.0.1.:80", "app.0x:80"] {
+            assert_eq!(Target::parse(text), None, "{text} may be an address");
+        }
+        assert_eq!(Target::parse("app.x1:80"), Some(Target::Tcp { host: Host::Name("app.x1"), port: 80 }));
     }
 }
