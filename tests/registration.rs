@@ -434,6 +434,8 @@ impl Lines {
     fn follow(&self) -> tracing::subscriber::DefaultGuard {
         let lines = self.clone();
         let subscriber = tracing_subscriber::fmt().with_writer(move || lines.clone()).with_ansi(false);
+        // Else whether anybody wants an event would be asked of that thread alone that comes there first, as another test's.
+        let _ = tracing::subscriber::set_global_default(tracing_subscriber::fmt().with_writer(io::sink).finish());
         tracing::subscriber::set_default(subscriber.finish())
     }
 
