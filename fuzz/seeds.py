@@ -29,7 +29,7 @@ SOCKET = b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key:
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: culvert/1\r\nCulvert-Replica: edge-0\r\n\r\n\x08"
 BUSY = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\nCulvert-Protocol: culvert/1\r\nContent-Length: 4\r\n\r\nwait"
 TEXTS = (
-    b"127.0.0.1:8080", b"web=*.svc.local:80-90", b"unix:/run/app.sock", b"[fd00::/8]:*", b"10.0.0.0/8:443",
+    b"127.0.0.1:8080", b"web=*.svc.local:80-90", b"unix:/run/app.sock", b"[fd00::/8]:*", b"10.0.0.0/8:443", b"7.0.0.0.:80",
     b"sha256:" + b"ab" * 32, b"http://user:pass%40@proxy.lan:3128", b"PROXY TCP4 192.0.2.1 192.0.2.2 4000 443\r\n",
     b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + bytes(range(12)), b"PROXY UNKNOWN\r\n", b".lan,10.0.0.0/8,[::1]:80,*",
 )
