@@ -16,10 +16,6 @@ pub mod socket;
 pub mod tls;
 pub mod websocket;
 
-/// What is known of a session's links, by their numbers. The edge numbers them as it opens them, so nobody can choose numbers that
-/// collide.
-type ByLink<T> = std::collections::HashMap<u32, T, foldhash::fast::RandomState>;
-
 pub use self::{
     code::{LinkError, RefuseCode, ResetCode},
     machine::{Config, Counts, Role},
@@ -27,3 +23,7 @@ pub use self::{
     open::Open,
     session::{CloseReason, Driver, Incoming, IncomingEvent, Link, Opening, Session, SessionClosed},
 };
+
+/// What is known of a session's links, by their numbers. The hash has a seed of its own, for the agent's sake: there the edge
+/// chooses the numbers.
+type ByLink<T> = std::collections::HashMap<u32, T, foldhash::fast::RandomState>;

@@ -217,6 +217,9 @@ mod tests {
             "**.a",
             "app..",
             "*.a..b",
+            "127.1",
+            "7.0.0.0.",
+            "*.web.0x7f",
         ] {
             assert_eq!(error(&format!("{host}:80")), AllowRuleError::Host(host.into()));
         }

@@ -48,7 +48,12 @@ impl Held {
             // The words that came first stay: those of the next failure may name another port, and mean the same.
             (Some(before), Some(Err(problem))) if problem.reason == before.reason => (Some(Err(before.clone())), None),
             (Some(before), _) if now < until => (Some(Err(before.clone())), Some(until)),
-            (_, Some(Err(problem))) => (Some(Err(said.fails(problem, now))), None),
+            // It fails for another reason, and was not well in between.
+            (Some(_), Some(Err(problem))) => {
+                (said.problem, said.since) = (Some(problem.clone()), now);
+                (Some(Err(problem)), None)
+            }
+            (None, Some(Err(problem))) => (Some(Err(said.fails_again(problem, now))), None),
             (Some(_), found) => {
                 (said.problem, said.since) = (None, now);
                 (found, None)
@@ -70,7 +75,7 @@ impl Held {
 
 impl Said {
     /// Returns what is said from now on: of one that is held for longer, that it is.
-    fn fails(&mut self, problem: Arc<HealthProblem>, now: Instant) -> Arc<HealthProblem> {
+    fn fails_again(&mut self, problem: Arc<HealthProblem>, now: Instant) -> Arc<HealthProblem> {
         let is_first = now.saturating_duration_since(self.since) >= LONGEST;
         let (problem, hold) = if is_first {
             (problem, SHORTEST)
@@ -142,11 +147,15 @@ mod tests {
             assert_eq!(told.say(at, found), (Err(REFUSED), next));
         }
         assert_eq!(told.say(15, Err(TIMEOUT)), (Err(TIMEOUT), None));
-        assert_eq!(told.say(44, Ok(())), (Err(TIMEOUT), Some(45)), "the second one in a while, so twice as long");
-        assert_eq!(told.say(45, Ok(())), (Ok(()), None));
-        assert_eq!(told.say(46, Err(REFUSED)), (Err(REFUSED), None));
+        assert_eq!(
+            told.say(29, Ok(())),
+            (Err(TIMEOUT), Some(30)),
+            "it was not well in between, so no longer than before"
+        );
+        assert_eq!(told.say(30, Ok(())), (Ok(()), None));
+        assert_eq!(told.say(31, Err(REFUSED)), (Err(REFUSED), None));
         let said = told.held.0[&Told::key()].problem.as_ref().map(|problem| &*problem.text);
-        assert_eq!(said, Some("no (this comes and goes, and is said for 60 s at least)"));
+        assert_eq!(said, Some("no (this comes and goes, and is said for 30 s at least)"));
     }
 
     #[test]
