@@ -311,7 +311,7 @@ impl Plan {
 impl Known {
     /// Whether only a balancer leads there, and does not yet.
     fn is_early(&self, now: Instant) -> bool {
-        Lane::of(&self.replica) == Lane::Edge && now < self.balanced
+        self.replica.address.is_none() && now < self.balanced
     }
 }
 

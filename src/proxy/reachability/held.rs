@@ -147,6 +147,7 @@ mod tests {
             assert_eq!(told.say(at, found), (Err(REFUSED), next));
         }
         assert_eq!(told.say(15, Err(TIMEOUT)), (Err(TIMEOUT), None));
+        assert_eq!(told.say(16, Err(REFUSED)), (Err(TIMEOUT), Some(30)));
         assert_eq!(
             told.say(29, Ok(())),
             (Err(TIMEOUT), Some(30)),
