@@ -15,7 +15,7 @@ use culvert::tunnel::{Link, Replica};
 use support::*;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 /// How many connections each agent of these tests holds with each replica.
@@ -69,6 +69,8 @@ impl Replicas {
         let set: Arc<[Replica]> = self.edges.iter().map(replica).collect();
         for edge in self.edges.values() {
             edge.replicas.send_replace(set.clone());
+            // They hear of it one after the other: agents meet new ones that know of themselves only.
+            sleep(Duration::from_millis(20)).await;
         }
         for edge in leaving.into_values() {
             let registrations = registrations(&edge);

@@ -5,25 +5,19 @@ use std::{
 
 use tokio::time::Instant;
 
+use self::replicas::{Known, Replicas};
 use super::backoff::{Backoff, Failure};
 use crate::tunnel::Replica;
+
+mod replicas;
 
 /// Whom to dial, and when: holds one session with each replica of the edge in each slot. Pure; the time comes in.
 #[derive(Debug)]
 pub(super) struct Plan {
     /// By their number.
     slots: Vec<Slot>,
-    /// The replicas that the edge named last; empty where nobody is there who could say so.
-    replicas: Vec<Known>,
+    replicas: Replicas,
     last_serial: u64,
-}
-
-/// A replica that the edge has named.
-#[derive(Debug)]
-struct Known {
-    replica: Replica,
-    /// From when on a balancer may lead there.
-    balanced: Instant,
 }
 
 /// One dial: for a slot, by a lane.
@@ -96,13 +90,14 @@ impl Plan {
     const SLOW: Duration = Duration::from_secs(3);
     /// A replica that said that it stops is not back sooner, and is likely to leave the set. Others serve meanwhile.
     const RESTART: Duration = Duration::from_secs(1);
-    /// A balancer hears of a new replica later than the other replicas do: kube-proxy's rules change once a second by default.
-    /// So long it is not asked for that one, and up to half as long again, so that not all agents ask together.
-    const BALANCED: Duration = Duration::from_secs(1);
 
     /// A plan with so many slots, at least one.
     pub(super) fn new(slots: u32) -> Self {
-        Self { slots: (0..slots.max(1)).map(|_| Slot::default()).collect(), replicas: Vec::new(), last_serial: 0 }
+        Self {
+            slots: (0..slots.max(1)).map(|_| Slot::default()).collect(),
+            replicas: Replicas::default(),
+            last_serial: 0,
+        }
     }
 
     /// What to dial now. Each of them then counts as being dialled until it [`Plan::registered`] or [`Plan::failed`].
@@ -132,8 +127,10 @@ impl Plan {
             None => Some(now),
         };
         let dials = self.wanted(now).into_iter().filter_map(at);
-        let missing = self.slots.iter().flat_map(|slot| slot.missing(&self.replicas));
-        let balanced = missing.filter(|known| known.is_early(now)).map(|known| known.balanced);
+        let balanced = self
+            .slots
+            .iter()
+            .flat_map(|slot| slot.missing(&self.replicas).filter_map(move |known| slot.waits_for_balancer(known, now)));
         dials.chain(balanced).min()
     }
 
@@ -164,9 +161,7 @@ impl Plan {
                 let Some(Dialling { serial, .. }) = state.dialling else { continue };
                 let is_needless = match lane {
                     Lane::Edge => met.values().any(|held| held.serial > serial),
-                    Lane::Replica { id, .. } => {
-                        met.contains_key(id) || !self.replicas.iter().any(|known| known.replica.id == *id)
-                    }
+                    Lane::Replica { id, .. } => met.contains_key(id) || self.replicas.get(id).is_none(),
                 };
                 if is_needless {
                     state.dialling = None;
@@ -203,6 +198,7 @@ impl Plan {
             self.slots.iter_mut().flat_map(|slot| &mut slot.met).find(|(_, held)| held.serial == serial)?;
         held.leaving = true;
         let replica = replica.clone();
+        self.replicas.no_longer_says(&replica, now);
         if !self.is_connected() {
             self.look_again(now);
         }
@@ -219,9 +215,12 @@ impl Plan {
         slot.met.remove(&replica);
         if self.slots.iter().all(|slot| slot.met.is_empty()) {
             // What we know of the replicas may be of the past by the time that one is there again.
-            self.replicas.clear();
+            self.replicas = Replicas::default();
+        } else if !self.slots.iter().any(|slot| slot.met.contains_key(&replica)) {
+            self.replicas.no_longer_says(&replica, now);
         }
         let ways = self.ways(number, &replica, now);
+        let balanced = self.waits_for_balancer(number, &replica, now);
         let least = if held.leaving && self.is_connected() { Self::RESTART } else { Duration::ZERO };
         let slot = self.slots.get_mut(number as usize)?;
         let delays = ways.iter().map(|lane| {
@@ -234,22 +233,18 @@ impl Plan {
             state.at = now + delay;
             delay
         });
-        delays.min()
+        delays.chain(balanced).min()
     }
 
-    /// The edge named its replicas. `random` is from 0 to 1.
-    pub(super) fn learned(&mut self, replicas: Vec<Replica>, random: f64, now: Instant) {
-        if self.replicas.iter().map(|known| &known.replica).eq(&replicas) {
+    /// The replica of this session named those that it knows of. `random` is from 0 to 1.
+    pub(super) fn learned(&mut self, serial: u64, named: Vec<Replica>, random: f64, now: Instant) {
+        let mut met = self.slots.iter().flat_map(|slot| &slot.met);
+        // One that stops may not hear any more of who comes and goes.
+        let Some((from, _)) = met.find(|(_, held)| held.serial == serial && !held.leaving) else { return };
+        if !self.replicas.says(from, named, random, now) {
             return;
         }
-        // Those of the first list were there before us.
-        let wait = if self.replicas.is_empty() { Duration::ZERO } else { Self::BALANCED.mul_f64(1.0 + random / 2.0) };
-        let known = |replica: Replica| {
-            let before = self.replicas.iter().find(|known| known.replica.id == replica.id);
-            Known { balanced: before.map_or(now + wait, |known| known.balanced), replica }
-        };
-        self.replicas = replicas.into_iter().map(known).collect();
-        let lanes: Vec<Lane> = self.replicas.iter().map(|known| Lane::of(&known.replica)).collect();
+        let lanes: Vec<Lane> = self.replicas.iter().map(Lane::of).collect();
         for slot in &mut self.slots {
             slot.lanes.retain(|lane, state| state.dialling.is_some() || *lane == Lane::Edge || lanes.contains(lane));
         }
@@ -301,17 +296,13 @@ impl Plan {
             return if slot == 0 { vec![Lane::Edge] } else { Vec::new() };
         }
         let Some(slot) = self.slots.get(slot as usize) else { return Vec::new() };
-        let known = self.replicas.iter().find(|known| known.replica.id == replica);
-        known.into_iter().flat_map(|known| slot.ways(known, now)).collect()
+        self.replicas.get(replica).into_iter().flat_map(|known| slot.ways(known, now)).collect()
     }
-}
 
-// === impl Known ===
-
-impl Known {
-    /// Whether only a balancer leads there, and does not yet.
-    fn is_early(&self, now: Instant) -> bool {
-        self.replica.address.is_none() && now < self.balanced
+    /// How long a replica is not looked for by the balancer yet, where that is a way to meet it in a slot.
+    fn waits_for_balancer(&self, slot: u32, replica: &str, now: Instant) -> Option<Duration> {
+        let (slot, known) = (self.slots.get(slot as usize)?, self.replicas.get(replica)?);
+        slot.waits_for_balancer(known, now).map(|at| at - now)
     }
 }
 
@@ -324,23 +315,32 @@ impl Slot {
 
     /// The replicas without a session. One that stops has its session still: its successor is another one, or comes after
     /// that.
-    fn missing<'a>(&self, replicas: &'a [Known]) -> impl Iterator<Item = &'a Known> {
+    fn missing<'a>(&self, replicas: &'a Replicas) -> impl Iterator<Item = &'a Known> {
         replicas.iter().filter(|known| !self.met.contains_key(&known.replica.id))
     }
 
-    /// A replica's own address, or else the edge's once it may lead there; both where its own is in doubt.
+    /// A replica's own address; the edge's where it has none or that is in doubt, once a balancer may lead there.
     fn ways(&self, known: &Known, now: Instant) -> impl Iterator<Item = Lane> {
-        let lane = Lane::of(&known.replica);
-        let in_doubt = lane != Lane::Edge && self.lanes.get(&lane).is_some_and(|state| state.is_in_doubt(now));
-        let own = (!known.is_early(now)).then_some(lane);
-        [own, in_doubt.then_some(Lane::Edge)].into_iter().flatten()
+        let own = Some(Lane::of(known)).filter(|lane| *lane != Lane::Edge);
+        let edge = (self.needs_balancer(known, now) && !known.is_early(now)).then_some(Lane::Edge);
+        [own, edge].into_iter().flatten()
+    }
+
+    /// Until when the edge's address does not count among the [`Slot::ways`] only because it would be too early.
+    fn waits_for_balancer(&self, known: &Known, now: Instant) -> Option<Instant> {
+        (self.needs_balancer(known, now) && known.is_early(now)).then_some(known.balanced)
+    }
+
+    fn needs_balancer(&self, known: &Known, now: Instant) -> bool {
+        let own = Lane::of(known);
+        own == Lane::Edge || self.lanes.get(&own).is_some_and(|state| state.is_in_doubt(now))
     }
 }
 
 // === impl Lane ===
 
 impl Lane {
-    fn of(replica: &Replica) -> Self {
+    fn of(Known { replica, .. }: &Known) -> Self {
         match &replica.address {
             Some(address) => Self::Replica { id: replica.id.clone(), address: address.clone() },
             None => Self::Edge,

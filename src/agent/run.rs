@@ -151,7 +151,9 @@ impl Agent {
                 }
                 ended = finished(&mut running.sessions) => running.lost(&ended),
                 Some(news) = news.recv() => match news {
-                    News::Replicas(replicas) => running.plan.learned(replicas, rand::random(), Instant::now()),
+                    News::Replicas(serial, replicas) => {
+                        running.plan.learned(serial, replicas, rand::random(), Instant::now());
+                    }
                     News::Leaving(serial) => running.leaving(serial),
                 },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
@@ -256,11 +258,13 @@ impl Running {
 }
 
 /// What the next task that finishes has found; never, where there is none. Those that were aborted are passed over: in a `select!`
-/// an end that its pattern does not take would switch the branch off, and the results of others with it.
+/// an end that its pattern does not take would switch the branch off, and the results of others with it. A panic goes on here:
+/// passed over, it would leave a session or a dial in the plan for ever.
 async fn finished<T: 'static>(tasks: &mut JoinSet<T>) -> T {
     loop {
         match tasks.join_next().await {
             Some(Ok(result)) => return result,
+            Some(Err(end)) if end.is_panic() => std::panic::resume_unwind(end.into_panic()),
             Some(Err(_)) => {}
             None => std::future::pending().await,
         }
@@ -286,5 +290,13 @@ mod tests {
         assert_eq!(finished(&mut dials).await, "connected");
         // And where there is none, nothing is finished.
         assert!(timeout(Duration::from_millis(10), finished(&mut dials)).await.is_err());
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "a fault of ours")]
+    async fn a_panic_is_passed_on() {
+        let mut dials = JoinSet::new();
+        dials.spawn(async { panic!("a fault of ours") });
+        let () = finished(&mut dials).await;
     }
 }

@@ -40,9 +40,9 @@ pub(super) struct Serve {
 /// What a session has heard of the edge's replicas.
 #[derive(Debug)]
 pub(super) enum News {
-    /// All that there are.
-    Replicas(Vec<Replica>),
-    /// The one that the session of this number is with stops.
+    /// All that the one with which the session of this number is knows of.
+    Replicas(u64, Vec<Replica>),
+    /// The one with which the session of this number is stops.
     Leaving(u64),
 }
 
@@ -94,7 +94,7 @@ impl Serve {
                         tokio::spawn(link(opening, self.clone()));
                     }
                     Some(IncomingEvent::Note(Note::Welcome { replicas, .. } | Note::Replicas { replicas })) => {
-                        let _ = self.news.send(News::Replicas(replicas)).await;
+                        let _ = self.news.send(News::Replicas(serial, replicas)).await;
                     }
                     Some(IncomingEvent::Note(Note::Checks { start, stop })) => {
                         self.checker.ordered(serial, session, start, &stop);

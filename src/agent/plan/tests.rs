@@ -32,9 +32,9 @@ fn one_balancer_is_dialled_until_all_replicas_are_met() {
     assert_eq!(plan.start_due(now), [edge(0)]);
     assert_eq!(plan.start_due(now), [], "one dial at a time");
     assert_eq!(plan.next_due(now), None);
-    plan.registered(&edge(0), "r1", now);
+    let r1 = plan.registered(&edge(0), "r1", now);
     assert_eq!(plan.next_due(now), None, "no other replica is known");
-    plan.learned(replicas(&[("r1", None), ("r2", None), ("r3", None)]), 0.0, now);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", None), ("r3", None)]), 0.0, now);
     assert_eq!(plan.start_due(now), [edge(0)]);
     let delay = plan.failed(&edge(0), Failure::Met, NONE, 1.0, now);
     assert_eq!(plan.start_due(now), []);
@@ -50,14 +50,14 @@ fn one_balancer_is_dialled_until_all_replicas_are_met() {
 
 #[test]
 fn replicas_with_addresses_are_dialled_there_and_side_by_side() {
-    let (mut plan, now, _) = connected(1);
-    plan.learned(replicas(&[("r1", Some("a:1")), ("r2", Some("b:1")), ("r3", Some("c:1"))]), 0.0, now);
+    let (mut plan, now, r1) = connected(1);
+    plan.learned(r1, replicas(&[("r1", Some("a:1")), ("r2", Some("b:1")), ("r3", Some("c:1"))]), 0.0, now);
     assert_eq!(plan.start_due(now), [at(0, "r2", "b:1"), at(0, "r3", "c:1")]);
     plan.failed(&at(0, "r2", "b:1"), Failure::Transient, NONE, 0.5, now);
     let r3 = plan.registered(&at(0, "r3", "c:1"), "r3", now);
     assert_eq!(plan.next_due(now), Some(now + Duration::from_millis(25)));
     // r2 leaves the set: it is not dialled any more. r3 is lost: its own address is dialled again.
-    plan.learned(replicas(&[("r1", Some("a:1")), ("r3", Some("c:1"))]), 0.0, now);
+    plan.learned(r1, replicas(&[("r1", Some("a:1")), ("r3", Some("c:1"))]), 0.0, now);
     assert_eq!(plan.next_due(now), None);
     let delay = plan.lost(r3, 1.0, now).expect("dialled again");
     assert_eq!(plan.start_due(now + delay), [at(0, "r3", "c:1")]);
@@ -67,14 +67,14 @@ fn replicas_with_addresses_are_dialled_there_and_side_by_side() {
 fn each_slot_holds_its_own_sessions() {
     let (mut plan, now) = (Plan::new(2), Instant::now());
     assert_eq!(plan.start_due(now), [edge(0)], "one is enough to find the edge");
-    let first = plan.registered(&edge(0), "r1", now);
+    let r1 = plan.registered(&edge(0), "r1", now);
     assert_eq!(plan.start_due(now), [], "who is to be met comes with the welcome");
-    plan.learned(replicas(&[("r1", Some("a:1")), ("r2", Some("b:1"))]), 0.0, now);
+    plan.learned(r1, replicas(&[("r1", Some("a:1")), ("r2", Some("b:1"))]), 0.0, now);
     assert_eq!(plan.start_due(now), [at(0, "r2", "b:1"), at(1, "r1", "a:1"), at(1, "r2", "b:1")]);
     plan.registered(&at(1, "r1", "a:1"), "r1", now);
     assert_eq!((plan.met(0).count(), plan.met(1).count()), (1, 1));
     // The slot that is lost is dialled again; the other one is left alone.
-    let delay = plan.lost(first, 1.0, now).expect("dialled again");
+    let delay = plan.lost(r1, 1.0, now).expect("dialled again");
     assert_eq!(plan.start_due(now + delay), [at(0, "r1", "a:1")]);
     assert_eq!(plan.met(1).collect::<Vec<_>>(), ["r1"]);
 }
@@ -83,8 +83,8 @@ fn each_slot_holds_its_own_sessions() {
 fn an_edge_that_is_away_is_dialled_by_one_slot() {
     let (mut plan, mut now) = (Plan::new(3), Instant::now());
     plan.start_due(now);
-    let first = plan.registered(&edge(0), "r1", now);
-    plan.learned(replicas(&[("r1", Some("a:1"))]), 0.0, now);
+    let r1 = plan.registered(&edge(0), "r1", now);
+    plan.learned(r1, replicas(&[("r1", Some("a:1"))]), 0.0, now);
     let others = plan.start_due(now);
     assert_eq!(others, [at(1, "r1", "a:1"), at(2, "r1", "a:1")]);
     let others: Vec<_> = others.iter().map(|dial| plan.registered(dial, "r1", now)).collect();
@@ -93,7 +93,7 @@ fn an_edge_that_is_away_is_dialled_by_one_slot() {
     for serial in others {
         assert!(plan.lost(serial, 1.0, now).is_some(), "while the first is there, its address is dialled");
     }
-    assert!(plan.lost(first, 1.0, now).is_some());
+    assert!(plan.lost(r1, 1.0, now).is_some());
     for _ in 0..10 {
         now = plan.next_due(now).expect("dialled again and again").max(now);
         assert_eq!(plan.start_due(now), [edge(0)]);
@@ -101,9 +101,9 @@ fn an_edge_that_is_away_is_dialled_by_one_slot() {
     }
     now += Duration::from_secs(1);
     assert_eq!(plan.start_due(now), [edge(0)]);
-    plan.registered(&edge(0), "r2", now);
+    let r2 = plan.registered(&edge(0), "r2", now);
     assert_eq!(plan.start_due(now), [], "it is not known yet who the edge is now");
-    plan.learned(replicas(&[("r2", None)]), 0.0, now);
+    plan.learned(r2, replicas(&[("r2", None)]), 0.0, now);
     assert_eq!(plan.start_due(now), [edge(1), edge(2)]);
 }
 
@@ -112,8 +112,8 @@ fn where_an_address_cannot_be_reached_the_balancer_leads_there() {
     let (mut plan, mut now) = (Plan::new(1), Instant::now());
     let r2 = at(0, "r2", "10.0.0.2:7443");
     plan.start_due(now);
-    plan.registered(&edge(0), "r1", now);
-    plan.learned(replicas(&[("r1", None), ("r2", Some("10.0.0.2:7443"))]), 0.0, now);
+    let r1 = plan.registered(&edge(0), "r1", now);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("10.0.0.2:7443"))]), 0.0, now);
     assert_eq!(plan.start_due(now), std::slice::from_ref(&r2));
     // It is refused twice: the edge's own address is dialled beside it.
     now += plan.failed(&r2, Failure::Transient, NONE, 1.0, now);
@@ -128,8 +128,8 @@ fn where_an_address_cannot_be_reached_the_balancer_leads_there() {
 
 #[test]
 fn an_address_that_says_nothing_is_doubted_soon() {
-    let (mut plan, now, _) = connected(1);
-    plan.learned(replicas(&[("r1", None), ("r2", Some("10.0.0.2:7443"))]), 0.0, now);
+    let (mut plan, now, r1) = connected(1);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("10.0.0.2:7443"))]), 0.0, now);
     assert_eq!(plan.start_due(now), [at(0, "r2", "10.0.0.2:7443")]);
     assert_eq!(plan.next_due(now), Some(now + Plan::SLOW));
     let now = now + Plan::SLOW;
@@ -137,15 +137,15 @@ fn an_address_that_says_nothing_is_doubted_soon() {
     assert_eq!(plan.start_due(now), [edge(0)]);
     assert_eq!(plan.next_due(now), None);
     // It leaves the set: the dial is good for nothing.
-    plan.learned(replicas(&[("r1", None)]), 0.0, now);
+    plan.learned(r1, replicas(&[("r1", None)]), 0.0, now);
     assert_eq!(plan.give_up(), [at(0, "r2", "10.0.0.2:7443")]);
 }
 
 #[test]
 fn after_the_last_session_is_lost_the_edge_itself_is_dialled() {
-    let (mut plan, now, serial) = connected(1);
-    plan.learned(replicas(&[("r1", Some("a:1"))]), 0.0, now);
-    assert_eq!(plan.lost(serial, 1.0, now), Some(Duration::from_millis(50)));
+    let (mut plan, now, r1) = connected(1);
+    plan.learned(r1, replicas(&[("r1", Some("a:1"))]), 0.0, now);
+    assert_eq!(plan.lost(r1, 1.0, now), Some(Duration::from_millis(50)));
     assert_eq!(plan.start_due(now), []);
     assert_eq!(plan.start_due(now + Duration::from_millis(100)), [edge(0)]);
 }
@@ -162,17 +162,17 @@ fn the_end_of_a_session_that_was_replaced_changes_nothing() {
 #[test]
 fn a_replica_that_left_is_not_dialled_when_its_session_ends() {
     let (mut plan, now, r1) = connected(1);
-    plan.registered(&edge(0), "r2", now);
-    plan.learned(replicas(&[("r2", None)]), 0.0, now);
+    let r2 = plan.registered(&edge(0), "r2", now);
+    plan.learned(r2, replicas(&[("r2", None)]), 0.0, now);
     assert_eq!(plan.lost(r1, 1.0, now), None);
     assert_eq!(plan.next_due(now), None);
 }
 
 #[test]
 fn a_replica_that_stops_is_not_dialled_before_its_session_ends() {
-    let (mut plan, now, _) = connected(1);
+    let (mut plan, now, r1) = connected(1);
     let r2 = plan.registered(&edge(0), "r2", now);
-    plan.learned(replicas(&[("r1", None), ("r2", Some("b:1"))]), 0.0, now);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("b:1"))]), 0.0, now);
     assert_eq!(plan.leaving(r2, now).as_deref(), Some("r2"));
     assert_eq!(plan.next_due(now), None, "it would refuse");
     let delay = plan.lost(r2, 1.0, now).expect("it may be back, until it is gone from the set");
@@ -183,13 +183,13 @@ fn a_replica_that_stops_is_not_dialled_before_its_session_ends() {
 #[test]
 fn when_the_only_replica_stops_another_is_dialled_at_once() {
     let (mut plan, now, r1) = connected(1);
-    plan.learned(replicas(&[("r1", None)]), 0.0, now);
+    plan.learned(r1, replicas(&[("r1", None)]), 0.0, now);
     assert_eq!(plan.next_due(now), None);
     assert_eq!(plan.leaving(r1, now).as_deref(), Some("r1"));
     assert_eq!(plan.met(0).count(), 0, "the one that starts in its place may have its id");
     assert_eq!(plan.start_due(now), [edge(0)]);
-    plan.registered(&edge(0), "r2", now);
-    plan.learned(replicas(&[("r2", None)]), 0.0, now);
+    let r2 = plan.registered(&edge(0), "r2", now);
+    plan.learned(r2, replicas(&[("r2", None)]), 0.0, now);
     assert_eq!(plan.lost(r1, 1.0, now), None, "it was replaced before it ended");
     assert_eq!(plan.next_due(now), None);
 }
@@ -225,27 +225,27 @@ fn what_the_edge_asks_to_wait_is_waited() {
 
 #[test]
 fn who_was_there_before_us_is_looked_for_at_once() {
-    let (mut plan, now, _) = connected(1);
-    plan.learned(replicas(&[("r1", None), ("r2", None)]), 0.0, now);
+    let (mut plan, now, r1) = connected(1);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", None)]), 0.0, now);
     assert_eq!(plan.next_due(now), Some(now));
 }
 
 #[test]
 fn a_new_replica_is_looked_for_once_the_balancer_may_lead_there() {
     for slots in [1, 2] {
-        let (mut plan, now, _) = connected(slots);
-        plan.learned(replicas(&[("r1", None)]), 0.0, now);
+        let (mut plan, now, r1) = connected(slots);
+        plan.learned(r1, replicas(&[("r1", None)]), 0.0, now);
         for slot in 1..slots {
             plan.start_due(now);
             plan.registered(&edge(slot), "r1", now);
         }
         assert_eq!(plan.next_due(now), None);
-        plan.learned(replicas(&[("r1", None), ("r2", None)]), 1.0, now);
-        let balanced = now + Plan::BALANCED.mul_f64(1.5);
+        plan.learned(r1, replicas(&[("r1", None), ("r2", None)]), 1.0, now);
+        let balanced = now + Replicas::BALANCED.mul_f64(1.5);
         assert_eq!((plan.start_due(now), plan.next_due(now)), (vec![], Some(balanced)));
         // Others that come meanwhile have their own time; nobody's is put off.
         let later = now + Duration::from_millis(800);
-        plan.learned(replicas(&[("r1", None), ("r2", None), ("r3", None)]), 1.0, later);
+        plan.learned(r1, replicas(&[("r1", None), ("r2", None), ("r3", None)]), 1.0, later);
         assert_eq!((plan.start_due(later), plan.next_due(later)), (vec![], Some(balanced)));
         assert_eq!(plan.start_due(balanced), (0..slots).map(edge).collect::<Vec<_>>());
     }
@@ -253,23 +253,23 @@ fn a_new_replica_is_looked_for_once_the_balancer_may_lead_there() {
 
 #[test]
 fn a_dial_for_another_one_does_not_make_a_new_replica_due() {
-    let (mut plan, now, _) = connected(1);
-    plan.learned(replicas(&[("r1", None), ("r2", None)]), 0.0, now);
+    let (mut plan, now, r1) = connected(1);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", None)]), 0.0, now);
     assert_eq!(plan.start_due(now), [edge(0)], "for r2");
-    plan.learned(replicas(&[("r1", None), ("r2", None), ("r3", None)]), 0.0, now);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", None), ("r3", None)]), 0.0, now);
     plan.registered(&edge(0), "r2", now);
-    assert_eq!((plan.start_due(now), plan.next_due(now)), (vec![], Some(now + Plan::BALANCED)));
+    assert_eq!((plan.start_due(now), plan.next_due(now)), (vec![], Some(now + Replicas::BALANCED)));
 }
 
 #[test]
 fn although_the_balancer_led_nowhere_before_a_new_replica_is_looked_for_soon() {
-    let (mut plan, now, _) = connected(1);
-    plan.learned(replicas(&[("r1", None), ("r2", None)]), 0.0, now);
+    let (mut plan, now, r1) = connected(1);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", None)]), 0.0, now);
     for _ in 0..50 {
         plan.failed(&edge(0), Failure::Met, NONE, 1.0, now);
     }
     assert_eq!(plan.next_due(now), Some(now + Duration::from_secs(10)));
-    plan.learned(replicas(&[("r1", None), ("r2", None), ("r3", None)]), 0.0, now);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", None), ("r3", None)]), 0.0, now);
     assert_eq!(plan.next_due(now), Some(now + Duration::from_millis(50)), "for r2, to which it may lead now");
 }
 
@@ -277,15 +277,88 @@ fn although_the_balancer_led_nowhere_before_a_new_replica_is_looked_for_soon() {
 fn when_the_only_replica_stops_its_successor_is_not_waited_for() {
     let (one, two) = ([("r1", None)], [("r1", None), ("r2", None)]);
     for stops_first in [true, false] {
-        let (mut plan, now, serial) = connected(1);
-        plan.learned(replicas(&one), 0.0, now);
+        let (mut plan, now, r1) = connected(1);
+        plan.learned(r1, replicas(&one), 0.0, now);
         if stops_first {
-            plan.leaving(serial, now);
-            plan.learned(replicas(&two), 0.0, now);
+            plan.leaving(r1, now);
+            plan.learned(r1, replicas(&two), 0.0, now);
         } else {
-            plan.learned(replicas(&two), 0.0, now);
-            plan.leaving(serial, now);
+            plan.learned(r1, replicas(&two), 0.0, now);
+            plan.leaving(r1, now);
         }
         assert_eq!(plan.start_due(now), [edge(0)]);
     }
+}
+
+#[test]
+fn a_replica_that_knows_of_itself_only_hides_no_other_one() {
+    let (mut plan, now, r1) = connected(1);
+    let all = [("r1", Some("a:1")), ("r2", Some("b:1")), ("r3", Some("c:1"))];
+    plan.learned(r1, replicas(&all), 0.0, now);
+    assert_eq!(plan.start_due(now), [at(0, "r2", "b:1"), at(0, "r3", "c:1")]);
+    let r2 = plan.registered(&at(0, "r2", "b:1"), "r2", now);
+    plan.learned(r2, replicas(&[("r2", None)]), 0.0, now);
+    assert_eq!((plan.give_up(), plan.start_due(now)), (vec![], vec![]), "r1 knows of r3, which is being dialled");
+    // Once it hears of them all, that is no news; and when both know that r3 left, it is dialled no more.
+    plan.learned(r2, replicas(&all), 0.0, now);
+    plan.learned(r1, replicas(&all[..2]), 0.0, now);
+    assert_eq!(plan.give_up(), []);
+    plan.learned(r2, replicas(&all[..2]), 0.0, now);
+    assert_eq!(plan.give_up(), [at(0, "r3", "c:1")]);
+}
+
+#[test]
+fn the_word_of_a_replica_that_stops_or_went_counts_no_longer() {
+    for stops in [true, false] {
+        let (mut plan, now, r1) = connected(1);
+        let r2 = plan.registered(&edge(0), "r2", now);
+        plan.learned(r1, replicas(&[("r1", None), ("r2", None), ("r3", Some("c:1"))]), 0.0, now);
+        plan.learned(r2, replicas(&[("r2", None)]), 0.0, now);
+        assert_eq!(plan.start_due(now), [at(0, "r3", "c:1")], "r1 knows of it");
+        if stops {
+            plan.leaving(r1, now);
+            plan.learned(r1, replicas(&[("r1", None), ("r3", Some("c:1"))]), 0.0, now);
+        } else {
+            plan.lost(r1, 0.5, now);
+        }
+        assert_eq!(plan.give_up(), [at(0, "r3", "c:1")]);
+    }
+}
+
+#[test]
+fn of_two_addresses_the_one_that_was_said_last_is_dialled() {
+    let (mut plan, now, r1) = connected(1);
+    let r2 = plan.registered(&edge(0), "r2", now);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", None), ("r3", Some("c:1"))]), 0.0, now);
+    plan.learned(r2, replicas(&[("r2", None), ("r3", Some("c:2"))]), 0.0, now);
+    assert_eq!(plan.start_due(now), [at(0, "r3", "c:2")]);
+}
+
+#[test]
+fn the_balancer_is_not_asked_too_early_for_one_whose_address_is_in_doubt() {
+    let (mut plan, mut now, r1) = connected(1);
+    let r2 = at(0, "r2", "10.0.0.2:7443");
+    plan.learned(r1, replicas(&[("r1", None)]), 0.0, now);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("10.0.0.2:7443"))]), 0.0, now);
+    let balanced = now + Replicas::BALANCED;
+    for _ in 0..=Plan::DOUBT {
+        assert_eq!(plan.start_due(now), std::slice::from_ref(&r2), "its own address is there at once");
+        now += plan.failed(&r2, Failure::Transient, NONE, 0.0, now);
+    }
+    plan.start_due(now);
+    assert_eq!(plan.next_due(now), Some(balanced));
+    assert_eq!(plan.start_due(balanced), [edge(0)]);
+}
+
+#[test]
+fn one_that_is_met_early_and_lost_again_is_waited_for_as_long_as_others() {
+    let (mut plan, now, r1) = connected(1);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", None)]), 0.0, now);
+    assert_eq!(plan.start_due(now), [edge(0)], "for r2");
+    plan.learned(r1, replicas(&[("r1", None), ("r2", None), ("r3", None)]), 0.0, now);
+    let r3 = plan.registered(&edge(0), "r3", now);
+    assert_eq!(plan.start_due(now), [edge(0)], "for r2 still");
+    plan.registered(&edge(0), "r2", now);
+    assert_eq!(plan.lost(r3, 0.5, now), Some(Replicas::BALANCED));
+    assert_eq!(plan.next_due(now), Some(now + Replicas::BALANCED));
 }

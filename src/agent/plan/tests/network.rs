@@ -1,4 +1,5 @@
-//! A plan in a network that changes: replicas that come and go behind a balancer, with and without addresses.
+//! A plan in a network that changes: replicas that come and go behind a balancer, with and without addresses, and who hear of each
+//! other, as the balancer does, one after the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,16 +16,32 @@ enum Address {
     Wrong,
 }
 
+/// How replicas go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    /// Saying so before.
+    Drained,
+    Killed,
+}
+
 struct Network {
     plan: Plan,
     now: Instant,
     address: Address,
     up: BTreeSet<u32>,
+    /// Whom each of those that are up knows of.
+    views: BTreeMap<u32, BTreeSet<u32>>,
+    /// Whom the balancer leads to.
+    led: BTreeSet<u32>,
+    /// When who hears of those that are up now: a replica, or the balancer (`None`).
+    hears: Vec<(Instant, Option<u32>)>,
     /// What is under way, and when it is decided.
     dials: Vec<(Instant, Dial, BTreeSet<String>)>,
     /// Those that each replica knows of, by slot and replica.
     sessions: BTreeMap<(u32, u32), u64>,
     dialled: usize,
+    /// Dials that met nobody new while the balancer had yet to hear.
+    early: usize,
     turn: u32,
 }
 
@@ -35,32 +52,42 @@ impl Network {
             now: Instant::now(),
             address,
             up: BTreeSet::new(),
+            views: BTreeMap::new(),
+            led: BTreeSet::new(),
+            hears: Vec::new(),
             dials: Vec::new(),
             sessions: BTreeMap::new(),
             dialled: 0,
+            early: 0,
             turn: 0,
         }
     }
 
-    fn set(&self) -> Vec<Replica> {
-        let address = |id: &u32| match self.address {
-            Address::None => None,
-            Address::Right => Some(format!("{id}")),
-            Address::Wrong => Some("nowhere".to_owned()),
-        };
-        self.up.iter().map(|id| Replica { id: id.to_string(), address: address(id) }).collect()
-    }
-
-    /// From now on these are there. All agents hear of it, and those that went take their sessions along.
-    fn scale(&mut self, up: impl IntoIterator<Item = u32>) {
-        self.up = up.into_iter().collect();
-        let stays = self.sessions.keys().any(|(_, replica)| self.up.contains(replica));
-        if stays {
-            self.plan.learned(self.set(), 0.5, self.now);
+    /// From now on these are there, and those that went take their sessions along. Each replica that is there hears of it within half
+    /// a second, until when a new one knows of itself only, and the balancer within the time that it is given.
+    fn scale(&mut self, up: impl IntoIterator<Item = u32>, leave: Leave, latencies: &mut impl Iterator<Item = u64>) {
+        let before = std::mem::replace(&mut self.up, up.into_iter().collect());
+        let millis = |at_most: u64, latency: Option<u64>| Duration::from_millis(latency.unwrap_or(1) % at_most);
+        self.views.retain(|id, _| self.up.contains(id));
+        for id in &self.up {
+            self.views.entry(*id).or_insert_with(|| [*id].into());
+            self.hears.push((self.now + millis(500, latencies.next()), Some(*id)));
+        }
+        if before.is_empty() {
+            self.led.clone_from(&self.up);
+        } else {
+            let most = u64::try_from(Replicas::BALANCED.as_millis()).expect("little");
+            self.hears.push((self.now + millis(most, latencies.next().map(|latency| latency * 2)), None));
         }
         let gone: Vec<_> = self.sessions.extract_if(.., |(_, replica), _| !self.up.contains(replica)).collect();
+        if leave == Leave::Drained {
+            for (_, serial) in &gone {
+                self.plan.leaving(*serial, self.now);
+            }
+        }
         for (_, serial) in gone {
-            self.plan.lost(serial, 0.5, self.now);
+            let random = self.random();
+            self.plan.lost(serial, random, self.now);
         }
     }
 
@@ -83,36 +110,79 @@ impl Network {
                 self.dials.push((self.now + latency, dial, met));
                 self.dialled += 1;
             }
-            let decided = self.dials.iter().map(|(at, ..)| *at).min();
-            let Some(next) = decided.into_iter().chain(self.plan.next_due(self.now)).min() else { return };
+            let decided = self.dials.iter().map(|(at, ..)| *at);
+            let heard = self.hears.iter().map(|(at, _)| *at);
+            let Some(next) = decided.chain(heard).chain(self.plan.next_due(self.now)).min() else { return };
             self.now = self.now.max(next);
-            if let Some(index) = self.dials.iter().position(|(at, ..)| *at <= self.now) {
+            if let Some(index) = self.hears.iter().position(|(at, _)| *at <= self.now) {
+                match self.hears.swap_remove(index) {
+                    (_, Some(replica)) => self.hear(replica),
+                    (_, None) => self.led.clone_from(&self.up),
+                }
+            } else if let Some(index) = self.dials.iter().position(|(at, ..)| *at <= self.now) {
                 let (_, dial, met) = self.dials.swap_remove(index);
                 self.decide(&dial, &met);
             }
         }
     }
 
+    /// A replica hears of those that are up, and tells its agents.
+    fn hear(&mut self, replica: u32) {
+        if self.up.contains(&replica) {
+            self.views.insert(replica, self.up.clone());
+            let sessions = self.sessions.iter().filter(|((_, id), _)| *id == replica);
+            for serial in sessions.map(|(_, serial)| *serial).collect::<Vec<_>>() {
+                self.tell(replica, serial);
+            }
+        }
+    }
+
+    /// A replica says in one of its sessions whom it knows of.
+    fn tell(&mut self, replica: u32, serial: u64) {
+        let address = |id: &u32| match self.address {
+            Address::None => None,
+            Address::Right => Some(format!("{id}")),
+            Address::Wrong => Some("nowhere".to_owned()),
+        };
+        let known = self.views.get(&replica).into_iter().flatten();
+        let named = known.map(|id| Replica { id: id.to_string(), address: address(id) }).collect();
+        let random = self.random();
+        self.plan.learned(serial, named, random, self.now);
+    }
+
     fn decide(&mut self, dial: &Dial, met: &BTreeSet<String>) {
         let reached = match &dial.lane {
             Lane::Edge => {
-                self.turn = self.turn.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                self.up.iter().nth((self.turn >> 16) as usize % self.up.len().max(1)).copied()
+                let index = self.number() as usize % self.led.len().max(1);
+                self.led.iter().nth(index).copied().filter(|id| self.up.contains(id))
             }
             Lane::Replica { address, .. } => address.parse().ok().filter(|id| self.up.contains(id)),
         };
-        match reached {
-            None => drop(self.plan.failed(dial, Failure::Transient, NONE, 0.5, self.now)),
-            Some(id) if met.contains(&id.to_string()) => {
-                self.plan.failed(dial, Failure::Met, NONE, 0.5, self.now);
-            }
+        let random = self.random();
+        let failure = match reached {
+            None => Failure::Transient,
+            Some(id) if met.contains(&id.to_string()) => Failure::Met,
             Some(id) => {
                 let serial = self.plan.registered(dial, &id.to_string(), self.now);
                 let replaced = self.sessions.insert((dial.slot, id), serial);
                 assert_eq!(replaced, None, "a session was replaced that lived");
-                self.plan.learned(self.set(), 0.5, self.now);
+                return self.tell(id, serial);
             }
+        };
+        if dial.lane == Lane::Edge && self.hears.iter().any(|(_, who)| who.is_none()) {
+            self.early += 1;
         }
+        self.plan.failed(dial, failure, NONE, random, self.now);
+    }
+
+    fn number(&mut self) -> u32 {
+        self.turn = self.turn.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        self.turn >> 16
+    }
+
+    /// From 0 to 1.
+    fn random(&mut self) -> f64 {
+        f64::from(self.number() % 1_001) / 1_000.0
     }
 
     /// Whether there is one session for each slot and replica.
@@ -135,7 +205,7 @@ proptest! {
         for size in sizes {
             let (before, had) = (network.dialled, network.sessions.len());
             // The one who has the lowest number stays, so that somebody can tell of the others.
-            network.scale(0..size);
+            network.scale(0..size, Leave::Drained, &mut latencies);
             network.settle(&mut latencies);
             prop_assert!(network.is_whole(slots), "{:?}", network.sessions);
             let needed = network.sessions.len().saturating_sub(had);
@@ -152,25 +222,27 @@ proptest! {
         let mut latencies = latencies.into_iter().cycle();
         for size in sizes {
             let before = network.dialled;
-            network.scale(0..size);
+            network.scale(0..size, Leave::Drained, &mut latencies);
             network.settle(&mut latencies);
             prop_assert!(network.is_whole(slots), "{:?}", network.sessions);
             // Balancers that choose at random need more than one dial for each; these are far above any chance.
             let most = 60 * slots as usize * size as usize;
             prop_assert!(network.dialled - before <= most, "{} dials", network.dialled - before);
+            prop_assert_eq!(network.early, 0);
         }
     }
 
     #[test]
     fn whatever_comes_and_goes_all_that_are_there_are_met_in_the_end(
         slots in 1_u32..=3, address in prop::sample::select(vec![Address::None, Address::Right, Address::Wrong]),
+        leave in prop::sample::select(vec![Leave::Drained, Leave::Killed]),
         sets in prop::collection::vec(prop::collection::btree_set(0_u32..6, 0..5), 1..8),
         latencies in prop::collection::vec(1_u64..3_000, 100),
     ) {
         let mut network = Network::new(slots, address);
         let mut latencies = latencies.into_iter().cycle();
         for set in sets {
-            network.scale(set);
+            network.scale(set, leave, &mut latencies);
             network.settle(&mut latencies);
             prop_assert!(network.is_whole(slots), "{:?} of {:?}", network.sessions, network.up);
         }
