@@ -13,6 +13,7 @@ mod open;
 pub mod registration;
 mod session;
 pub mod socket;
+pub mod target;
 pub mod tls;
 pub mod websocket;
 

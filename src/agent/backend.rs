@@ -12,8 +12,11 @@ use tokio::{
 };
 
 pub(super) use self::stream::Stream;
-use super::allow::{AllowList, AllowRule, Host, Target, Verdict};
-use crate::tunnel::RefuseCode;
+use super::allow::{AllowList, AllowRule, Verdict};
+use crate::tunnel::{
+    RefuseCode,
+    target::{Host, Target},
+};
 
 /// Why a backend was not connected to: what goes back over the tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,10 +36,8 @@ pub(super) async fn connect(
     allowed: &AllowList,
     limit: Duration,
 ) -> Result<(Stream, Option<SocketAddr>), Refusal> {
-    let Some(parsed) = Target::parse(target) else {
-        let text = format_args!("{target:?} is neither HOST:PORT nor unix:/PATH");
-        return Err(Refusal::new(RefuseCode::NotAllowed, text));
-    };
+    let parsed = Target::parse(target)
+        .map_err(|error| Refusal::new(RefuseCode::NotAllowed, format_args!("{target:?} is no target: {error}")))?;
     let deadline = Instant::now() + limit;
     let verdict = allowed.verdict(&parsed, namespace);
     let (host, port) = match (verdict, parsed) {

@@ -9,10 +9,8 @@ use std::{
     task::{Poll, Waker},
 };
 
-use super::{
-    AllowList,
-    allow::{Target, Verdict},
-};
+use super::{AllowList, allow::Verdict};
+use crate::tunnel::target::Target;
 
 /// The links in progress, so that those can be ended whose target is allowed no longer. Cheap to clone, all clones are one.
 ///
@@ -98,7 +96,7 @@ impl Links {
 
 impl Entry {
     fn is_allowed(&self, allowed: &AllowList) -> bool {
-        let Some(target) = Target::parse(&self.target) else { return false };
+        let Ok(target) = Target::parse(&self.target) else { return false };
         match (allowed.verdict(&target, &self.namespace), self.address) {
             (Verdict::Allowed, _) => true,
             (verdict, Some(address)) => allowed.allows_address(verdict, address.ip(), address.port(), &self.namespace),

@@ -2,7 +2,7 @@ use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
 
 use ipnet::IpNet;
 
-use super::target::{is_name, is_socket_path, parse_port};
+use crate::tunnel::target::{is_name, is_socket_path, parse_port};
 
 /// One permission, `[NAMESPACE=]HOST:PORT` or `[NAMESPACE=]unix:/PATH`. With a namespace it holds for the TunnelHosts of that
 /// namespace only. The host is a name, all names under one (`*.web.svc.cluster.local`), an address or a network (`10.0.0.0/8`;
