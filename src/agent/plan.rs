@@ -198,7 +198,7 @@ impl Plan {
             self.slots.iter_mut().flat_map(|slot| &mut slot.met).find(|(_, held)| held.serial == serial)?;
         held.leaving = true;
         let replica = replica.clone();
-        self.replicas.no_longer_says(&replica, now);
+        self.no_longer_says(&replica, now);
         if !self.is_connected() {
             self.look_again(now);
         }
@@ -217,7 +217,7 @@ impl Plan {
             // What we know of the replicas may be of the past by the time that one is there again.
             self.replicas = Replicas::default();
         } else if !self.slots.iter().any(|slot| slot.met.contains_key(&replica)) {
-            self.replicas.no_longer_says(&replica, now);
+            self.no_longer_says(&replica, now);
         }
         let ways = self.ways(number, &replica, now);
         let balanced = self.waits_for_balancer(number, &replica, now);
@@ -241,14 +241,24 @@ impl Plan {
         let mut met = self.slots.iter().flat_map(|slot| &slot.met);
         // One that stops may not hear any more of who comes and goes.
         let Some((from, _)) = met.find(|(_, held)| held.serial == serial && !held.leaving) else { return };
-        if !self.replicas.says(from, named, random, now) {
-            return;
+        if self.replicas.says(from, named, random, now) {
+            self.forget_lanes();
+            self.look_again(now);
         }
+    }
+
+    /// What a replica named counts no longer.
+    fn no_longer_says(&mut self, replica: &str, now: Instant) {
+        self.replicas.no_longer_says(replica, now);
+        self.forget_lanes();
+    }
+
+    /// Those of replicas and addresses that are known no more, once they are not being dialled.
+    fn forget_lanes(&mut self) {
         let lanes: Vec<Lane> = self.replicas.iter().map(Lane::of).collect();
         for slot in &mut self.slots {
             slot.lanes.retain(|lane, state| state.dialling.is_some() || *lane == Lane::Edge || lanes.contains(lane));
         }
-        self.look_again(now);
     }
 
     /// Where the balancer leads is open again.
@@ -301,6 +311,9 @@ impl Plan {
 
     /// How long a replica is not looked for by the balancer yet, where that is a way to meet it in a slot.
     fn waits_for_balancer(&self, slot: u32, replica: &str, now: Instant) -> Option<Duration> {
+        if !self.is_connected() {
+            return None;
+        }
         let (slot, known) = (self.slots.get(slot as usize)?, self.replicas.get(replica)?);
         slot.waits_for_balancer(known, now).map(|at| at - now)
     }

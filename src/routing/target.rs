@@ -20,7 +20,7 @@ impl Target {
     /// The host without brackets; `None` of a socket.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
-        if self.0.starts_with("unix:/") {
+        if target::socket_path(&self.0).is_some() {
             return None;
         }
         let host = self.0.rsplit_once(':').map_or(&*self.0, |(host, _)| host);
@@ -48,16 +48,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_agents_dial_goes_over_the_wire_as_it_was_written() {
+        for text in ["127.0.0.1:8080", "[::1]:80", "app.lan:443", "my_db:5432", "unix:/run/my-app/a=b.sock"] {
+            assert_eq!(text.parse::<Target>().expect(text).as_str(), text);
+        }
+        assert_eq!("127.1:80".parse::<Target>(), Err(TargetError::Host("127.1".into())));
+    }
+
+    #[test]
     fn the_host_is_without_port_and_brackets() {
         let host = |target: &str| target.parse::<Target>().expect(target).host().map(str::to_owned);
         assert_eq!(host("[::1]:443").as_deref(), Some("::1"));
         assert_eq!(host("app.lan:443").as_deref(), Some("app.lan"));
         assert_eq!(host("unix:8080").as_deref(), Some("unix"), "a host of that name");
         assert_eq!(host("unix:/run/app.sock"), None);
-    }
-
-    #[test]
-    fn what_no_agent_would_dial_is_none() {
-        assert_eq!("127.1:80".parse::<Target>(), Err(TargetError::Host("127.1".into())));
     }
 }

@@ -54,7 +54,7 @@ impl<'a> Target<'a> {
     ///
     /// [`TargetError`], where it is something else.
     pub fn parse(text: &'a str) -> Result<Self, TargetError> {
-        if let Some(path) = text.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
+        if let Some(path) = socket_path(text) {
             return if is_socket_path(path) { Ok(Self::Unix(path)) } else { Err(TargetError::Path(path.to_owned())) };
         }
         let (host, port) = text.rsplit_once(':').ok_or(TargetError::NoPort)?;
@@ -77,6 +77,11 @@ impl<'a> Host<'a> {
             Ok(IpAddr::V6(_)) | Err(_) => None,
         }
     }
+}
+
+/// The path, where a text is meant to be a socket. Without the slash, it is a host of that name.
+pub(crate) fn socket_path(text: &str) -> Option<&str> {
+    text.strip_prefix("unix:").filter(|path| path.starts_with('/'))
 }
 
 /// A number from 1 to 65535 without sign.
@@ -131,7 +136,7 @@ mod tests {
     fn sockets_are_targets_by_their_whole_path() {
         assert_eq!(Target::parse("unix:/run/my-app/a=b.sock"), Ok(Target::Unix("/run/my-app/a=b.sock")));
         let long = format!("/{}", "a".repeat(107));
-        for path in ["/", "/run/", "/run//app", "/run/../app", "/run/./app", "/a b", "/a,b", &long] {
+        for path in ["/", "/run/", "/run//app", "/run/../app", "/run/./app", "/./app", "/a b", "/a,b", &long] {
             assert_eq!(Target::parse(&format!("unix:{path}")), Err(TargetError::Path(path.into())));
         }
     }
@@ -145,6 +150,7 @@ mod tests {
         for port in ["", "0", "+80", "70000", "http", "/run"] {
             assert_eq!(error(&format!("localhost:{port}")), TargetError::Port(port.into()));
         }
+        assert_eq!(error("unix:run/app.sock"), TargetError::Port("run/app.sock".into()), "a host of that name");
         for host in ["", "::1", "[app]", "[127.0.0.1]", "http://a", "a/b", "app..", "a..b", ".a"] {
             assert_eq!(error(&format!("{host}:80")), TargetError::Host(host.into()));
         }

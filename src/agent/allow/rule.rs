@@ -2,7 +2,7 @@ use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
 
 use ipnet::IpNet;
 
-use crate::tunnel::target::{is_name, is_socket_path, parse_port};
+use crate::tunnel::target::{is_name, is_socket_path, parse_port, socket_path};
 
 /// One permission, `[NAMESPACE=]HOST:PORT` or `[NAMESPACE=]unix:/PATH`. With a namespace it holds for the TunnelHosts of that
 /// namespace only. The host is a name, all names under one (`*.web.svc.cluster.local`), an address or a network (`10.0.0.0/8`;
@@ -104,7 +104,7 @@ impl FromStr for AllowPlace {
     type Err = AllowRuleError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(path) = text.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
+        if let Some(path) = socket_path(text) {
             let valid = is_socket_path(path);
             return if valid { Ok(Self::Unix(path.to_owned())) } else { Err(AllowRuleError::Path(path.to_owned())) };
         }

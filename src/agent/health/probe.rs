@@ -16,6 +16,7 @@ use crate::{
     tunnel::{
         RefuseCode,
         health::{Check, HealthProblem, HealthReason, HttpCheck},
+        target::socket_path,
         tls,
     },
 };
@@ -87,7 +88,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     // The path of a socket is no host.
-    let target = if check.target.starts_with("unix:/") { "localhost" } else { &check.target };
+    let target = if socket_path(&check.target).is_some() { "localhost" } else { &check.target };
     let host = http.host.as_deref().unwrap_or(target);
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: culvert-health/{}\r\nAccept: */*\r\nConnection: close\r\n\r\n",

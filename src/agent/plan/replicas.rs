@@ -10,8 +10,8 @@ use crate::tunnel::Replica;
 pub(super) struct Replicas {
     /// What each of them said last, the latest word last.
     words: Vec<Word>,
-    /// By their ids.
-    known: BTreeMap<String, Known>,
+    /// In the order of their ids.
+    known: Vec<Known>,
 }
 
 #[derive(Debug)]
@@ -54,11 +54,11 @@ impl Replicas {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Known> {
-        self.known.values()
+        self.known.iter()
     }
 
     pub(super) fn get(&self, id: &str) -> Option<&Known> {
-        self.known.get(id)
+        self.known.iter().find(|known| known.replica.id == id)
     }
 
     /// Knows who is named by any of the words, with the address that was said last; balancers lead to new ones from `balanced`
@@ -69,14 +69,13 @@ impl Replicas {
             let address = named.entry(&replica.id).or_default();
             *address = replica.address.as_deref().or(*address);
         }
-        let known = self.known.values().map(|known| (&*known.replica.id, known.replica.address.as_deref()));
+        let known = self.known.iter().map(|known| (&*known.replica.id, known.replica.address.as_deref()));
         if known.eq(named.iter().map(|(id, address)| (*id, *address))) {
             return false;
         }
         let known = named.into_iter().map(|(id, address)| {
-            let balanced = self.known.get(id).map_or(balanced, |known| known.balanced);
-            let replica = Replica { id: id.to_owned(), address: address.map(str::to_owned) };
-            (id.to_owned(), Known { replica, balanced })
+            let balanced = self.get(id).map_or(balanced, |known| known.balanced);
+            Known { replica: Replica { id: id.to_owned(), address: address.map(str::to_owned) }, balanced }
         });
         self.known = known.collect();
         true

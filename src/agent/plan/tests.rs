@@ -362,3 +362,14 @@ fn one_that_is_met_early_and_lost_again_is_waited_for_as_long_as_others() {
     assert_eq!(plan.lost(r3, 0.5, now), Some(Replicas::BALANCED));
     assert_eq!(plan.next_due(now), Some(now + Replicas::BALANCED));
 }
+
+#[test]
+fn without_a_session_that_takes_links_other_slots_wait_for_the_first_one() {
+    let (mut plan, now, r1) = connected(2);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", None)]), 0.0, now);
+    assert_eq!(plan.start_due(now), [edge(0), edge(1)]);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", None), ("r3", None)]), 0.0, now);
+    let r3 = plan.registered(&edge(1), "r3", now);
+    plan.leaving(r1, now);
+    assert_eq!(plan.lost(r3, 0.5, now), None, "new as r3 is, the first slot has to be connected before");
+}

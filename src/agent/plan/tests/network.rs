@@ -77,6 +77,7 @@ impl Network {
             self.led.clone_from(&self.up);
         } else {
             let most = u64::try_from(Replicas::BALANCED.as_millis()).expect("little");
+            // Slower than any replica, often.
             self.hears.push((self.now + millis(most, latencies.next().map(|latency| latency * 2)), None));
         }
         let gone: Vec<_> = self.sessions.extract_if(.., |(_, replica), _| !self.up.contains(replica)).collect();
