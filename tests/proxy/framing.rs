@@ -210,7 +210,8 @@ async fn a_body_in_broken_chunks_is_400_and_never_whole() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(!recorder.text().contains("0\r\n\r\n"), "{}", recorder.text());
+    // A last chunk is a line of its own; a head whose request ID ends in 0 ends the same way without the first line end.
+    assert!(!recorder.text().contains("\r\n0\r\n\r\n"), "{}", recorder.text());
 }
 
 #[tokio::test]
@@ -227,7 +228,8 @@ async fn a_long_chunk_extension_or_trailer_is_refused() {
         let answer = answer(&stage, request.as_bytes()).await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");
     }
-    assert!(!recorder.text().contains("0\r\n\r\n"), "{}", recorder.text());
+    // A last chunk is a line of its own; a head whose request ID ends in 0 ends the same way without the first line end.
+    assert!(!recorder.text().contains("\r\n0\r\n\r\n"), "{}", recorder.text());
 }
 
 /// What RFC 9112 lets pass, and how the backend gets it: a name, the request, what the backend's bytes must contain,
@@ -385,5 +387,6 @@ async fn a_body_that_ends_early_is_never_whole() {
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400 "), "{}", String::from_utf8_lossy(&answer));
     }
     assert_eq!(stage.get("/last").await.status, 200);
-    assert!(!recorder.text().contains("0\r\n\r\n"), "{}", recorder.text());
+    // A last chunk is a line of its own; a head whose request ID ends in 0 ends the same way without the first line end.
+    assert!(!recorder.text().contains("\r\n0\r\n\r\n"), "{}", recorder.text());
 }
