@@ -189,7 +189,9 @@ impl Proxy {
                 return;
             }
             let (shared, tls, shutdown) = (self.shared.clone(), tls.clone(), shutdown.clone());
-            tokio::spawn(Accepted { shared, tcp, peer, tls, shutdown, token: connections.token() }.serve());
+            let accepted = Accepted { shared, tcp, peer, tls, shutdown, token: connections.token() };
+            // On the heap before it is a task, which is moved ten times on its way there and back.
+            tokio::spawn(Box::pin(accepted.serve()));
         };
         socket::configure(&listener);
         loop {

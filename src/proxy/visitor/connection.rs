@@ -105,7 +105,8 @@ impl Accepted {
         let mut visitor = Visitor { peer: Peer::new(peer), local, tls: None };
         let phase;
         let stream = if let Some(tls) = tls {
-            match last_chance(&shutdown, tls.accept(socket, peer)).await {
+            // Boxed, as HTTP/2 is below: of both, connections that need neither would have the size.
+            match last_chance(&shutdown, Box::pin(tls.accept(socket, peer))).await {
                 Some(Some(Arrival { stream, info, speaks_http2 })) => {
                     visitor.tls = Some(info);
                     phase = if speaks_http2 { Phase::multiplexed(&shared.config) } else { Phase::new(&shared.config) };
@@ -131,7 +132,7 @@ impl Accepted {
         let io = TokioIo::new(VisitorStream::new(stream, phase.clone()));
         if phase.is_multiplexed() {
             let connection = http2::serve(&shared, io, &visitor, &phase);
-            watch(&shared, &phase, connection, peer, shutdown, token).await;
+            Box::pin(watch(&shared, &phase, connection, peer, shutdown, token)).await;
         } else {
             let service = service_fn(|mut request: Request<Incoming>| {
                 let has_body = !request.body().is_end_stream();
