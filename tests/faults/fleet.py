@@ -6,6 +6,7 @@ import re
 import secrets
 import signal
 import socket
+import subprocess
 import sys
 import time
 import urllib.request
@@ -20,6 +21,7 @@ from processes import ROOT, free_port, until
 HOST = "shop.faults.test"
 SMALL_BYTES, LARGE_BYTES = 1024, 1 << 30
 SLOW_BYTES, SLOW_RATE = 4 << 20, 512 << 10  # a download of eight seconds
+CONNECTIONS = 2  # of an agent with each replica: the default of `culvert agent`
 
 
 def backend(processes):
@@ -44,12 +46,13 @@ def backend(processes):
 class Edge:
     """An edge of a folder; it keeps its addresses and its certificate over restarts."""
 
-    def __init__(self, fleet, name, listen="127.0.0.1", flags=()):
+    def __init__(self, fleet, name, listen="127.0.0.1", flags=(), start=True):
         self.fleet, self.name, self.flags = fleet, name, flags
-        self.http, self.https, self.bridge, self.admin = (f"{listen}:{free_port()}" for _ in range(4))
+        self.http, self.https, self.bridge, self.admin, self.mesh = (f"{listen}:{free_port()}" for _ in range(5))
         self.runs = 0
-        self.start()
-        self.ready()
+        if start:
+            self.start()
+            self.ready()
 
     def start(self):
         self.runs += 1
@@ -72,8 +75,9 @@ class Edge:
                 return float(line.rpartition(" ")[2])
         return 0.0
 
-    def sessions(self):
-        return self.metric('culvert_agent_sessions{agent="lab",namespace="default"}')
+    def agents(self):
+        """How many agents have all their sessions with it; a half is one that lacks one."""
+        return self.metric('culvert_agent_sessions{agent="lab",namespace="default"}') / CONNECTIONS
 
 
 class Agent:
@@ -89,8 +93,7 @@ class Agent:
         edges = ",".join(f"https://{edge}" for edge in self.edges)
         dial = ["--edge", edges, "--edge-fingerprint", self.fleet.pin, "--agent", "default/lab"]
         command = [self.fleet.program, "--log-format", "json", "agent", *dial, "--token-file", self.token]
-        # One connection each, so that what an edge counts as sessions are agents.
-        command += ["--allow", f"0.0.0.0/0:{self.allow}", "--connections", "1"]
+        command += ["--allow", f"0.0.0.0/0:{self.allow}"]
         self.process = self.fleet.processes.start(f"{self.name}-{self.runs}", *self.prefix, *command)
         return self
 
@@ -130,6 +133,20 @@ class Fleet:
 
     def edge(self, name="edge", **options):
         return Edge(self, name, **options)
+
+    def peers(self, *names):
+        """Edges that know of each other and forward to each other."""
+        key = self.state.with_name("mesh.key")
+        subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True, capture_output=True)
+        edges = [Edge(self, name, start=False) for name in names]
+        for edge in edges:
+            others = ",".join(f"{other.name}={other.bridge}/{other.mesh.rpartition(':')[2]}" for other in edges if other is not edge)
+            edge.flags = ["--replica", edge.name, "--advertise", edge.bridge, "--peers", others]
+            edge.flags += ["--mesh", edge.mesh, "--mesh-key", key]
+        for edge in edges:
+            edge.start()
+            edge.ready()
+        return edges
 
     def agent(self, name, *edges, **options):
         return Agent(self, name, [edge.bridge for edge in edges], **options)
@@ -180,8 +197,14 @@ def rss_kib(*processes):
     return usage.rss_kib(process.pid for process in processes)
 
 
-def logged(process, message):
-    """The times, in seconds since the epoch, of the lines of a JSON log that have this message."""
+def lines(process, message):
+    """The lines of a JSON log that have this message, each behind its time in seconds since the epoch."""
     for line in process.log.read_text().splitlines():
         if message in line and line.startswith("{"):
-            yield datetime.datetime.fromisoformat(json.loads(line)["timestamp"].replace("Z", "+00:00")).timestamp()
+            said = json.loads(line)
+            yield datetime.datetime.fromisoformat(said["timestamp"].replace("Z", "+00:00")).timestamp(), said
+
+
+def logged(process, message):
+    """Their times alone."""
+    return (time for time, _ in lines(process, message))

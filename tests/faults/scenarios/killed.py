@@ -1,8 +1,9 @@
-"""An agent is killed, alone and beside another; one of two edges is killed behind a balancer that retries."""
+"""An agent is killed, alone and beside another; one of two edges is killed behind a balancer that retries, and one of two peers."""
 
 import time
 
 from fleet import answers, backend, get, kill
+from processes import until
 from table import at_most, told
 from visitors import Visitors
 
@@ -11,6 +12,7 @@ def run(run):
     yield from alone(run)
     yield from beside_another(run)
     yield from one_of_two_edges(run)
+    yield from one_of_two_peers(run)
 
 
 def alone(run):
@@ -75,6 +77,24 @@ def one_of_two_edges(run):
     edges = [fleet.edge(f"edge-{number}") for number in range(2)]
     for number, edge in enumerate(edges):
         fleet.agent(f"agent-{number}", edge).connected()
+    failed = edges_killed(run, edges)
+    yield at_most("one of two edges killed, each with an agent of its own, 50 requests/s: failed", failed, 0)
+    run.processes.end_all()
+
+
+def one_of_two_peers(run):
+    """Both have sessions with one agent, which is told of both by either."""
+    run.target = backend(run.processes)
+    fleet = run.fleet()
+    edges = fleet.peers("a", "b")
+    fleet.agent("agent", edges[0])
+    for edge in edges:
+        until(f"the agent at {edge.name}", lambda: edge.agents() == 1)
+    failed = edges_killed(run, edges, lambda edge: until("the agent", lambda: edge.agents() == 1))
+    yield at_most("one of two peers killed, with one agent for both, 50 requests/s: failed", failed, 0)
+
+
+def edges_killed(run, edges, settled=lambda edge: None):
     failed = []
     for number in range(run.rounds(20, 5)):
         victim = edges[number % 2]
@@ -85,4 +105,5 @@ def one_of_two_edges(run):
         victim.start()
         answers(victim.http)
         failed.append(sum(visit.failed for visit in visitors.stop()))
-    yield at_most("one of two edges killed, 50 requests/s: failed", failed, 0)
+        settled(victim)
+    return failed

@@ -41,7 +41,7 @@ def run(run):
             thread.start()
         time.sleep(1)
         new = fleet.agent(f"agent-{number + 1}", edge).connected()
-        until("both", lambda: edge.sessions() >= 2)
+        until("both", lambda: edge.agents() >= 2)
         begun = time.monotonic()
         old.process.send_signal(signal.SIGTERM)
         codes.append(abs(old.process.wait(timeout=60)))

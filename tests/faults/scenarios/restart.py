@@ -3,7 +3,7 @@
 import signal
 import time
 
-from fleet import answers, kill, logged
+from fleet import CONNECTIONS, answers, kill, lines, logged
 from processes import until
 from table import at_most, median_at_most, told
 from visitors import Visitors
@@ -82,20 +82,23 @@ def settled(run, count):
     fleet = run.fleet()
     edge = fleet.edge(f"edge-{fleet.id}")
     agents = [fleet.agent(f"agent-{fleet.id}-{number}", edge) for number in range(count)]
-    until("all agents", lambda: edge.sessions() >= count)
+    until("all agents", lambda: edge.agents() >= count)
     return edge, agents
 
 
 def come_back(edge, count):
     """Starts the edge again; answers when each agent was back, in order, and how often they dialled for it."""
     edge.start()
-    until("all agents", lambda: edge.sessions() >= count)
+    until("all agents", lambda: edge.agents() >= count)
     start = opened(edge)
-    times = sorted(time - start for time in logged(edge.process, "agent connected"))[:count]
+    first = {}  # of each agent's sessions
+    for at, line in lines(edge.process, "agent connected"):
+        first.setdefault(line["instance"], at - start)
+    times = sorted(first.values())
     series = "culvert_agent_connects_total"
     total = sum(edge.metric(f'{series}{{result="{result}"}}') for result in ("accepted", "already_met", "malformed", "leaving"))
     rejected = sum(edge.metric(f'culvert_bridge_rejected_total{{reason="{reason}"}}') for reason in ("timeout", "tls", "http"))
-    return times, (total + rejected) / len(times)
+    return times, (total + rejected) / (CONNECTIONS * count)
 
 
 def figures(seconds, count, measured):

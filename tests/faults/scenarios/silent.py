@@ -74,7 +74,7 @@ def rounds(run, edge, silence, agents, alone):
         time.sleep(0.5)
         silence.begin()
         begun = time.monotonic()
-        until("the end of the silent session", lambda: edge.sessions() < agents)
+        until("the end of the silent sessions", lambda: edge.agents() <= agents - 1)
         noticed.append(time.monotonic() - begun)
         time.sleep(max(0, begun + 5 - time.monotonic()))
         silence.end()
@@ -82,7 +82,7 @@ def rounds(run, edge, silence, agents, alone):
         if alone:
             healed.append(answers(edge.http) - ended)
         else:
-            until("both agents", lambda: edge.sessions() >= agents)
+            until("both agents", lambda: edge.agents() >= agents)
             healed.append(time.monotonic() - ended)
         visits = visitors.stop()
         answered.append(max(visit.seconds for visit in visits))
