@@ -232,6 +232,39 @@ async fn header_rules_remove_set_and_add_in_this_order() {
 }
 
 #[tokio::test]
+async fn header_rules_hold_for_every_spelling_that_cgi_takes_for_the_same() {
+    let rules = HeaderRules {
+        remove: vec![HeaderName::from_static("x_old_name"), HeaderName::from_static("x-team-secret")],
+        set: vec![field("x-auth-role", "user"), field("x_plain_name", "edge")],
+        add: Vec::new(),
+    };
+    let stage = Stage::start().await;
+    stage.serve_rules(vec![rule(&[&mirror().await], vec![Filter::RequestHeaders(Arc::new(rules))])], None);
+    for spelling in [
+        "X-Auth-Role",
+        "X_Auth_Role",
+        "X-Auth_Role",
+        "X_Auth-Role",
+        "X_Old_Name",
+        "X-Old-Name",
+        "X-Old_Name",
+        "X-Team-Secret",
+        "X_Team_Secret",
+        "X_Team-Secret",
+        "X-Plain-Name",
+        "X_Plain_Name",
+        "X-Plain_Name",
+    ] {
+        let answer = stage.send(&request("GET", "/", &format!("{spelling}: forged\r\nX-Kept_Name: kept\r\n"))).await;
+        let seen = answer.body.to_ascii_lowercase();
+        assert!(!seen.contains("forged"), "{spelling}: {seen}");
+        for present in ["x-auth-role: user\r\n", "x_plain_name: edge\r\n", "x-kept_name: kept\r\n"] {
+            assert!(seen.contains(present), "{spelling}: {present} in {seen}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn over_plain_http_visitors_are_sent_to_tls_and_over_tls_told_to_stay() {
     let hsts = Filter::Hsts(HeaderValue::from_static("max-age=31536000"));
     let nobody = Filter::Access(Arc::new(Access {
