@@ -24,7 +24,7 @@ pub(super) use self::{
 use super::{
     account::Account,
     error::ProxyError,
-    message::{body::Body, headers::remove_where},
+    message::{body::Body, headers::remove_where, upload::UploadTerms},
 };
 use crate::routing::{Filter, HeaderRules, Rule};
 
@@ -100,6 +100,11 @@ impl Entrant<'_> {
                     // In whatever spelling the visitor has said it.
                     remove_where(request.headers_mut(), |name| rules.governs(name));
                     change(request.headers_mut(), rules);
+                    if !request.body().is_end_stream() {
+                        // Nor may it come behind the body, where some recipients put trailers beside the head's fields.
+                        let terms: &mut UploadTerms = request.extensions_mut().get_or_insert_default();
+                        terms.rules = Some(rules.clone());
+                    }
                 }
                 Filter::ReplacePrefix(with) => {
                     // As it came it must not go on: the backend would see what it was not meant to.

@@ -265,6 +265,38 @@ async fn header_rules_hold_for_every_spelling_that_cgi_takes_for_the_same() {
 }
 
 #[tokio::test]
+async fn what_header_rules_hold_does_not_come_as_a_trailer() {
+    let target = backend(|mut stream| async move {
+        let head = read_head(&mut stream).await.to_ascii_lowercase();
+        assert!(head.contains("x-auth-role: user\r\n"), "{head}");
+        let mut body = Vec::new();
+        while !body.ends_with(b"\r\n\r\n") {
+            body.push(stream.read_u8().await.expect("the whole body"));
+        }
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(answer.as_bytes()).await.expect("answered");
+        stream.write_all(&body).await.expect("answered");
+    })
+    .await;
+    let rules = HeaderRules {
+        remove: vec![HeaderName::from_static("x-team")],
+        set: vec![field("x-auth-role", "user")],
+        add: vec![field("x-more", "edge")],
+    };
+    let stage = Stage::start().await;
+    stage.serve_rules(vec![rule(&[&target], vec![Filter::RequestHeaders(Arc::new(rules))])], None);
+    let names = ["X-Team", "x_team", "X-Auth-Role", "X_Auth-Role", "X-More", "X-Sum"];
+    let trailers = names.map(|name| format!("{name}: visitor\r\n")).concat();
+    let fields = format!("Transfer-Encoding: chunked\r\nTrailer: {}\r\n", names.join(", "));
+    let answer = stage.send(&format!("{}2\r\nok\r\n0\r\n{trailers}\r\n", request("POST", "/", &fields))).await;
+    let arrived = answer.body.to_ascii_lowercase();
+    let trailers = arrived.strip_prefix("2\r\nok\r\n0\r\n").expect("the body");
+    let mut trailers: Vec<&str> = trailers.split_terminator("\r\n").collect();
+    trailers.sort_unstable();
+    assert_eq!(trailers, ["", "x-more: visitor", "x-sum: visitor"]);
+}
+
+#[tokio::test]
 async fn over_plain_http_visitors_are_sent_to_tls_and_over_tls_told_to_stay() {
     let hsts = Filter::Hsts(HeaderValue::from_static("max-age=31536000"));
     let nobody = Filter::Access(Arc::new(Access {
