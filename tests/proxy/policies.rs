@@ -297,6 +297,29 @@ async fn what_header_rules_hold_does_not_come_as_a_trailer() {
 }
 
 #[tokio::test]
+async fn header_rules_hold_for_what_the_edge_adds_too() {
+    let stage = Stage::start().await;
+    let name = HeaderName::from_static;
+    let changed = async |rules: HeaderRules| {
+        stage.serve_rules(vec![rule(&[&mirror().await], vec![Filter::RequestHeaders(Arc::new(rules))])], None);
+        stage.send(&request("GET", "/", "Via: 1.0 cache\r\n")).await.body.to_ascii_lowercase()
+    };
+    let set =
+        HeaderRules { set: vec![field("x-request-id", "own"), field("via", "1.1 own")], ..HeaderRules::default() };
+    let seen = changed(set).await;
+    for (field, expected) in [("x-request-id: ", "x-request-id: own"), ("via: ", "via: 1.1 own")] {
+        let lines: Vec<&str> = seen.lines().filter(|line| line.starts_with(field)).collect();
+        assert_eq!(lines, [expected], "{seen}");
+    }
+    let remove = vec![name("x-request-id"), name("via"), name("x-forwarded-for")];
+    let seen = changed(HeaderRules { remove, ..HeaderRules::default() }).await;
+    assert!(["x-request-id:", "via:", "x-forwarded-for:"].iter().all(|field| !seen.contains(field)), "{seen}");
+    let add = HeaderRules { add: vec![field("via", "1.1 more")], ..HeaderRules::default() };
+    let seen = changed(add).await;
+    assert!(seen.contains("via: 1.0 cache\r\nvia: 1.1 culvert\r\nvia: 1.1 more\r\n"), "{seen}");
+}
+
+#[tokio::test]
 async fn over_plain_http_visitors_are_sent_to_tls_and_over_tls_told_to_stay() {
     let hsts = Filter::Hsts(HeaderValue::from_static("max-age=31536000"));
     let nobody = Filter::Access(Arc::new(Access {
