@@ -361,6 +361,15 @@ async fn a_prefix_is_rewritten_and_the_rest_arrives_as_it_was_sent() {
 }
 
 #[tokio::test]
+async fn the_server_as_a_whole_has_no_prefix() {
+    let stage = Stage::start().await;
+    let target = mirror().await;
+    stage.serve_rules(vec![rule(&[&target], vec![Filter::ReplacePrefix("/v2".into())])], None);
+    let answer = stage.send(&request("OPTIONS", "*", "")).await;
+    assert!(answer.body.starts_with("OPTIONS * HTTP/1.1\r\n"), "{}", answer.body);
+}
+
+#[tokio::test]
 async fn what_cannot_be_rewritten_does_not_go_on_as_it_came() {
     let stage = Stage::start().await;
     let deep = Filter::ReplacePrefix(format!("/{}", "deep/".repeat(200)).into());
