@@ -8,6 +8,7 @@
 mod agents;
 mod backend;
 mod certificate;
+mod field;
 mod filter;
 mod health;
 mod hostname;
@@ -24,6 +25,7 @@ pub use self::{
     agents::{AgentEntry, Agents, Credential, Token, TokenError},
     backend::{Backend, BackendTls, Protocol, ProxyProtocol, Redirect, RedirectPath, Trust, TunnelBackend},
     certificate::{Certificate, Certificates},
+    field::{OF_FRAMING, OF_HOP, PROXY, is_never_routed, is_of_hop, is_protected},
     filter::{
         Access, BasicAuth, ConcurrentRequests, Filter, HeaderRules, Password, RateKey, RequestRate, Scope, Timeouts,
         User,

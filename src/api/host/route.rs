@@ -112,10 +112,13 @@ pub struct RouteMatch {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HeaderMatch {
-    /// Its name, in any case.
+    /// Its name, in any case. Fields that belong to the connection (`Connection`, `Upgrade` and so on) are gone before routes are
+    /// looked at, and cannot be asked for.
     #[schemars(length(min = 1, max = 128))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9!#$%&*+.^_`|~-]+$')")
-        .message("must be the name of a header field"))]
+    #[x_kube(validation = Rule::new(concat!(
+        "self.matches('^[A-Za-z0-9!#$%&*+.^_`|~-]+$') && !self.matches('(?i)^(connection|http2-settings|keep-alive|proxy|",
+        "proxy-authenticate|proxy-authorization|proxy-connection|transfer-encoding|upgrade)$')"
+    )).message("must be the name of a header field that does not belong to the connection"))]
     pub name: String,
     /// How `value` is compared with the field's value.
     #[serde(rename = "type", default)]

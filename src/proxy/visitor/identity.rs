@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, header, uri::Scheme};
 use ipnet::IpNet;
 
-use crate::proxy::message::headers::remove_where;
+use crate::{proxy::message::headers::remove_where, routing::PROXY};
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 pub(in crate::proxy) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -51,8 +51,7 @@ pub(in crate::proxy) fn identify(
     let is_trusted = trusted.contains(peer.address.ip());
     let address = if is_trusted { trusted.visitor(headers, peer.address) } else { peer.address };
     remove_where(headers, |name| match name {
-        // A program that follows CGI would take it for the address of its own proxy ("httpoxy"); no client has use for it.
-        "proxy" => true,
+        PROXY => true,
         _ if name.contains('_') => is_claim(&name.replace('_', "-")),
         _ => !is_trusted && is_identity(name),
     });
