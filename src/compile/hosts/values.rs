@@ -1,11 +1,6 @@
 //! Texts of objects as values. Each error says what is wrong and what to write instead.
 
-use std::{
-    borrow::Cow,
-    net::{IpAddr, Ipv6Addr},
-    ops::RangeInclusive,
-    time::Duration,
-};
+use std::{borrow::Cow, net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
@@ -121,19 +116,6 @@ pub(super) fn url_path(value: &str) -> Result<&str, &'static str> {
     } else {
         Err("it must be printable ASCII without spaces, '?' and '#'")
     }
-}
-
-/// `HOST` or `HOST:PORT`, where a host is a name or a bracketed address: what may stand in a `Host` header.
-pub(super) fn is_host_header(text: &str) -> bool {
-    let (host, port) = match text.rfind(':') {
-        Some(colon) if !text[colon..].contains(']') => (&text[..colon], Some(&text[colon + 1..])),
-        _ => (text, None),
-    };
-    let host_fine = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')),
-    };
-    host_fine && port.is_none_or(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok())
 }
 
 #[cfg(test)]

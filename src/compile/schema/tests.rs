@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::routing::{OF_FRAMING, OF_HOP, PROXY, is_never_routed, is_protected};
+use crate::routing::{OF_FRAMING, OF_HOP, PROXY, is_authority, is_never_routed, is_protected};
 
 fn host() -> Value {
     json!({
@@ -288,4 +288,18 @@ fn the_fields_that_are_not_for_rules_are_those_of_the_proxy() {
     let matched = sorted(&[&OF_HOP, &[PROXY]]);
     assert!(changed.iter().all(|name| is_protected(name)) && matched.iter().all(|name| is_never_routed(name)));
     assert_eq!(lists, [changed, matched]);
+}
+
+/// What the schema lets through as a host is what visitors may ask for, too; it cannot count, neither ports nor an address's pieces.
+#[test]
+fn the_hosts_of_the_schema_are_those_of_the_proxy() {
+    for host in [
+        "a", "a:80", "a:", "a.", "my_db", "a~b", "[::1]:80", "a b", "a/b", "a:b", "a:80:80", "a:999999", "::1", "[x]",
+        "a,b",
+    ] {
+        let is_good = is_authority(host.as_bytes());
+        assert_eq!(with("/spec/routes/0/backend/hostHeader", json!(host)).is_empty(), is_good, "{host}");
+        let check = json!({"http": {"path": "/", "host": host}});
+        assert_eq!(with("/spec/routes/0/backend/healthCheck", check).is_empty(), is_good, "{host}");
+    }
 }

@@ -7,7 +7,7 @@ use http::{
 
 use crate::{
     proxy::message::body::Body,
-    routing::{PathMatch, Redirect, RedirectPath, normalized_end},
+    routing::{PathMatch, Redirect, RedirectPath, normalized_end, split_port},
 };
 
 /// Where a request asked to go, as its visitor sees it.
@@ -48,7 +48,8 @@ fn location(redirect: &Redirect, asked: &Asked<'_>, matched: &PathMatch) -> Stri
     let scheme = redirect.scheme.as_ref().unwrap_or(&own);
     let (host, asked_port) = split_port(asked.host);
     let host = redirect.hostname.as_deref().unwrap_or(host);
-    let port = redirect.port.or(if redirect.scheme.is_some() { None } else { asked_port });
+    let asked_port = asked_port.filter(|_| redirect.scheme.is_none()).and_then(|port| port.parse().ok());
+    let port = redirect.port.or(asked_port);
     let usual = if *scheme == Scheme::HTTPS { 443 } else { 80 };
 
     let mut location = format!("{scheme}://{host}");
@@ -70,13 +71,6 @@ fn location(redirect: &Redirect, asked: &Asked<'_>, matched: &PathMatch) -> Stri
         location.push_str(query);
     }
     location
-}
-
-fn split_port(host: &str) -> (&str, Option<u16>) {
-    match host.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => (name, port.parse().ok()),
-        _ => (host, None),
-    }
 }
 
 /// Whether it is the server as a whole that is asked (RFC 9112, 3.2.4).
