@@ -182,7 +182,7 @@ pub struct Redirect {
     #[x_kube(validation = Rule::new(r"self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
         .message("must be a DNS name in lower case, without a port"))]
     pub hostname: Option<String>,
-    /// The port. Unset, the scheme's own.
+    /// The port. Unset, the scheme's own where `scheme` is set, else that of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<i32>,
