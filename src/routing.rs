@@ -6,8 +6,10 @@
 //! nothing of Kubernetes; `compile` builds it from objects.
 
 mod agents;
+mod authority;
 mod backend;
 mod certificate;
+mod field;
 mod filter;
 mod health;
 mod hostname;
@@ -22,8 +24,10 @@ mod target;
 
 pub use self::{
     agents::{AgentEntry, Agents, Credential, Token, TokenError},
+    authority::{is_authority, split_port},
     backend::{Backend, BackendTls, Protocol, ProxyProtocol, Redirect, RedirectPath, Trust, TunnelBackend},
     certificate::{Certificate, Certificates},
+    field::{OF_FRAMING, OF_HOP, PROXY, is_never_routed, is_of_hop, is_protected},
     filter::{
         Access, BasicAuth, ConcurrentRequests, Filter, HeaderRules, Password, RateKey, RequestRate, Scope, Timeouts,
         User,

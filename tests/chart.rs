@@ -2,7 +2,13 @@
 #![cfg(feature = "edge")]
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use serde_json::Value;
 
@@ -76,7 +82,7 @@ fn arguments(chart: &str) -> String {
 }
 
 fn are_flags_of(command: &str, texts: &[&str]) {
-    let help = std::process::Command::new(env!("CARGO_BIN_EXE_culvert")).args([command, "--help"]).output();
+    let help = Command::new(env!("CARGO_BIN_EXE_culvert")).args([command, "--help"]).output();
     let help = String::from_utf8(help.expect("it ran").stdout).expect("text");
     let given: BTreeSet<&str> = texts
         .iter()
@@ -103,4 +109,30 @@ fn rights_in_the_whole_cluster_are_only_those_of_an_edge_that_watches_all_of_it(
     assert!(of_all.contains("kind: ClusterRole\n") && of_all.contains("resources: [namespaces]"), "{of_all}");
     assert!(!own.contains("ClusterRole") && !own.contains("secrets"), "{own}");
     assert!(!of_some.contains("namespaces]") && !own.contains("namespaces]"));
+}
+
+/// Whether visitors may come over TLS is said in both cases: the program's own default is that they may.
+#[test]
+fn an_edge_without_https_is_told_so() {
+    let arguments = arguments("culvert");
+    let (with, without) = arguments
+        .split_once("{{- if .Values.https.enabled }}")
+        .and_then(|(_, rest)| rest.split_once("{{- else }}"))
+        .expect("two forms");
+    assert!(with.contains("- --https=0.0.0.0:8443\n") && !with.contains("--https=off"), "{with}");
+    assert!(without.trim_start().starts_with("- --https=off\n"), "{without}");
+
+    let folder = std::env::temp_dir().join(format!("culvert-chart-{:016x}", rand::random::<u64>()));
+    fs::create_dir(&folder).expect("a folder");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_culvert"));
+    command.env_clear().current_dir(&folder).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.args(["serve", "--manifests=.", "--https=off", "--http=127.0.0.1:0", "--bridge=127.0.0.1:0"]);
+    let mut edge = command.arg("--admin=127.0.0.1:0").spawn().expect("a process");
+    let log = BufReader::new(edge.stderr.take().expect("its log"));
+    let listening = log.lines().map_while(Result::ok).find(|line| line.contains("listening"));
+    edge.kill().expect("killed");
+    edge.wait().expect("its end");
+    let _ = fs::remove_dir_all(&folder);
+    let listening = listening.expect("what is bound");
+    assert!(listening.contains("http=") && !listening.contains("https="), "{listening}");
 }

@@ -1,8 +1,10 @@
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    fmt,
+    net::{AddrParseError, IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
+    str::FromStr,
     time::Duration,
 };
 
@@ -35,9 +37,9 @@ pub(super) struct Args {
     /// Where visitors come in, over HTTP. As for each listener, port 0 asks for a free one; what is bound is logged.
     #[arg(long, value_name = "ADDRESS", default_value_t = any(8080), env = "CULVERT_HTTP")]
     http: SocketAddr,
-    /// Where visitors come in, over TLS, with HTTP/1.1 or HTTP/2.
-    #[arg(long, value_name = "ADDRESS", default_value_t = any(8443), env = "CULVERT_HTTPS")]
-    https: SocketAddr,
+    /// Where visitors come in, over TLS, with HTTP/1.1 or HTTP/2; `off` for no such listener, as behind a balancer that ends TLS.
+    #[arg(long, value_name = "ADDRESS", default_value_t = Listen::At(any(8443)), env = "CULVERT_HTTPS")]
+    https: Listen,
     /// A PEM file with the certificate that visitors over TLS are shown for hosts without one of their own. It is read again
     /// when it changes, and on SIGHUP. Without it such visitors get no connection.
     #[arg(long, value_name = "FILE", env = "CULVERT_DEFAULT_CERT", requires = "default_key")]
@@ -146,11 +148,19 @@ pub(super) struct Args {
     watch_namespaces: Vec<NamespaceName>,
 }
 
+/// Where a listener is, if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listen {
+    At(SocketAddr),
+    Off,
+}
+
 /// How long a replica of a cluster that is no longer ready still takes visitors, where nothing else is said.
 const DRAIN_DELAY: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let stop = signals::stop_token()?;
+    let https = https(&args)?;
     let security = security(&args)?;
     let default_certificate = match (args.default_cert, args.default_key) {
         (Some(certificate), Some(key)) => Some(FollowedCertificate::read(certificate, key)?),
@@ -186,7 +196,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         mesh: mesh(&args.replica, args.mesh, args.mesh_key.as_deref())?,
         fleet: Fleet { own: args.replica, advertise: args.advertise, peers: args.peers, mesh_port: None },
         http: args.http,
-        https: Some(args.https),
+        https,
         bridge: args.bridge,
         admin: args.admin,
         security,
@@ -200,6 +210,19 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     })?;
     edge.run(stop).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where visitors come in over TLS. What is only for them would be of no effect without.
+fn https(args: &Args) -> Result<Option<SocketAddr>, Failure> {
+    let useless =
+        [("--default-cert", args.default_cert.is_some()), ("--bridge-hostname", args.bridge_hostname.is_some())];
+    match (args.https, useless.iter().find(|(_, is_given)| *is_given)) {
+        (Listen::At(address), _) => Ok(Some(address)),
+        (Listen::Off, None) => Ok(None),
+        (Listen::Off, Some((flag, _))) => {
+            Err(format!("{flag} is for visitors and agents over TLS: give --https an address, or leave it out").into())
+        }
+    }
 }
 
 fn security(args: &Args) -> Result<bridge::Security, Failure> {
@@ -232,4 +255,54 @@ fn any(port: u16) -> SocketAddr {
 
 fn local(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+// === impl Listen ===
+
+impl FromStr for Listen {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "off" { Ok(Self::Off) } else { text.parse().map(Self::At) }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(address) => address.fmt(f),
+            Self::Off => f.write_str("off"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: Args,
+    }
+
+    #[track_caller]
+    fn parsed(flags: &[&str]) -> Args {
+        Line::try_parse_from(["serve"].iter().chain(flags)).expect("a command line").serve
+    }
+
+    #[test]
+    fn visitors_over_tls_can_be_left_out() {
+        let found = |flags: &[&str]| https(&parsed(flags)).map_err(|failure| failure.to_string());
+        assert_eq!(found(&[]), Ok(Some(any(8443))));
+        assert_eq!(found(&["--https", "127.0.0.1:0"]), Ok(Some(local(0))));
+        assert_eq!(found(&["--https=off"]), Ok(None));
+        for useless in [["--bridge-hostname=a.example", "--manifests=a"], ["--default-cert=a", "--default-key=b"]] {
+            let problem = found(&[&["--https=off"], &useless[..]].concat()).expect_err("useless");
+            assert!(problem.contains("--https"), "{problem}");
+        }
+        assert!(Line::try_parse_from(["serve", "--https=on"]).is_err());
+    }
 }

@@ -21,7 +21,11 @@ pub(super) use self::{
     rate::Rate,
     rewrite::{Asked, redirect},
 };
-use super::{account::Account, error::ProxyError, message::body::Body};
+use super::{
+    account::Account,
+    error::ProxyError,
+    message::{body::Body, headers::remove_where, upload::UploadTerms},
+};
 use crate::routing::{Filter, HeaderRules, Rule};
 
 /// Who comes to the gate, and by which rule.
@@ -93,8 +97,14 @@ impl Entrant<'_> {
                     body_limit = Some(*most);
                 }
                 Filter::RequestHeaders(rules) => {
-                    remove_twins(request.headers_mut(), rules);
+                    // In whatever spelling the visitor has said it.
+                    remove_where(request.headers_mut(), |name| rules.governs(name));
                     change(request.headers_mut(), rules);
+                    if !request.body().is_end_stream() {
+                        // Nor may it come behind the body, where some recipients put trailers beside the head's fields.
+                        let terms: &mut UploadTerms = request.extensions_mut().get_or_insert_default();
+                        terms.rules = Some(rules.clone());
+                    }
                 }
                 Filter::ReplacePrefix(with) => {
                     // As it came it must not go on: the backend would see what it was not meant to.
@@ -123,15 +133,6 @@ pub(super) fn change_response(rule: &Rule, headers: &mut HeaderMap) {
 pub(super) fn hsts(rule: &Rule, secure: bool) -> Option<HeaderValue> {
     let mut filters = rule.filters.iter().filter(|_| secure);
     filters.find_map(|filter| if let Filter::Hsts(value) = filter { Some(value.clone()) } else { None })
-}
-
-/// A backend that follows CGI cannot tell `X_Team` from `X-Team` (RFC 3875, 4.1.18), so that a visitor could put back under
-/// the one name what a rule takes away or sets under the other.
-fn remove_twins(headers: &mut HeaderMap, rules: &HeaderRules) {
-    let set = rules.set.iter().map(|(name, _)| name);
-    for name in rules.remove.iter().chain(set).filter(|name| name.as_str().contains('-')) {
-        headers.remove(name.as_str().replace('-', "_"));
-    }
 }
 
 fn change(headers: &mut HeaderMap, rules: &HeaderRules) {

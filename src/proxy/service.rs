@@ -121,7 +121,10 @@ async fn pass(
     account.belongs_to(state);
     known.hsts = gate::hsts(rule, secure);
 
-    // Gate: policies that refuse, answer or change the request.
+    // Gate: policies that refuse, answer or change the request, what the edge adds to it too.
+    let version = request.version();
+    headers::add_via(request.headers_mut(), version);
+    request.headers_mut().insert(X_REQUEST_ID, request_id.clone());
     let entrant = Entrant {
         rule,
         limits: &state.limits,
@@ -151,9 +154,6 @@ async fn pass(
 
     // Choose, link, forward or join; the account goes with the response's body. Of the response, its header fields are
     // changed by policies; compression will be a stage around its body.
-    let version = request.version();
-    headers::add_via(request.headers_mut(), version);
-    request.headers_mut().insert(X_REQUEST_ID, request_id.clone());
     let forward = Forward {
         shared,
         live: &live,

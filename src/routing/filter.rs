@@ -141,6 +141,27 @@ impl Access {
     }
 }
 
+// === impl HeaderRules ===
+
+impl HeaderRules {
+    /// Whether the rules alone say what stands in the field of that name, in lower case: they remove it or set it, in this spelling
+    /// or in one that a backend may take for the same.
+    ///
+    /// A backend that follows CGI cannot tell `X_Auth-Role` from `X-Auth-Role` (RFC 3875, 4.1.18), so that a visitor could put
+    /// back under the one name what a rule takes away or sets under the other.
+    #[must_use]
+    pub fn governs(&self, name: &str) -> bool {
+        let set = self.set.iter().map(|(name, _)| name);
+        self.remove.iter().chain(set).any(|ruled| is_same_variable(ruled.as_str(), name))
+    }
+}
+
+/// Whether both names come to the same variable of a CGI program.
+fn is_same_variable(one: &str, other: &str) -> bool {
+    let same = |(a, b): (u8, u8)| a == b || matches!((a, b), (b'-', b'_') | (b'_', b'-'));
+    one.len() == other.len() && one.bytes().zip(other.bytes()).all(same)
+}
+
 // === impl Password ===
 
 impl std::fmt::Debug for Password {
@@ -180,5 +201,23 @@ mod tests {
         assert!(!allows("192.0.2.1"));
         let deny_only = Access { allow: Vec::new(), ..access.clone() };
         assert!(deny_only.allows("2001:db8::1".parse().expect("an address")));
+    }
+
+    #[test]
+    fn what_is_removed_or_set_is_so_in_every_spelling() {
+        let name = HeaderName::from_static;
+        let rules = HeaderRules {
+            remove: vec![name("x-team"), name("x_old-name")],
+            set: vec![(name("x-auth-role"), HeaderValue::from_static("user"))],
+            add: vec![(name("x-more"), HeaderValue::from_static("1"))],
+        };
+        for governed in ["x-team", "x_team", "x-auth-role", "x_auth_role", "x-auth_role", "x-old-name", "x_old_name"] {
+            assert!(rules.governs(governed), "{governed}");
+        }
+        // What is added stands beside what the visitor says.
+        for free in ["x-more", "x_more", "x-teams", "xteam", "x.team", "team"] {
+            assert!(!rules.governs(free), "{free}");
+        }
+        assert!(!HeaderRules::default().governs("x-team"));
     }
 }

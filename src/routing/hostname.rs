@@ -1,5 +1,7 @@
 use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr, sync::Arc};
 
+use super::split_port;
+
 /// What a TunnelHost claims: one DNS name, or all names under one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hostname {
@@ -94,10 +96,7 @@ fn is_label(label: &str) -> bool {
 /// Borrows where nothing has to change. An IPv6 literal keeps its brackets, as RFC 3986 writes it.
 #[must_use]
 pub fn normalize_host(authority: &str) -> Cow<'_, str> {
-    let host = match authority.rfind(':') {
-        Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
-        _ => authority,
-    };
+    let (host, _) = split_port(authority);
     let host = host.strip_suffix('.').unwrap_or(host);
     if host.bytes().any(|b| b.is_ascii_uppercase()) {
         Cow::Owned(host.to_ascii_lowercase())

@@ -136,6 +136,7 @@ fn without_tls_there_is_no_port_for_it() {
         for line in ["- --https=0.0.0.0:8443\n", "- name: https\n", "containerPort: 8443\n", "targetPort: https\n"] {
             assert_eq!(manifests.contains(line), present, "{value}: {line}");
         }
+        assert_eq!(manifests.contains("- --https=off\n"), !present, "{value}");
     }
     let contradiction = "https.enabled=false,bridge.hostname=tunnel.example.com";
     let refusal = attempt(Command::new("helm").args(["template", "dry", &chart(), "--set", contradiction]), "");

@@ -232,6 +232,94 @@ async fn header_rules_remove_set_and_add_in_this_order() {
 }
 
 #[tokio::test]
+async fn header_rules_hold_for_every_spelling_that_cgi_takes_for_the_same() {
+    let rules = HeaderRules {
+        remove: vec![HeaderName::from_static("x_old_name"), HeaderName::from_static("x-team-secret")],
+        set: vec![field("x-auth-role", "user"), field("x_plain_name", "edge")],
+        add: Vec::new(),
+    };
+    let stage = Stage::start().await;
+    stage.serve_rules(vec![rule(&[&mirror().await], vec![Filter::RequestHeaders(Arc::new(rules))])], None);
+    for spelling in [
+        "X-Auth-Role",
+        "X_Auth_Role",
+        "X-Auth_Role",
+        "X_Auth-Role",
+        "X_Old_Name",
+        "X-Old-Name",
+        "X-Old_Name",
+        "X-Team-Secret",
+        "X_Team_Secret",
+        "X_Team-Secret",
+        "X-Plain-Name",
+        "X_Plain_Name",
+        "X-Plain_Name",
+    ] {
+        let answer = stage.send(&request("GET", "/", &format!("{spelling}: forged\r\nX-Kept_Name: kept\r\n"))).await;
+        let seen = answer.body.to_ascii_lowercase();
+        assert!(!seen.contains("forged"), "{spelling}: {seen}");
+        for present in ["x-auth-role: user\r\n", "x_plain_name: edge\r\n", "x-kept_name: kept\r\n"] {
+            assert!(seen.contains(present), "{spelling}: {present} in {seen}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_header_rules_hold_does_not_come_as_a_trailer() {
+    let target = backend(|mut stream| async move {
+        let head = read_head(&mut stream).await.to_ascii_lowercase();
+        assert!(head.contains("x-auth-role: user\r\n"), "{head}");
+        let mut body = Vec::new();
+        while !body.ends_with(b"\r\n\r\n") {
+            body.push(stream.read_u8().await.expect("the whole body"));
+        }
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(answer.as_bytes()).await.expect("answered");
+        stream.write_all(&body).await.expect("answered");
+    })
+    .await;
+    let rules = HeaderRules {
+        remove: vec![HeaderName::from_static("x-team")],
+        set: vec![field("x-auth-role", "user")],
+        add: vec![field("x-more", "edge")],
+    };
+    let stage = Stage::start().await;
+    stage.serve_rules(vec![rule(&[&target], vec![Filter::RequestHeaders(Arc::new(rules))])], None);
+    let names = ["X-Team", "x_team", "X-Auth-Role", "X_Auth-Role", "X-More", "X-Sum"];
+    let trailers = names.map(|name| format!("{name}: visitor\r\n")).concat();
+    let fields = format!("Transfer-Encoding: chunked\r\nTrailer: {}\r\n", names.join(", "));
+    let answer = stage.send(&format!("{}2\r\nok\r\n0\r\n{trailers}\r\n", request("POST", "/", &fields))).await;
+    let arrived = answer.body.to_ascii_lowercase();
+    let trailers = arrived.strip_prefix("2\r\nok\r\n0\r\n").expect("the body");
+    let mut trailers: Vec<&str> = trailers.split_terminator("\r\n").collect();
+    trailers.sort_unstable();
+    assert_eq!(trailers, ["", "x-more: visitor", "x-sum: visitor"]);
+}
+
+#[tokio::test]
+async fn header_rules_hold_for_what_the_edge_adds_too() {
+    let stage = Stage::start().await;
+    let name = HeaderName::from_static;
+    let changed = async |rules: HeaderRules| {
+        stage.serve_rules(vec![rule(&[&mirror().await], vec![Filter::RequestHeaders(Arc::new(rules))])], None);
+        stage.send(&request("GET", "/", "Via: 1.0 cache\r\n")).await.body.to_ascii_lowercase()
+    };
+    let set =
+        HeaderRules { set: vec![field("x-request-id", "own"), field("via", "1.1 own")], ..HeaderRules::default() };
+    let seen = changed(set).await;
+    for (field, expected) in [("x-request-id: ", "x-request-id: own"), ("via: ", "via: 1.1 own")] {
+        let lines: Vec<&str> = seen.lines().filter(|line| line.starts_with(field)).collect();
+        assert_eq!(lines, [expected], "{seen}");
+    }
+    let remove = vec![name("x-request-id"), name("via"), name("x-forwarded-for")];
+    let seen = changed(HeaderRules { remove, ..HeaderRules::default() }).await;
+    assert!(["x-request-id:", "via:", "x-forwarded-for:"].iter().all(|field| !seen.contains(field)), "{seen}");
+    let add = HeaderRules { add: vec![field("via", "1.1 more")], ..HeaderRules::default() };
+    let seen = changed(add).await;
+    assert!(seen.contains("via: 1.0 cache\r\nvia: 1.1 culvert\r\nvia: 1.1 more\r\n"), "{seen}");
+}
+
+#[tokio::test]
 async fn over_plain_http_visitors_are_sent_to_tls_and_over_tls_told_to_stay() {
     let hsts = Filter::Hsts(HeaderValue::from_static("max-age=31536000"));
     let nobody = Filter::Access(Arc::new(Access {
@@ -270,6 +358,15 @@ async fn a_prefix_is_rewritten_and_the_rest_arrives_as_it_was_sent() {
         let answer = stage.get(path).await;
         assert!(answer.body.starts_with(&format!("GET {arrives} HTTP/1.1\r\n")), "{}", answer.body);
     }
+}
+
+#[tokio::test]
+async fn the_server_as_a_whole_has_no_prefix() {
+    let stage = Stage::start().await;
+    let target = mirror().await;
+    stage.serve_rules(vec![rule(&[&target], vec![Filter::ReplacePrefix("/v2".into())])], None);
+    let answer = stage.send(&request("OPTIONS", "*", "")).await;
+    assert!(answer.body.starts_with("OPTIONS * HTTP/1.1\r\n"), "{}", answer.body);
 }
 
 #[tokio::test]

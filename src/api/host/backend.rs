@@ -58,7 +58,7 @@ pub struct Backend {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 260))]
     #[x_kube(validation = Rule::new(
-        r"self == '' || self.matches('^([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?$')"
+        r"self == '' || self.matches('^([A-Za-z0-9._~-]+|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{0,5})?$')"
     ).message("must be HOST or HOST:PORT, or empty to keep the visitor's"))]
     pub host_header: String,
 }

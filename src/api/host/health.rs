@@ -51,7 +51,7 @@ pub struct HttpHealthCheck {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 260))]
     #[x_kube(validation = Rule::new(
-        r"self.matches('^([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?$')"
+        r"self.matches('^([A-Za-z0-9._~-]+|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{0,5})?$')"
     ).message("must be HOST or HOST:PORT"))]
     pub host: Option<String>,
     /// The statuses of a healthy target, each one status or a range of them, up to 8. Unset, `200-399`.

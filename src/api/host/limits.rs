@@ -8,8 +8,8 @@ use crate::api::{Quantity, duration};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
-    /// How many requests a second are let through; beyond it, visitors get 429 with `Retry-After`. Each replica of the edge
-    /// counts those that come to it. Unset, there is no limit.
+    /// How many requests a second are let through, over all replicas of the edge, each of which grants an equal share; beyond it,
+    /// visitors get 429 with `Retry-After`. Unset, there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<RequestRate>,
     /// How many requests and upgraded connections may be in progress at a time, over all replicas of the edge, each of which

@@ -112,10 +112,13 @@ pub struct RouteMatch {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HeaderMatch {
-    /// Its name, in any case.
+    /// Its name, in any case. Fields that belong to the connection (`Connection`, `Upgrade` and so on) are gone before routes are
+    /// looked at, and cannot be asked for.
     #[schemars(length(min = 1, max = 128))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9!#$%&*+.^_`|~-]+$')")
-        .message("must be the name of a header field"))]
+    #[x_kube(validation = Rule::new(concat!(
+        "self.matches('^[A-Za-z0-9!#$%&*+.^_`|~-]+$') && !self.matches('(?i)^(connection|http2-settings|keep-alive|proxy|",
+        "proxy-authenticate|proxy-authorization|proxy-connection|transfer-encoding|upgrade)$')"
+    )).message("must be the name of a header field that does not belong to the connection"))]
     pub name: String,
     /// How `value` is compared with the field's value.
     #[serde(rename = "type", default)]
@@ -179,7 +182,7 @@ pub struct Redirect {
     #[x_kube(validation = Rule::new(r"self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
         .message("must be a DNS name in lower case, without a port"))]
     pub hostname: Option<String>,
-    /// The port. Unset, the scheme's own.
+    /// The port. Unset, the scheme's own where `scheme` is set, else that of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<i32>,

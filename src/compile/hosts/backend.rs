@@ -8,7 +8,7 @@ use crate::{
     api::{self, PathType, Reason, RedirectPathType, Scheme},
     routing::{
         Backend, BackendTls, Filter, Hostname, LoadBalancing, Member, ObjectName, PassiveHealth, Places, Protocol,
-        ProxyProtocol, Redirect, RedirectPath, Target, Trust, TunnelBackend,
+        ProxyProtocol, Redirect, RedirectPath, Target, Trust, TunnelBackend, is_authority,
     },
 };
 
@@ -30,7 +30,7 @@ impl Host<'_> {
         let protocol = self.protocol(field, backend)?;
         let host_header = match backend.host_header.as_str() {
             "" => None,
-            text if values::is_host_header(text) => Some(text.into()),
+            text if is_authority(text.as_bytes()) => Some(text.into()),
             text => {
                 let problem = format!("{text:?} is not HOST or HOST:PORT; correct or remove it");
                 return Err(self.unsupported(format!("{field}.hostHeader: {problem}")));

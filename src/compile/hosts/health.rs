@@ -3,7 +3,7 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 use super::{Host, values};
 use crate::{
     api,
-    routing::{CheckTls, HealthCheck, PassiveHealth, Probe, Protocol},
+    routing::{CheckTls, HealthCheck, PassiveHealth, Probe, Protocol, is_authority},
 };
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -94,7 +94,7 @@ fn http_probe(
     }
     let host = match &http.host {
         None => host.cloned(),
-        Some(host) if values::is_host_header(host) => Some(host.as_str().into()),
+        Some(host) if is_authority(host.as_bytes()) => Some(host.as_str().into()),
         Some(host) => {
             return Err(format!(
                 "{field}.host: {host:?} is not HOST or HOST:PORT; until it is corrected, nothing is checked"

@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use http::{HeaderName, Method};
+use http::Method;
 
 use super::{super::patterns::Patterns, Host, values};
 use crate::{
@@ -28,8 +28,7 @@ impl Host<'_> {
         let mut headers = Vec::with_capacity(rest.headers.len());
         for (index, header) in rest.headers.iter().enumerate() {
             let field = format!("{field}.headers[{index}]");
-            let name = HeaderName::try_from(&header.name).map_err(|_| format!("{:?} is no header field", header.name));
-            let name = self.accept(&format!("{field}.name"), name);
+            let name = self.accept(&format!("{field}.name"), values::matched_name(&header.name));
             match (name, self.text(&format!("{field}.value"), header.r#type, &header.value, patterns)) {
                 (Some(name), Some(value)) => headers.push(HeaderMatch { name, value }),
                 _ => unreadable = true,

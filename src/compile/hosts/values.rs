@@ -1,16 +1,11 @@
 //! Texts of objects as values. Each error says what is wrong and what to write instead.
 
-use std::{
-    borrow::Cow,
-    net::{IpAddr, Ipv6Addr},
-    ops::RangeInclusive,
-    time::Duration,
-};
+use std::{borrow::Cow, net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use crate::routing::normalize_path;
+use crate::routing::{is_never_routed, is_protected, normalize_path};
 
 /// What a duration may be, as the schema has it: a resource that an API server took is never refused here.
 pub(super) const HSTS_MAX_AGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(87600);
@@ -21,24 +16,6 @@ pub(super) const CHECK_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(
 pub(super) const CHECK_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(1);
 pub(super) const RETRY_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
 pub(super) const UPGRADE_IDLE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(168);
-
-/// Fields that belong to the connection or to the framing of a message, or have a field of their own.
-const PROTECTED: [&str; 14] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "proxy",
-];
 
 /// A duration as Go writes them, of hours, minutes, seconds and milliseconds, within bounds.
 pub(super) fn duration(text: &str, bounds: RangeInclusive<Duration>) -> Result<Duration, String> {
@@ -89,15 +66,31 @@ pub(in crate::compile) fn network(text: &str) -> Result<IpNet, String> {
 
 /// The name of a header field that may be changed.
 pub(super) fn header_name(name: &str) -> Result<HeaderName, String> {
-    let parsed = HeaderName::try_from(name)
-        .map_err(|_| format!("{name:?} is no name of a header field; write letters, digits and '-'"))?;
+    let parsed = field_name(name)?;
     match parsed.as_str() {
         "host" => Err(format!("{name:?} cannot be changed here; set backend.hostHeader")),
-        lower if PROTECTED.contains(&lower) => Err(format!(
+        lower if is_protected(lower) => Err(format!(
             "{name:?} belongs to the connection or to the framing of the message, and cannot be changed; remove it here"
         )),
         _ => Ok(parsed),
     }
+}
+
+/// The name of a header field that a request may have to have.
+pub(super) fn matched_name(name: &str) -> Result<HeaderName, String> {
+    let parsed = field_name(name)?;
+    if is_never_routed(parsed.as_str()) {
+        return Err(format!(
+            "{name:?} belongs to the connection and is gone before routes are looked at, so that it would never match; \
+             remove it here"
+        ));
+    }
+    Ok(parsed)
+}
+
+fn field_name(name: &str) -> Result<HeaderName, String> {
+    HeaderName::try_from(name)
+        .map_err(|_| format!("{name:?} is no name of a header field; write letters, digits and '-'"))
 }
 
 /// The value of a header field; its text is not repeated, since it may be a password.
@@ -123,19 +116,6 @@ pub(super) fn url_path(value: &str) -> Result<&str, &'static str> {
     } else {
         Err("it must be printable ASCII without spaces, '?' and '#'")
     }
-}
-
-/// `HOST` or `HOST:PORT`, where a host is a name or a bracketed address: what may stand in a `Host` header.
-pub(super) fn is_host_header(text: &str) -> bool {
-    let (host, port) = match text.rfind(':') {
-        Some(colon) if !text[colon..].contains(']') => (&text[..colon], Some(&text[colon + 1..])),
-        _ => (text, None),
-    };
-    let host_fine = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')),
-    };
-    host_fine && port.is_none_or(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok())
 }
 
 #[cfg(test)]
@@ -164,6 +144,17 @@ mod tests {
         for wrong in ["", "203.0.113", "203.0.113.0/33", "example.com", "::ffff:10.0.0.0/104"] {
             assert!(network(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_is_gone_before_routing_cannot_be_asked_for() {
+        for name in ["X-Team", "TE", "Host", "Content-Length", "Expect"] {
+            assert!(matched_name(name).is_ok(), "{name}");
+        }
+        for wrong in ["Upgrade", "connection", "HTTP2-Settings", "Proxy", "Proxy-Authorization", "Transfer-Encoding"] {
+            assert!(matched_name(wrong).expect_err(wrong).contains("never match"), "{wrong}");
+        }
+        assert!(matched_name("a b").expect_err("no name").contains("is no name"));
     }
 
     #[test]

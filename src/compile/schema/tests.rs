@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::routing::{OF_FRAMING, OF_HOP, PROXY, is_authority, is_never_routed, is_protected};
 
 fn host() -> Value {
     json!({
@@ -207,6 +208,12 @@ fn all_fields_pass_and_each_rule_refuses_what_it_is_for() {
         ("/spec/retries/attempts", json!(0), "spec.retries.attempts", "must be at least 1"),
         ("/spec/routes/0/match/methods", json!(["get"]), "spec.routes[0].match.methods", "must be methods in"),
         ("/spec/routes/0/match/headers/0/name", json!("a b"), "spec.routes[0].match.headers[0].name", "must be the"),
+        (
+            "/spec/routes/0/match/headers/0/name",
+            json!("Upgrade"),
+            "spec.routes[0].match.headers[0].name",
+            "must be the name of a header field that does not belong to the connection",
+        ),
         ("/spec/routes/0/path/type", json!("Exact"), "spec.routes[0]", "'rewrite' needs a path of type Prefix"),
         ("/spec/routes/0/path/value", json!("a"), "spec.routes[0].path.value", "must begin with '/'"),
         ("/spec/routes/0/rewrite/prefix", json!("a"), "spec.routes[0].rewrite.prefix", "must begin with '/'"),
@@ -254,5 +261,45 @@ fn what_the_schema_takes_the_compiler_takes_too() {
     for address in ["127.0.0.1:8080", "[::1]:80", "app.lan:443", "my_db:5432", "unix:/run/app.sock"] {
         assert!(with("/spec/routes/0/backend/targets/0/address", json!(address)).is_empty(), "{address}");
         assert!(address.parse::<crate::routing::Target>().is_ok(), "{address}");
+    }
+}
+
+/// The names of fields in the rules of the schema are those that the proxy goes by.
+#[test]
+fn the_fields_that_are_not_for_rules_are_those_of_the_proxy() {
+    let schema = Schema::of(ObjectKind::TunnelHost).root.to_string();
+    let mut lists: Vec<Vec<&str>> = schema
+        .split("(?i)^(")
+        .skip(1)
+        .map(|rest| {
+            let mut names: Vec<&str> = rest.split_once(')').expect("an end").0.split('|').collect();
+            names.sort_unstable();
+            names
+        })
+        .collect();
+    lists.sort();
+    lists.dedup();
+    let sorted = |names: &[&[&'static str]]| {
+        let mut names = names.concat();
+        names.sort_unstable();
+        names
+    };
+    let changed = sorted(&[&OF_HOP, &[PROXY], &OF_FRAMING]);
+    let matched = sorted(&[&OF_HOP, &[PROXY]]);
+    assert!(changed.iter().all(|name| is_protected(name)) && matched.iter().all(|name| is_never_routed(name)));
+    assert_eq!(lists, [changed, matched]);
+}
+
+/// What the schema lets through as a host is what visitors may ask for, too; it cannot count, neither ports nor an address's pieces.
+#[test]
+fn the_hosts_of_the_schema_are_those_of_the_proxy() {
+    for host in [
+        "a", "a:80", "a:", "a.", "my_db", "a~b", "[::1]:80", "a b", "a/b", "a:b", "a:80:80", "a:999999", "::1", "[x]",
+        "a,b",
+    ] {
+        let is_good = is_authority(host.as_bytes());
+        assert_eq!(with("/spec/routes/0/backend/hostHeader", json!(host)).is_empty(), is_good, "{host}");
+        let check = json!({"http": {"path": "/", "host": host}});
+        assert_eq!(with("/spec/routes/0/backend/healthCheck", check).is_empty(), is_good, "{host}");
     }
 }

@@ -7,7 +7,7 @@ use http::{
 
 use crate::{
     proxy::message::body::Body,
-    routing::{PathMatch, Redirect, RedirectPath, normalized_end},
+    routing::{PathMatch, Redirect, RedirectPath, normalized_end, split_port},
 };
 
 /// Where a request asked to go, as its visitor sees it.
@@ -48,7 +48,8 @@ fn location(redirect: &Redirect, asked: &Asked<'_>, matched: &PathMatch) -> Stri
     let scheme = redirect.scheme.as_ref().unwrap_or(&own);
     let (host, asked_port) = split_port(asked.host);
     let host = redirect.hostname.as_deref().unwrap_or(host);
-    let port = redirect.port.or(if redirect.scheme.is_some() { None } else { asked_port });
+    let asked_port = asked_port.filter(|_| redirect.scheme.is_none()).and_then(|port| port.parse().ok());
+    let port = redirect.port.or(asked_port);
     let usual = if *scheme == Scheme::HTTPS { 443 } else { 80 };
 
     let mut location = format!("{scheme}://{host}");
@@ -56,8 +57,9 @@ fn location(redirect: &Redirect, asked: &Asked<'_>, matched: &PathMatch) -> Stri
         location.extend([":", &port.to_string()]);
     }
     match &redirect.path {
-        // The server as a whole has no place of its own.
-        None if asked.uri.path() == "*" => location.push('/'),
+        // The server as a whole has no place of its own, and none that a prefix could be of.
+        None if is_server(asked.uri) => location.push('/'),
+        Some(RedirectPath::ReplacePrefix(with)) if is_server(asked.uri) => location.push_str(with),
         None => location.push_str(asked.uri.path()),
         Some(RedirectPath::Full(path)) => location.push_str(path),
         Some(RedirectPath::ReplacePrefix(with)) => {
@@ -71,15 +73,16 @@ fn location(redirect: &Redirect, asked: &Asked<'_>, matched: &PathMatch) -> Stri
     location
 }
 
-fn split_port(host: &str) -> (&str, Option<u16>) {
-    match host.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => (name, port.parse().ok()),
-        _ => (host, None),
-    }
+/// Whether it is the server as a whole that is asked (RFC 9112, 3.2.4).
+fn is_server(uri: &Uri) -> bool {
+    uri.path() == "*"
 }
 
 /// The request's target with another prefix in the place of the matched one; the rest stays byte by byte.
 pub(super) fn rewritten(uri: &Uri, matched: &PathMatch, with: &str) -> Option<Uri> {
+    if is_server(uri) {
+        return Some(uri.clone());
+    }
     let path = replace_prefix(uri.path(), matched, with);
     let target = match uri.query() {
         Some(query) => format!("{path}?{query}"),
@@ -153,5 +156,21 @@ mod tests {
         goes_to(&elsewhere, "a.example", true, "https://b.example/x/b?c=%20d");
         let full = Redirect { path: Some(RedirectPath::Full("/new".into())), ..same };
         goes_to(&full, "a.example", false, "http://a.example/new?c=%20d");
+    }
+
+    #[test]
+    fn the_server_as_a_whole_has_no_prefix() {
+        let uri = Uri::from_static("*");
+        let matched = PathMatch::prefix("/");
+        assert_eq!(rewritten(&uri, &matched, "/v2"), Some(uri.clone()));
+        let redirect = |path| Redirect { status: StatusCode::FOUND, scheme: None, hostname: None, port: None, path };
+        let asked = Asked { host: "a.example", secure: false, uri: &uri };
+        for (path, expected) in [
+            (None, "http://a.example/"),
+            (Some(RedirectPath::ReplacePrefix("/x".into())), "http://a.example/x"),
+            (Some(RedirectPath::Full("/y".into())), "http://a.example/y"),
+        ] {
+            assert_eq!(location(&redirect(path), &asked, &matched), expected);
+        }
     }
 }

@@ -2,20 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
-/// Whether a field is of one connection, and never passed on (RFC 9110, 7.6.1, and those of RFC 2068 that are still met).
-fn is_of_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "transfer-encoding"
-            | "upgrade"
-    )
-}
+use crate::routing::is_of_hop;
 
 /// Whether a field frames, routes or authenticates a message, and so has no meaning behind it.
 fn is_of_head(name: &str) -> bool {

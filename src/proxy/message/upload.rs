@@ -20,7 +20,10 @@ use super::{
     expect::{self, Expectation},
     headers,
 };
-use crate::proxy::visitor::{identity, phase::Uploading};
+use crate::{
+    proxy::visitor::{identity, phase::Uploading},
+    routing::HeaderRules,
+};
 
 /// What the backend gets.
 pub(in crate::proxy) enum RequestBody {
@@ -36,9 +39,17 @@ pub(in crate::proxy) struct Upload {
     progress: Arc<Progress>,
     /// The most bytes that it may have.
     limit: u64,
-    /// Tells when the visitor cannot send more of it, over HTTP/1.1.
-    uploading: Option<Uploading>,
+    terms: UploadTerms,
     expected: Option<Box<Expected>>,
+}
+
+/// What the stages before have to say of a request's body; it comes as an extension of the request.
+#[derive(Clone, Debug, Default)]
+pub(in crate::proxy) struct UploadTerms {
+    /// Tells when the visitor cannot send more of it, over HTTP/1.1.
+    pub(in crate::proxy) uploading: Option<Uploading>,
+    /// What may not come as a trailer either.
+    pub(in crate::proxy) rules: Option<Arc<HeaderRules>>,
 }
 
 /// Why a body ends early.
@@ -78,7 +89,7 @@ impl RequestBody {
         incoming: Incoming,
         expectation: Option<Arc<Expectation>>,
         limit: Option<u64>,
-        uploading: Option<Uploading>,
+        terms: Option<UploadTerms>,
     ) -> Self {
         if incoming.is_end_stream() {
             return Self::Empty;
@@ -91,7 +102,8 @@ impl RequestBody {
         };
         let expected = expectation.map(|expectation| Box::new(Expected { expectation, patience: None }));
         let limit = limit.unwrap_or(u64::MAX);
-        Self::Upload(Upload { incoming, progress: Arc::new(progress), limit, uploading, expected })
+        let terms = terms.unwrap_or_default();
+        Self::Upload(Upload { incoming, progress: Arc::new(progress), limit, terms, expected })
     }
 
     /// Whether there is anything to send, or to send again.
@@ -155,7 +167,7 @@ impl Upload {
             self.expected = None;
         }
         let mut frame = Pin::new(&mut self.incoming).poll_frame(cx)?;
-        if frame.is_pending() && self.uploading.as_ref().is_some_and(|uploading| uploading.is_over(cx)) {
+        if frame.is_pending() && self.terms.uploading.as_ref().is_some_and(|uploading| uploading.is_over(cx)) {
             // The last of it may have come in between.
             frame = Pin::new(&mut self.incoming).poll_frame(cx)?;
             if frame.is_pending() {
@@ -168,6 +180,9 @@ impl Upload {
             if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
                 headers::clean_trailers(trailers);
                 identity::clean_trailers(trailers);
+                if let Some(rules) = &self.terms.rules {
+                    headers::remove_where(trailers, |name| rules.governs(name));
+                }
             }
             let data = frame.as_ref().and_then(Frame::data_ref);
             if data.is_some_and(|data| self.progress.add(data.len()) > self.limit) {

@@ -35,7 +35,7 @@ use crate::proxy::{
     Config, Shared,
     config::DEFAULT_MAX_HEADERS,
     error::Reason,
-    message::{body::Body, download::BodyError},
+    message::{body::Body, download::BodyError, upload::UploadTerms},
     service::{self, Visitor},
 };
 
@@ -138,7 +138,8 @@ impl Accepted {
                 let has_body = !request.body().is_end_stream();
                 let mut progress = phase.begin(has_body);
                 if has_body {
-                    request.extensions_mut().insert(progress.upload());
+                    let terms = UploadTerms { uploading: Some(progress.upload()), ..UploadTerms::default() };
+                    request.extensions_mut().insert(terms);
                 }
                 let ends_with_connection = request.version() == Version::HTTP_10;
                 let (shared, visitor, phase) = (shared.clone(), visitor.clone(), phase.clone());

@@ -5,7 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, header, uri::Scheme};
 use ipnet::IpNet;
 
-use crate::proxy::message::headers::remove_where;
+use crate::{
+    proxy::message::headers::remove_where,
+    routing::{PROXY, split_port},
+};
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 pub(in crate::proxy) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -51,8 +54,7 @@ pub(in crate::proxy) fn identify(
     let is_trusted = trusted.contains(peer.address.ip());
     let address = if is_trusted { trusted.visitor(headers, peer.address) } else { peer.address };
     remove_where(headers, |name| match name {
-        // A program that follows CGI would take it for the address of its own proxy ("httpoxy"); no client has use for it.
-        "proxy" => true,
+        PROXY => true,
         _ if name.contains('_') => is_claim(&name.replace('_', "-")),
         _ => !is_trusted && is_identity(name),
     });
@@ -100,8 +102,7 @@ pub(in crate::proxy) fn trace_id(headers: &HeaderMap) -> Option<&str> {
 /// The port that the visitor asked for: the edge's own may be another, behind a Service.
 fn asked_port(headers: &HeaderMap) -> Option<HeaderValue> {
     let host = headers.get(X_FORWARDED_HOST)?.to_str().ok()?;
-    let (_, port) = host.rsplit_once(':').filter(|(_, port)| !port.contains(']'))?;
-    Some(port.parse::<u16>().ok()?.into())
+    Some(split_port(host).1?.parse::<u16>().ok()?.into())
 }
 
 /// The field of RFC 7239, beside what trusted proxies said in it.
