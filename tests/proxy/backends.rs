@@ -246,7 +246,10 @@ async fn interim_responses_without_end_over_http2_end_the_connection() {
     .await;
     let stage = Stage::start().await;
     stage.serve_rules(vec![speaks(&target, Protocol::H2c)], None);
-    assert_eq!(stage.send(&request("POST", "/", "Content-Length: 0\r\n")).await.status, 502);
+    let answer = stage.send(&request("POST", "/", "Content-Length: 0\r\n")).await;
+    assert_eq!(answer.status, 502);
+    let status = answer.header("proxy-status").expect("a cause");
+    assert!(status.starts_with("culvert; error=http_protocol_error; "), "{status}");
     assert_eq!(timeout(PATIENCE, heard.recv()).await.expect("in time"), Some("ended"));
 }
 

@@ -34,7 +34,7 @@ const STREAMS: usize = 1024;
 
 impl Watch for Heads {
     fn arrived(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.pass(bytes).map_err(io::Error::other)
+        self.pass(bytes).map_err(io::Error::from)
     }
 }
 
