@@ -48,7 +48,7 @@ async fn silent() -> String {
         while let Some(Ok(data)) = body.data().await {
             let _ = body.flow_control().release_capacity(data.len());
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     })
     .await
 }
@@ -171,7 +171,7 @@ async fn half(end: bool) -> String {
 
 /// Both visitors get a half, and its end.
 async fn both_are_cut(target: &str, reason: &str) {
-    let change = |rule: &mut Rule| rule.timeouts.stream_idle = Duration::from_millis(1000);
+    let change = |rule: &mut Rule| rule.timeouts.stream_idle = Duration::from_secs(1);
     let first = scene(target, change).await;
     let mut cut = first.stage.visit().await;
     cut.send(request("GET", "/", "").as_bytes()).await;
