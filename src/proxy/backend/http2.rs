@@ -135,6 +135,10 @@ impl Lease {
         mut request: Request<RequestBody>,
     ) -> impl Future<Output = Result<(Response<Incoming>, Self), Box<SendError>>> {
         to_http2(&mut request, &self.shared.scheme);
+        if let Some(expectation) = request.body().expectation() {
+            // hyper tells nobody of interim responses over HTTP/2.
+            expectation.give_up();
+        }
         // Others do not have to wait for the clone: the connection has no end as long as somebody holds it.
         let sent = self.shared.sender.clone().try_send_request(request);
         async move {
