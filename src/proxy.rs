@@ -10,6 +10,7 @@ mod config;
 mod error;
 mod forward;
 mod gate;
+mod http2_frames;
 mod idle;
 mod joiner;
 mod live;

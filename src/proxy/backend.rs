@@ -25,8 +25,10 @@ pub(super) use self::{
 };
 use super::message::upload::RequestBody;
 
-/// The largest response head in bytes. Over HTTP/1.1 it has 100 fields at most, which is hyper's own limit.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// The largest response head in bytes.
+pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// How many fields it has at most. Over HTTP/1.1 that is hyper's own limit.
+pub(super) const MAX_FIELDS: usize = 100;
 
 /// A connection that takes a request.
 pub(super) enum Upstream {

@@ -288,7 +288,7 @@ impl Forward<'_> {
             Protocol::Https(tls) => self.shared.backend_configs.connect(tls, target, own_link, link, limit).await?,
         };
         let upstream = if speaks_http2 { Upstream::http2(stream, pool).await } else { Upstream::http1(stream).await };
-        upstream.map_err(|error| failure::of_exchange(&error))
+        upstream.map_err(|error| failure::of_backend(&error))
     }
 
     /// The backend at this place has taken a connection, or answered.
@@ -350,7 +350,11 @@ impl Forward<'_> {
                             failure::is_unprocessed(&error) || broke_off && is_idempotent(request.method())
                         };
                         let unsent = unsent.or(repeatable.filter(may_repeat));
-                        let error = if lost { ProxyError::SessionLost } else { failure::of_exchange(&error) };
+                        let error = if lost {
+                            ProxyError::SessionLost
+                        } else {
+                            failure::of_exchange(&error, progress.as_deref())
+                        };
                         return Err((error, unsent));
                     }
                     // The clock of the response starts when the upload ends.

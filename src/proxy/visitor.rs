@@ -1,6 +1,7 @@
 //! The visitors' side: how a connection comes in, what it speaks, who is at its other end, and what it waits for.
 
 pub(super) mod connection;
+mod frames;
 mod http2;
 pub(super) mod identity;
 pub(super) mod phase;

@@ -2,6 +2,7 @@
 //! cause. The faults are real ones.
 
 mod backend;
+mod over_http2;
 mod policies;
 mod request;
 mod response;
@@ -50,8 +51,9 @@ table! {
     Method => request::the_method_is_not_forwarded;
     MalformedRequest => request::the_target_is_none, request::the_request_is_no_http;
     UnknownCoding => request::the_body_is_coded_otherwise;
-    RequestTimeout => request::the_upload_stands_still;
-    RequestBody => request::the_upload_breaks_off, request::the_uploads_chunks_are_none;
+    RequestTimeout => request::the_upload_stands_still, over_http2::an_upload_to_http2_stands_still;
+    RequestBody => request::the_upload_breaks_off, request::the_uploads_chunks_are_none,
+        over_http2::an_upload_to_http2_breaks_off, over_http2::the_chunks_of_an_upload_to_http2_are_none;
     Misdirected => request::over_tls_the_same_is_told;
 
     Unauthorized => policies::credentials_are_wrong;
@@ -59,7 +61,8 @@ table! {
     AccessDenied => policies::the_address_is_denied;
     RequestRate => policies::the_rate_is_used_up;
     ConcurrentRequests => policies::too_many_requests_are_in_progress;
-    BodySize => policies::the_body_is_too_large;
+    BodySize => policies::the_body_is_too_large, over_http2::a_body_to_http2_is_too_large,
+        over_http2::a_body_to_http2_becomes_too_large_under_its_response;
     ConnectionLimit => policies::the_agents_limit_is_reached;
 
     AgentOverloaded => backend::the_agent_has_too_many_links;
@@ -69,14 +72,17 @@ table! {
     ConnectTimeout => backend::the_backend_takes_no_connection;
     BackendCertificate => backend::the_backends_certificate_is_not_accepted;
     BackendTls => backend::the_backend_speaks_no_tls;
-    SessionLost => backend::the_session_is_lost_before_the_response, response::the_agent_is_lost_within_a_body;
+    SessionLost => backend::the_session_is_lost_before_the_response, response::the_agent_is_lost_within_a_body,
+        over_http2::the_agent_is_lost_within_a_body_over_http2;
 
-    ResponseTimeout => response::the_backend_says_nothing;
+    ResponseTimeout => response::the_backend_says_nothing, over_http2::a_backend_of_http2_says_nothing;
     BackendClosed => response::the_backend_closes_without_an_answer, response::the_backend_resets,
-        response::the_backend_closes_within_its_body;
-    InvalidResponse => response::the_backend_speaks_no_http;
-    ResponseHeadTooLarge => response::the_responses_head_is_too_large;
-    StreamIdle => response::the_body_stops_coming;
+        response::the_backend_closes_within_its_body, over_http2::a_backend_of_http2_closes_without_an_answer,
+        over_http2::a_backend_of_http2_resets_the_stream, over_http2::a_backend_of_http2_closes_within_its_body;
+    InvalidResponse => response::the_backend_speaks_no_http, over_http2::a_backend_of_http2_speaks_http1,
+        over_http2::a_backend_of_http2_sends_a_malformed_head;
+    ResponseHeadTooLarge => response::the_responses_head_is_too_large, over_http2::a_head_over_http2_is_too_large;
+    StreamIdle => response::the_body_stops_coming, over_http2::a_body_over_http2_stops_coming;
     UpgradeIdle => response::nothing_moves_in_an_upgraded_connection;
     GoingAway => response::the_edge_stops_under_an_upgraded_connection;
 
@@ -155,8 +161,9 @@ impl Scene {
             Some(method @ ("GET" | "POST" | "TRACE")) => method,
             other => panic!("{other:?}"),
         };
+        let protocol = line["protocol"].as_str().expect("a protocol");
         let series = format!(
-            "culvert_requests_total{{code=\"{status}\",method=\"{method}\",namespace=\"{namespace}\",protocol=\"HTTP/1.1\",tunnelhost=\"{name}\"}}"
+            "culvert_requests_total{{code=\"{status}\",method=\"{method}\",namespace=\"{namespace}\",protocol=\"{protocol}\",tunnelhost=\"{name}\"}}"
         );
         self.stage.edge.metric_becomes(&series, 1).await;
         line

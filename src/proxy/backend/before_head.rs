@@ -22,6 +22,19 @@ const ANY: usize = usize::MAX;
 #[error("more than {MOST} bytes of interim responses came before its head")]
 pub(in crate::proxy) struct TooMuch;
 
+// === impl TooMuch ===
+
+impl TooMuch {
+    /// What it is told by where nothing else of an error is kept.
+    pub(in crate::proxy) const KIND: io::ErrorKind = io::ErrorKind::QuotaExceeded;
+}
+
+impl From<TooMuch> for io::Error {
+    fn from(error: TooMuch) -> Self {
+        Self::new(TooMuch::KIND, error)
+    }
+}
+
 /// How much may still come before a head; whoever uses the connection has the one end, and what watches it the other.
 #[derive(Clone)]
 pub(super) struct Allowance(Arc<AtomicUsize>);
@@ -48,7 +61,7 @@ impl Watch for Allowance {
     fn arrived(&mut self, bytes: &[u8]) -> io::Result<()> {
         let left = self.0.load(Ordering::Relaxed);
         if left != ANY {
-            let left = left.checked_sub(bytes.len()).ok_or_else(|| io::Error::other(TooMuch))?;
+            let left = left.checked_sub(bytes.len()).ok_or(TooMuch)?;
             self.0.store(left, Ordering::Relaxed);
         }
         Ok(())

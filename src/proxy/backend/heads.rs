@@ -7,26 +7,19 @@ use super::{
     before_head::{MOST, TooMuch},
     watched::Watch,
 };
+use crate::proxy::http2_frames::{CONTINUATION, DATA, END_STREAM, Frames, HEAD, HEADERS, Head, RST_STREAM};
 
-/// Ends a connection of HTTP/2 with an error where a stream has too many bytes of heads before any of a body. Follows the lengths of
-/// frames (RFC 9113, 4.1).
+/// Ends a connection of HTTP/2 with an error where a stream has too many bytes of heads before any of a body.
 #[derive(Default)]
 pub(super) struct Heads {
-    /// As much of a frame's header as has come.
-    header: [u8; HEADER],
-    filled: usize,
-    /// How much of its payload is still to come.
-    payload: usize,
-    /// The bytes of heads of each stream that has had one, and neither a body nor an end.
-    streams: HashMap<[u8; 4], usize>,
+    frames: Frames,
+    counts: Counts,
 }
 
-const HEADER: usize = 9;
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
+/// The bytes of heads of each stream that has had one, and neither a body nor an end.
+#[derive(Default)]
+struct Counts(HashMap<[u8; 4], usize>);
+
 /// Streams that this side has given up are never heard of again: beyond this many, counting begins anew.
 const STREAMS: usize = 1024;
 
@@ -34,42 +27,29 @@ const STREAMS: usize = 1024;
 
 impl Watch for Heads {
     fn arrived(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.pass(bytes).map_err(io::Error::other)
+        self.pass(bytes).map_err(io::Error::from)
     }
 }
 
 impl Heads {
-    fn pass(&mut self, mut bytes: &[u8]) -> Result<(), TooMuch> {
-        while !bytes.is_empty() {
-            if self.payload > 0 {
-                let count = self.payload.min(bytes.len());
-                self.payload -= count;
-                bytes = &bytes[count..];
-                continue;
-            }
-            let count = (HEADER - self.filled).min(bytes.len());
-            self.header[self.filled..self.filled + count].copy_from_slice(&bytes[..count]);
-            self.filled += count;
-            bytes = &bytes[count..];
-            if self.filled == HEADER {
-                self.filled = 0;
-                self.frame()?;
-            }
-        }
-        Ok(())
+    fn pass(&mut self, bytes: &[u8]) -> Result<(), TooMuch> {
+        let counts = &mut self.counts;
+        self.frames.pass(bytes, |head| counts.frame(head))
     }
+}
 
-    fn frame(&mut self) -> Result<(), TooMuch> {
-        let [a, b, c, kind, flags, stream @ ..] = self.header;
-        self.payload = u32::from_be_bytes([0, a, b, c]) as usize;
+// === impl Counts ===
+
+impl Counts {
+    fn frame(&mut self, Head { kind, flags, stream, length }: Head) -> Result<(), TooMuch> {
         match kind {
             HEADERS if flags & END_STREAM != 0 => self.forget(stream),
             HEADERS | CONTINUATION => {
-                if self.streams.len() >= STREAMS {
-                    self.streams.clear();
+                if self.0.len() >= STREAMS {
+                    self.0.clear();
                 }
-                let bytes = self.streams.entry(stream).or_default();
-                *bytes += HEADER + self.payload;
+                let bytes = self.0.entry(stream).or_default();
+                *bytes += HEAD + length;
                 if *bytes > MOST {
                     return Err(TooMuch);
                 }
@@ -81,8 +61,8 @@ impl Heads {
     }
 
     fn forget(&mut self, stream: [u8; 4]) {
-        if !self.streams.is_empty() {
-            self.streams.remove(&stream);
+        if !self.0.is_empty() {
+            self.0.remove(&stream);
         }
     }
 }
@@ -93,7 +73,7 @@ mod tests {
 
     fn frame(kind: u8, flags: u8, stream: u8, length: u8) -> Vec<u8> {
         let mut frame = vec![0, 0, length, kind, flags, 0, 0, 0, stream];
-        frame.resize(HEADER + usize::from(length), 0xff);
+        frame.resize(HEAD + usize::from(length), 0xff);
         frame
     }
 
@@ -105,7 +85,7 @@ mod tests {
         for piece in exchange.repeat(20_000).chunks(777) {
             assert!(heads.pass(piece).is_ok());
         }
-        assert!(heads.streams.is_empty());
+        assert!(heads.counts.0.is_empty());
         let hints = [frame(HEADERS, 4, 3, 200), frame(DATA, 0, 5, 9), frame(6, 0, 0, 8)].concat();
         let most = (0..20_000).take_while(|_| heads.pass(&hints).is_ok()).count();
         assert_eq!(most, MOST / 209, "whatever comes on other streams");
@@ -118,7 +98,7 @@ mod tests {
             let mut bytes = frame(HEADERS, 4, 0, 50);
             bytes[5..9].copy_from_slice(&stream.to_be_bytes());
             assert!(heads.pass(&bytes).is_ok());
-            assert!(heads.streams.len() <= STREAMS);
+            assert!(heads.counts.0.len() <= STREAMS);
         }
     }
 }

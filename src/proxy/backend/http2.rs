@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{BackendStream, MAX_HEAD_BYTES, SendError, heads::Heads, watched::Watched};
+use super::{BackendStream, SendError, heads::Heads, watched::Watched};
 use crate::proxy::message::upload::RequestBody;
 
 /// Requests that share a connection at most, whatever more the backend would take: beyond that a link of its own carries more.
@@ -27,6 +27,9 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// How much of one upload waits for the backend's window.
 const SEND_BUFFER: usize = 64 * 1024;
+/// Of what is larger, the library only says that the stream is broken. So it reads somewhat more than a head may have, and whoever
+/// gets the head says that it is too large.
+const HEAD_BYTES_READ: u32 = 128 * 1024;
 /// How often a backend with requests in progress is asked whether it is still there, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(20);
@@ -68,7 +71,7 @@ impl Shared {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
-            .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+            .max_header_list_size(HEAD_BYTES_READ)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PONG)
             .handshake(TokioIo::new(Watched::new(stream, Heads::default())))
@@ -132,6 +135,10 @@ impl Lease {
         mut request: Request<RequestBody>,
     ) -> impl Future<Output = Result<(Response<Incoming>, Self), Box<SendError>>> {
         to_http2(&mut request, &self.shared.scheme);
+        if let Some(expectation) = request.body().expectation() {
+            // hyper tells nobody of interim responses over HTTP/2.
+            expectation.give_up();
+        }
         // Others do not have to wait for the clone: the connection has no end as long as somebody holds it.
         let sent = self.shared.sender.clone().try_send_request(request);
         async move {

@@ -4,7 +4,10 @@ use std::{error::Error, io, time::Duration};
 
 use super::ProxyError;
 use crate::{
-    proxy::{backend::TooMuch, message::upload::UploadError},
+    proxy::{
+        backend::TooMuch,
+        message::upload::{Progress, UploadError},
+    },
     routing::Target,
     tunnel::{
         LinkError, RefuseCode,
@@ -44,21 +47,35 @@ pub(in crate::proxy) fn of_place(error: &ProxyError, target: &Target) -> Option<
     })
 }
 
-/// Why there is no response to a request.
-pub(in crate::proxy) fn of_exchange(error: &hyper::Error) -> ProxyError {
-    if let Some(LinkError::SessionLost) = link_error(error) {
+/// Why a request's body ends early, which is the visitor's doing.
+pub(in crate::proxy) fn of_upload(error: &UploadError) -> ProxyError {
+    match error {
+        UploadError::TooLarge(limit) => ProxyError::BodyTooLarge(*limit),
+        error => ProxyError::RequestBody(error.to_string()),
+    }
+}
+
+/// Why there is no response to a request, or not all of it. What its upload broke off by says more than how that ended the
+/// exchange.
+pub(in crate::proxy) fn of_exchange(error: &hyper::Error, upload: Option<&Progress>) -> ProxyError {
+    upload.and_then(Progress::failure).cloned().unwrap_or_else(|| of_backend(error))
+}
+
+/// Why a connection to a backend, or what ran over it, has failed.
+pub(in crate::proxy) fn of_backend(error: &hyper::Error) -> ProxyError {
+    // h2 keeps no more of an error than its kind and its text.
+    let io = io_error(error);
+    if io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionAborted) {
         ProxyError::SessionLost
-    } else if let Some(too_much) = io_error(error).and_then(|error| error.get_ref()?.downcast_ref::<TooMuch>()) {
+    } else if let Some(too_much) = io.filter(|io| io.kind() == TooMuch::KIND) {
         ProxyError::InvalidResponse(too_much.to_string().into())
     } else if error.is_parse_too_large() {
         ProxyError::ResponseHeadTooLarge
     } else if error.is_parse() {
         ProxyError::InvalidResponse(error.to_string().into())
-    } else if let Some(error) = error.source().and_then(|source| source.downcast_ref()) {
-        match error {
-            UploadError::TooLarge(limit) => ProxyError::BodyTooLarge(*limit),
-            error => ProxyError::RequestBody(error.to_string()),
-        }
+    } else if let Some(error) = http2_error(error).filter(|error| error.is_library()) {
+        // The library itself ended the stream or the connection, for what came on it.
+        ProxyError::InvalidResponse(error.to_string().into())
     } else if error.is_user() {
         ProxyError::RequestBody(error.to_string())
     } else {
@@ -75,7 +92,7 @@ pub(in crate::proxy) fn is_close(error: &hyper::Error) -> bool {
 /// Whether a backend says over HTTP/2 that it did nothing of the request: it refused the stream, or it says goodbye and the
 /// stream came too late (RFC 9113, 8.7).
 pub(in crate::proxy) fn is_unprocessed(error: &hyper::Error) -> bool {
-    let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) else { return false };
+    let Some(error) = http2_error(error) else { return false };
     error.is_remote()
         && match error.reason() {
             Some(h2::Reason::REFUSED_STREAM) => error.is_reset(),
@@ -84,10 +101,14 @@ pub(in crate::proxy) fn is_unprocessed(error: &hyper::Error) -> bool {
         }
 }
 
+fn http2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    error.source()?.downcast_ref()
+}
+
 fn link_error(error: &hyper::Error) -> Option<&LinkError> {
     LinkError::from_io(io_error(error)?)
 }
 
 fn io_error(error: &hyper::Error) -> Option<&io::Error> {
-    error.source()?.downcast_ref()
+    error.source()?.downcast_ref().or_else(|| http2_error(error)?.get_io())
 }

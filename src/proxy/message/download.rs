@@ -85,7 +85,10 @@ impl Download {
                 self.finish_at_end();
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => self.fail(cx, failure::of_exchange(&error).reason(), error.into()),
+            Some(Err(error)) => {
+                let reason = failure::of_exchange(&error, self.upload.as_deref()).reason();
+                self.fail(cx, reason, error.into())
+            }
             None => {
                 self.finish();
                 Poll::Ready(None)

@@ -57,8 +57,8 @@ impl Expectation {
         if self.state.load(Ordering::Acquire) == WANTED { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// The backend has had its time and may wait for the body itself.
-    pub(super) fn give_up(&self) {
+    /// The backend has had its time and may wait for the body itself, or its word would be heard by nobody.
+    pub(in crate::proxy) fn give_up(&self) {
         self.settle(WANTED);
     }
 

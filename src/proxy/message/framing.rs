@@ -1,9 +1,15 @@
 //! What an HTTP/1 message says about its own limits and its host. hyper reads a few messages that RFC 9112 calls ambiguous;
 //! whoever reads them otherwise would see other messages in the same bytes, so they are refused here, on both sides.
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 
-use crate::{proxy::error::ProxyError, routing::is_authority};
+use crate::{
+    proxy::{
+        backend::{MAX_FIELDS, MAX_HEAD_BYTES},
+        error::ProxyError,
+    },
+    routing::is_authority,
+};
 
 // === requests ===
 
@@ -72,6 +78,9 @@ fn check_codings(headers: &HeaderMap) -> Result<(), ProxyError> {
 
 /// Refuses a response whose end is told in two ways, and leaves of its head what holds on the next hop, too.
 pub(in crate::proxy) fn check_response<B>(response: &mut Response<B>) -> Result<(), ProxyError> {
+    if response.version() == Version::HTTP_2 && is_too_large(response.headers()) {
+        return Err(ProxyError::ResponseHeadTooLarge);
+    }
     let status = response.status();
     let invalid = |text: &'static str| Err(ProxyError::InvalidResponse(text.into()));
     let coding = coding(response.headers());
@@ -98,6 +107,12 @@ pub(in crate::proxy) fn check_response<B>(response: &mut Response<B>) -> Result<
     // A message has the version of its hop (RFC 9110, 6.2): a backend's HTTP/1.0 is none of the visitor's.
     *response.version_mut() = Version::HTTP_11;
     Ok(())
+}
+
+/// Whether a head over HTTP/2 is larger than one over HTTP/1.1 may be, as RFC 9113, 6.5.2, measures it.
+fn is_too_large(headers: &HeaderMap) -> bool {
+    let size = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 32;
+    headers.len() > MAX_FIELDS || headers.iter().map(size).sum::<usize>() > MAX_HEAD_BYTES
 }
 
 /// The one length that all `Content-Length` values give.

@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -21,7 +21,10 @@ use super::{
     headers,
 };
 use crate::{
-    proxy::visitor::{identity, phase::Uploading},
+    proxy::{
+        error::{ProxyError, failure},
+        visitor::{identity, phase::Uploading},
+    },
     routing::HeaderRules,
 };
 
@@ -79,6 +82,8 @@ pub(in crate::proxy) struct Progress {
     bytes: AtomicU64,
     /// The visitor is to send more.
     waits: AtomicBool,
+    /// Why it broke off. Over HTTP/2 hyper tells nobody: it resets the stream.
+    failure: OnceLock<ProxyError>,
 }
 
 // === impl RequestBody ===
@@ -99,6 +104,7 @@ impl RequestBody {
             last: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             waits: AtomicBool::new(false),
+            failure: OnceLock::new(),
         };
         let expected = expectation.map(|expectation| Box::new(Expected { expectation, patience: None }));
         let limit = limit.unwrap_or(u64::MAX);
@@ -135,7 +141,13 @@ impl HttpBody for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Upload(upload) => upload.poll_frame(cx),
+            Self::Upload(upload) => {
+                let frame = upload.poll_frame(cx);
+                if let Poll::Ready(Some(Err(error))) = &frame {
+                    upload.progress.failed(error);
+                }
+                frame
+            }
         }
     }
 
@@ -214,6 +226,16 @@ impl Progress {
     /// Whether it is the visitor who does not send more.
     pub(in crate::proxy) fn waits(&self) -> bool {
         self.waits.load(Ordering::Relaxed)
+    }
+
+    fn failed(&self, error: &UploadError) {
+        // The first one is the cause.
+        let _ = self.failure.set(failure::of_upload(error));
+    }
+
+    /// Why the upload broke off, if it did.
+    pub(in crate::proxy) fn failure(&self) -> Option<&ProxyError> {
+        self.failure.get()
     }
 
     /// When the upload last moved.

@@ -247,6 +247,12 @@ async fn watch<C: Serving>(
             if due > Instant::now() {
                 continue;
             }
+            if phase.head_is_late() {
+                // Nothing else can be read behind it. The visitor hears a goodbye if it takes one at once.
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.as_mut().poll(cx);
+                return Poll::Ready(End::Expired(Stage::Head));
+            }
             if phase.visitor_stalls() {
                 return Poll::Ready(End::Stalled);
             }
@@ -266,7 +272,7 @@ async fn watch<C: Serving>(
     .await;
     // Told before the connection is dropped, and its responses with it.
     match end {
-        End::Expired(Stage::Head) => phase.set_too_slow(),
+        End::Expired(Stage::Head) if !phase.is_multiplexed() => phase.set_too_slow(),
         End::Stalled => phase.give_up(),
         _ => {}
     }

@@ -1,6 +1,6 @@
 //! HTTP/2 of visitors (RFC 9113): its limits, and what of it a backend of HTTP/1.1 must not see.
 
-use std::{convert::Infallible, error::Error, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, error::Error, future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, header};
 use hyper::{
@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::{
     connection::{Serving, Tracked},
+    frames::FLOODED,
     phase::Phase,
     stream::VisitorStream,
 };
@@ -42,7 +43,7 @@ const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(20);
 
 /// What a client with prior knowledge of HTTP/2 begins with (RFC 9113, 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Whether a connection that begins with these bytes is HTTP/2; `None` where they are too few to tell.
 pub(super) fn is_preface(early: &[u8]) -> Option<bool> {
@@ -106,8 +107,10 @@ fn join_cookies(request: &mut Request<Incoming>) {
 
 /// What the end of a connection by an error counts as.
 pub(super) fn reason(error: &hyper::Error) -> Option<Reason> {
-    let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) else {
-        return Some(Reason::VisitorClosed);
+    let Some(source) = error.source() else { return Some(Reason::VisitorClosed) };
+    let Some(error) = source.downcast_ref::<h2::Error>() else {
+        let flooded = source.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == FLOODED);
+        return Some(if flooded { Reason::Http2Flood } else { Reason::VisitorClosed });
     };
     match error.reason() {
         // The visitor ended it in order.

@@ -66,8 +66,14 @@ pub(super) struct Phase {
     moved: AtomicU64,
     /// Since when the next answer is to be the last, in milliseconds from `start`; [`STAYS`] before.
     leaving: AtomicU64,
+    /// Since when the rest of a head over HTTP/2 is to come, in milliseconds from `start`; [`NONE`] where there is none.
+    head: AtomicU64,
+    /// Pieces of responses over HTTP/2 so far.
+    pieces: AtomicU64,
 }
 
+/// No head has begun.
+const NONE: u64 = u64::MAX;
 /// Nothing is kept waiting by the visitor.
 const FLOWS: u64 = u64::MAX;
 /// The visitor has not ended its side.
@@ -134,6 +140,8 @@ impl Phase {
             waiting: AtomicUsize::new(0),
             moved: AtomicU64::new(0),
             leaving: AtomicU64::new(STAYS),
+            head: AtomicU64::new(NONE),
+            pieces: AtomicU64::new(0),
         }
     }
 
@@ -174,6 +182,33 @@ impl Phase {
         if !self.multiplexed && self.stage() == Stage::Idle {
             self.set(Stage::Head);
         }
+    }
+
+    /// Over HTTP/2, whether the rest of a head is to come; a new one may have begun since this was last said.
+    pub(super) fn head_comes(&self, comes: bool, begins: bool) {
+        if comes != self.waits_for_head() || comes && begins {
+            self.head.store(if comes { self.millis() } else { NONE }, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn waits_for_head(&self) -> bool {
+        self.head.load(Ordering::Relaxed) != NONE
+    }
+
+    /// While the visitor takes nothing, what it sends may not be read either.
+    fn head_deadline(&self) -> Option<Instant> {
+        let since = Duration::from_millis(self.head.load(Ordering::Relaxed));
+        (self.waits_for_head() && !self.is_stalled()).then(|| self.start + since + self.header_timeout)
+    }
+
+    /// The visitor is too slow with a head over HTTP/2.
+    pub(super) fn head_is_late(&self) -> bool {
+        self.head_deadline().is_some_and(|due| due <= Instant::now())
+    }
+
+    /// How many pieces of responses over HTTP/2 there have been.
+    pub(super) fn pieces(&self) -> u64 {
+        self.pieces.load(Ordering::Relaxed)
     }
 
     /// The visitor ended its side. Returns whether a request of it is in progress, whose answer it may wait for.
@@ -250,6 +285,7 @@ impl Phase {
         let stalled = self.is_stalled();
         if some && stalled {
             self.stalled.store(FLOWS, Ordering::Relaxed);
+            self.head_comes(self.waits_for_head(), true);
             if self.stage() == Stage::Idle {
                 // The body was over before its last bytes were taken.
                 self.set(Stage::Idle);
@@ -285,6 +321,14 @@ impl Phase {
 
     /// Until when the visitor has time; `None` while it is the edge's turn.
     pub(super) fn deadline(&self) -> Option<Instant> {
+        let due = self.stage_deadline();
+        match self.head_deadline() {
+            Some(head) => Some(due.map_or(head, |due| due.min(head))),
+            None => due,
+        }
+    }
+
+    fn stage_deadline(&self) -> Option<Instant> {
         let at = |millis: u64| self.start + Duration::from_millis(millis);
         let stall_timeout = Duration::from_millis(self.stall_timeout.get());
         if self.is_stalled() {
@@ -341,6 +385,7 @@ impl InProgress {
     pub(super) fn handed(&mut self) {
         if self.phase.multiplexed {
             self.handed = true;
+            self.phase.pieces.fetch_add(1, Ordering::Relaxed);
             self.phase.moved.store(self.phase.millis(), Ordering::Relaxed);
             self.phase.waiting.fetch_add(1, Ordering::Relaxed);
         }

@@ -11,13 +11,15 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::{phase::Phase, socket::Socket};
+use super::{frames::Arriving, http2::PREFACE, phase::Phase, socket::Socket};
 
 /// A visitor's stream; it notices when a request begins, and when the visitor takes nothing.
 #[derive(Debug)]
 pub(in crate::proxy) struct VisitorStream {
     transport: Transport,
     phase: Arc<Phase>,
+    /// Of a visitor who speaks HTTP/2.
+    arriving: Option<Box<Arriving>>,
 }
 
 /// How a visitor came.
@@ -32,7 +34,8 @@ pub(super) enum Transport {
 
 impl VisitorStream {
     pub(super) fn new(transport: Transport, phase: Arc<Phase>) -> Self {
-        Self { transport, phase }
+        let arriving = phase.is_multiplexed().then(|| Box::new(Arriving::behind(PREFACE.len())));
+        Self { transport, phase, arriving }
     }
 
     /// Makes the connection end with a reset instead of an orderly close, so that the visitor does not take what it got
@@ -105,11 +108,14 @@ impl Drop for VisitorStream {
 impl AsyncRead for VisitorStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let before = buf.filled().len();
         match &mut this.transport {
             Transport::Plain(socket) => ready!(Pin::new(socket).poll_read(cx, buf))?,
             Transport::Tls(tls) => ready!(Pin::new(&mut **tls).poll_read(cx, buf))?,
         }
-        if !buf.filled().is_empty() {
+        if let Some(arriving) = &mut this.arriving {
+            arriving.pass(&buf.filled()[before..], &this.phase)?;
+        } else if !buf.filled().is_empty() {
             this.phase.read();
         } else if buf.remaining() > 0 && this.phase.ended() {
             // hyper would take it for the end of everything. It is watched for how long it may mean that it waits, and

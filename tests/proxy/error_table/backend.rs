@@ -14,7 +14,7 @@ use tokio::{
 
 use super::Scene;
 use crate::{
-    backends::https_backend,
+    backends::tls::https_backend,
     secure::Made,
     stage::{self, Options, mirror, read_head, request},
     support::accept,
