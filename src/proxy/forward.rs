@@ -357,7 +357,7 @@ impl Forward<'_> {
                             pool.lost(session);
                         }
                         let may_repeat = |request: &Request<_>| {
-                            let broke_off = lost || reused && failure::is_close(&error);
+                            let broke_off = lost || failure::is_lost(&error) || reused && failure::is_close(&error);
                             failure::is_unprocessed(&error) || broke_off && is_idempotent(request.method())
                         };
                         let unsent = unsent.or(repeatable.filter(may_repeat));

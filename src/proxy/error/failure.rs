@@ -7,7 +7,7 @@ use crate::{
     proxy::{backend::TooMuch, message::upload::UploadError},
     routing::Target,
     tunnel::{
-        LinkError, RefuseCode,
+        LinkError, RefuseCode, ResetCode,
         health::{HealthProblem, HealthReason},
     },
 };
@@ -46,7 +46,7 @@ pub(in crate::proxy) fn of_place(error: &ProxyError, target: &Target) -> Option<
 
 /// Why there is no response to a request.
 pub(in crate::proxy) fn of_exchange(error: &hyper::Error) -> ProxyError {
-    if let Some(LinkError::SessionLost) = link_error(error) {
+    if is_lost(error) {
         ProxyError::SessionLost
     } else if let Some(too_much) = io_error(error).and_then(|error| error.get_ref()?.downcast_ref::<TooMuch>()) {
         ProxyError::InvalidResponse(too_much.to_string().into())
@@ -70,6 +70,12 @@ pub(in crate::proxy) fn of_exchange(error: &hyper::Error) -> ProxyError {
 /// connection in the moment that it is used.
 pub(in crate::proxy) fn is_close(error: &hyper::Error) -> bool {
     error.is_incomplete_message() || error.is_closed() || error.is_canceled() || link_error(error).is_some()
+}
+
+/// Whether the backend had no part in it: the session was lost, that of the agent or the one behind another replica, or the agent
+/// failed.
+pub(in crate::proxy) fn is_lost(error: &hyper::Error) -> bool {
+    matches!(link_error(error), Some(LinkError::SessionLost | LinkError::Reset(ResetCode::Internal)))
 }
 
 /// Whether a backend says over HTTP/2 that it did nothing of the request: it refused the stream, or it says goodbye and the
