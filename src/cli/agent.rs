@@ -34,7 +34,8 @@ pub(super) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
     /// A YAML file with flags: each key is a flag's name without the dashes, as in `edge: https://edge.example.com:7443`;
-    /// lists are written as YAML's. A flag comes before the environment, and that before the file.
+    /// lists are written as YAML's. A flag comes before the environment, and that before the file. On SIGHUP `allow` and
+    /// `allow-file` are read again.
     #[arg(long, value_name = "FILE", env = "CULVERT_CONFIG")]
     pub(super) config: Option<PathBuf>,
     /// Where the edge's bridge is, as in `https://edge.example.com:7443`. Several are ways to the same edge, tried in
@@ -126,7 +127,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let admin = args.admin;
     #[cfg(unix)]
     let status_socket = args.status_socket.clone();
-    let allowed = Allowed { flags: args.allow.clone(), file: args.allow_file.clone() };
+    let allowed = Allowed::of(&args);
     let config = match config(args, Environment::read()) {
         Ok(config) => config,
         Err(wrong) => {
@@ -177,6 +178,7 @@ fn config(args: Args, environment: Environment) -> Result<Config, String> {
         );
     }
     let security = security(&args)?;
+    let allowed = Allowed::of(&args);
     let proxies = proxies::proxies(&args, &environment)?;
     let Some(agent) = args.agent else {
         return Err("--agent is missing: the agent needs the NAMESPACE/NAME of its TunnelAgent".to_owned());
@@ -192,7 +194,7 @@ fn config(args: Args, environment: Environment) -> Result<Config, String> {
         }
     };
     token.read().map_err(|error| format!("--token-file: {error}"))?;
-    let allow = Allowed { flags: args.allow, file: args.allow_file }.read()?.into_iter().collect();
+    let allow = allowed.read()?.into_iter().collect();
     Ok(Config {
         edges: args.edge,
         agent,
