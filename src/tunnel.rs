@@ -9,6 +9,7 @@ pub mod accept;
 mod code;
 pub mod health;
 pub mod machine;
+pub mod name;
 mod note;
 mod open;
 pub mod registration;

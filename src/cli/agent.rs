@@ -14,6 +14,7 @@ use super::{Failure, signals};
 use crate::{
     agent::{Agent, AllowRule, Config, EdgeUrl, Security, TokenSource, Transport, status::Status},
     tunnel::{
+        name::{is_label, is_object},
         registration::Token,
         tls::{self, Fingerprint, Trust},
     },
@@ -232,11 +233,8 @@ fn security(args: &Args) -> Result<Security, String> {
 }
 
 fn parse_agent(text: &str) -> Result<String, String> {
-    let is_name = |part: &str| {
-        !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
-    };
     match text.split_once('/') {
-        Some((namespace, name)) if is_name(namespace) && is_name(name) => Ok(text.to_owned()),
+        Some((namespace, name)) if is_label(namespace) && is_object(name) => Ok(text.to_owned()),
         _ => Err("it is not NAMESPACE/NAME, as in web/home-lab".to_owned()),
     }
 }
@@ -303,6 +301,8 @@ mod tests {
             ("--agent web/lab", "--edge"),
             ("--edge a:1 --agent web/lab", "--edge"),
             ("--edge https://a --agent lab", "--agent"),
+            ("--edge https://a --agent web/-lab", "--agent"),
+            ("--edge https://a --agent a.b/lab", "--agent"),
             ("--edge https://a --agent web/lab --allow 8080", "--allow"),
             ("--edge https://a --agent web/lab --allow-file /no/such/file", "--allow-file"),
             ("--edge https://a --agent web/lab --edge-fingerprint 00", "--edge-fingerprint"),
