@@ -29,6 +29,8 @@ mod visitors;
 #[cfg(feature = "edge")]
 mod wiring;
 
+#[cfg(feature = "agent")]
+use std::path::Path;
 use std::{env, ffi::OsString, future::Future, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -117,14 +119,34 @@ fn parse(arguments: Vec<OsString>) -> Result<Cli, Failure> {
     if let Command::Agent(args) = &cli.command
         && let Some(file) = &args.config
     {
-        let all = agent::file::expand(Cli::command(), "agent", arguments, file)?;
-        return Ok(Cli::try_parse_from(all).unwrap_or_else(|error| {
+        return Ok(with_file(arguments, file)?.unwrap_or_else(|error| {
             // It is one of the file's, since the others were parsed before.
             eprintln!("culvert: in {}:", file.display());
             error.exit()
         }));
     }
     Ok(cli)
+}
+
+/// The command line, and what the agent's configuration file adds to it now.
+#[cfg(feature = "agent")]
+fn with_file(arguments: Vec<OsString>, file: &Path) -> Result<Result<Cli, clap::Error>, String> {
+    Ok(Cli::try_parse_from(agent::file::expand(Cli::command(), "agent", arguments, file)?))
+}
+
+/// What an agent would be told if it were started again, with what its configuration file has become.
+#[cfg(feature = "agent")]
+fn agent_again(file: &Path) -> Result<agent::Args, String> {
+    let cli = with_file(env::args_os().collect(), file)?.map_err(|error| {
+        let error = error.to_string();
+        let first = error.lines().next().unwrap_or_default();
+        format!("--config: {}: {}", file.display(), first.trim_start_matches("error: "))
+    })?;
+    match cli.command {
+        Command::Agent(args) => Ok(*args),
+        #[cfg(feature = "edge")]
+        _ => Err("--config: this is no agent".to_owned()),
+    }
 }
 
 fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {

@@ -44,7 +44,7 @@ pub use self::{
 use crate::{
     api::{AgentSession, Reason},
     compile::Compiled,
-    routing::ObjectName,
+    routing::{ObjectName, is_label},
 };
 
 /// The sessions that this replica holds, by agent.
@@ -279,12 +279,7 @@ impl FromStr for NamespaceName {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        let edges = |byte: Option<&u8>| byte.is_some_and(|byte| *byte != b'-');
-        let bytes = name.as_bytes();
-        let valid =
-            bytes.len() <= 63 && bytes.iter().copied().all(inner) && edges(bytes.first()) && edges(bytes.last());
-        if valid {
+        if is_label(name) {
             return Ok(Self(name.to_owned()));
         }
         Err(format!("{name:?} is no name of a namespace: up to 63 of a-z, 0-9 and '-', with no '-' at an end"))

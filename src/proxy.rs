@@ -21,7 +21,6 @@ mod service;
 mod visitor;
 
 use std::{
-    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -37,7 +36,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::coop::unconstrained,
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -62,12 +61,11 @@ use crate::{
     bridge::Registry,
     flow::{Connections, Flow},
     routing::{Agents, RoutingTable},
+    tunnel::accept::{AcceptErrors, is_gone},
 };
 
 /// How often idle connections to backends are looked over.
 const SWEEP: Duration = Duration::from_secs(5);
-/// How long to wait when the process has no more descriptors for connections.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How many connections that wait at the end are still taken: as many as a listener's backlog can hold (Linux: somaxconn).
 const LAST_ACCEPTED: usize = 4096;
 
@@ -195,13 +193,14 @@ impl Proxy {
             tokio::spawn(Box::pin(accepted.serve()));
         };
         socket::configure(&listener);
+        let mut errors = AcceptErrors::new("visitors");
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 accepted = listener.accept() => match accepted {
                     Ok((tcp, peer)) => welcome(tcp, peer),
-                    Err(error) => pause_after(&error).await,
+                    Err(error) => errors.pause(&error).await,
                 },
             }
         }
@@ -218,19 +217,6 @@ impl Proxy {
         connections.close();
         connections.wait().await;
     }
-}
-
-/// A connection that is gone before it is accepted is nobody's trouble; without descriptors, trying again at once
-/// would only burn the processor.
-async fn pause_after(error: &io::Error) {
-    if !is_gone(error) {
-        tracing::warn!(%error, "cannot accept a visitor's connection");
-        sleep(ACCEPT_PAUSE).await;
-    }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 
 // === impl Shared ===

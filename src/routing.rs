@@ -43,3 +43,4 @@ pub use self::{
     table::{EntryPoint, HostRules, Listener, Lookup, RoutingTable},
     target::{Target, TargetError},
 };
+pub use crate::tunnel::name::{is_label, is_object};

@@ -5,9 +5,11 @@
 //! target; the agent gets it as an [`Opening`]. What goes over the wire, and when, is decided by a state machine
 //! without I/O ([`machine`]); [`Session`], [`Link`] and [`Driver`] are the I/O around it.
 
+pub mod accept;
 mod code;
 pub mod health;
 pub mod machine;
+pub mod name;
 mod note;
 mod open;
 pub mod registration;

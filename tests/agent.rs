@@ -23,7 +23,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use support::*;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinSet,
     time::{Instant, timeout},
 };
@@ -227,6 +227,46 @@ async fn a_thousand_links_work_side_by_side() {
         }
     };
     timeout(PATIENCE, ended).await.expect("all ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_does_not_answer_holds_so_many_sockets_and_no_more() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("the hard limit");
+    let edge = Edge::start("r1").await;
+    let _agent = edge.agent(&["127.0.0.1:*"]);
+    let session = edge.session().await;
+    let (answers, socket) = (echo(), TcpSocket::new_v4().expect("a socket"));
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    // Nobody accepts, and where its backlog is full Linux drops what else comes.
+    let full = socket.listen(1).expect("a listener");
+    let target = full.local_addr().expect("its address").to_string();
+    let mut links = JoinSet::new();
+    for _ in 0..1100 {
+        let mut link = open(&session, &target);
+        links.spawn(async move { (link.opened().await, link) });
+    }
+    let mut kept = Vec::new();
+    let refused = loop {
+        let (opened, link) =
+            timeout(PATIENCE, links.join_next()).await.expect("in time").expect("some").expect("joined");
+        match opened {
+            // Those that the backlog has room for.
+            Ok(()) => kept.push(link),
+            Err(error) => break error,
+        }
+    };
+    assert!(kept.len() < 10, "{} were opened", kept.len());
+    let LinkError::Refused { code: RefuseCode::Overloaded, text } = refused else { panic!("{refused}") };
+    assert!(text.contains("1024 connections"), "{text}");
+    // They have their time, and then others have their places.
+    let free = async {
+        while open(&session, &answers).opened().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, free).await.expect("free in time");
 }
 
 #[tokio::test]

@@ -129,6 +129,54 @@ impl Drop for Process {
 }
 
 #[tokio::test]
+async fn the_rules_of_a_configuration_file_are_read_again_on_sighup() {
+    let edge = Edge::start("r1").await;
+    let (first, second, third) = (echo(), echo(), echo());
+    let (config, rules, token, log) = (path("config"), path("config-rules"), path("config-token"), path("config-log"));
+    std::fs::write(&token, TOKEN).expect("a file");
+    std::fs::write(&rules, format!("{third}\n")).expect("a file");
+    let configure = |more: &str| {
+        let (url, fingerprint) = (edge.url(), edge.certificate.fingerprint);
+        let text = format!("agent: web/lab\nedge: {url}\nedge-fingerprint: ['{fingerprint}']\n{more}\n");
+        std::fs::write(&config, text).expect("a file");
+    };
+    configure(&format!("allow: ['{first}']"));
+    let agent = Command::new(env!("CARGO_BIN_EXE_culvert"))
+        .args(["agent", "--connections", "1", "--status-socket", "off", "--config"])
+        .arg(&config)
+        .arg("--token-file")
+        .arg(&token)
+        .stderr(Stdio::from(std::fs::File::create(&log).expect("a file")))
+        .spawn();
+    let agent = Process(agent.expect("an agent"));
+    let session = edge.session().await;
+    assert!(is_allowed(&session, "web", &first).await && !is_allowed(&session, "web", &second).await);
+    let mut link = open(&session, &first);
+    echoed(&mut link, b"in use").await;
+
+    configure("allow: [8080]");
+    agent.hang_up();
+    let complained = async {
+        let complaint = "what was allowed before still is";
+        while !std::fs::read_to_string(&log).expect("the log").contains(complaint) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, complained).await.expect("a complaint in time");
+    echoed(&mut link, b"a wrong file changes nothing").await;
+
+    configure(&format!("allow: ['{second}']\nallow-file: {}", rules.display()));
+    agent.hang_up();
+    timeout(PATIENCE, link.read(&mut [0])).await.expect("ended in time").expect_err("no proper end");
+    assert!(is_allowed(&session, "web", &second).await && is_allowed(&session, "web", &third).await);
+    assert!(!is_allowed(&session, "web", &first).await);
+    assert_eq!(edge.session().await.id, session.id, "the session goes on");
+    for file in [config, rules, token, log] {
+        let _ = std::fs::remove_file(file);
+    }
+}
+
+#[tokio::test]
 async fn the_file_is_read_again_on_sighup() {
     let edge = Edge::start("r1").await;
     let (first, second) = (echo(), echo());

@@ -98,6 +98,21 @@ fn are_flags_of(command: &str, texts: &[&str]) {
     }
 }
 
+/// A file of rules that is named in the arguments is mounted, and where it is looked for.
+#[test]
+fn the_agents_rules_may_come_from_a_config_map() {
+    let deployment = read("culvert-agent", "templates/deployment.yaml");
+    let asked = "{{- if .Values.allowConfigMap.name }}\n        - ";
+    for part in [
+        format!("{asked}--allow-file=/etc/culvert/allow/{{{{ .Values.allowConfigMap.key }}}}\n"),
+        format!("{asked}name: allow\n          mountPath: /etc/culvert/allow\n"),
+        "{{- with .Values.allowConfigMap.name }}\n      - name: allow\n        configMap:\n          name: {{ . }}\n"
+            .to_owned(),
+    ] {
+        assert!(deployment.contains(&part), "{part}");
+    }
+}
+
 /// An edge of some namespaces has no right in the whole cluster; what Helm makes of it is in `tests/e2e`.
 #[test]
 fn rights_in_the_whole_cluster_are_only_those_of_an_edge_that_watches_all_of_it() {

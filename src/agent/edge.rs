@@ -2,6 +2,8 @@ use std::{fmt, str::FromStr};
 
 use rustls_pki_types::ServerName;
 
+use crate::tunnel::target::authority;
+
 /// Where the edge is: `https://host` or `https://host:port`; `http://` where the tunnel is not encrypted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EdgeUrl {
@@ -46,11 +48,7 @@ impl EdgeUrl {
 
     /// `host:port`, as headers have it.
     pub(super) fn authority(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        authority(&self.host, self.port)
     }
 }
 

@@ -9,14 +9,24 @@ use std::{
     task::{Poll, Waker},
 };
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::{AllowList, allow::Verdict};
 use crate::tunnel::target::Target;
 
 /// The links in progress, so that those can be ended whose target is allowed no longer. Cheap to clone, all clones are one.
 ///
 /// Nothing of it is touched while bytes go through a link, but a flag.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Links(Arc<Mutex<Known>>);
+#[derive(Clone, Debug)]
+pub(super) struct Links {
+    known: Arc<Mutex<Known>>,
+    /// The places of [`CONNECTING`].
+    connecting: Arc<Semaphore>,
+}
+
+/// How many links may wait for their targets at a time. A target that swallows what it is sent would else hold as many sockets as
+/// the edge opens links to it.
+pub(super) const CONNECTING: usize = 1024;
 
 /// A link's place among them; it is taken out when this is dropped.
 #[derive(Debug)]
@@ -45,6 +55,11 @@ struct Entry {
 // === impl Links ===
 
 impl Links {
+    /// A place among the links that wait for their targets, free again when it is dropped; `None` where all are taken.
+    pub(super) fn connecting(&self) -> Option<OwnedSemaphorePermit> {
+        self.connecting.clone().try_acquire_owned().ok()
+    }
+
     /// Lists the link that the current task serves, unless the rules have changed since its target was found allowed.
     pub(super) async fn list(
         &self,
@@ -88,7 +103,13 @@ impl Links {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         // Nothing is left half done where a holder could panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self { known: Arc::default(), connecting: Arc::new(Semaphore::new(CONNECTING)) }
     }
 }
 

@@ -2,7 +2,7 @@ use std::{future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, mpsc},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -12,7 +12,7 @@ use super::{
     backend::{self, Refusal},
     dial::{Dialled, Io},
     health::Checker,
-    links::{Links, Listed},
+    links::{CONNECTING, Links, Listed},
     relay::Relay,
     status::{About, Status},
 };
@@ -91,7 +91,7 @@ impl Serve {
             tokio::select! {
                 event = incoming.next() => match event {
                     Some(IncomingEvent::Open(opening)) => {
-                        tokio::spawn(link(opening, self.clone()));
+                        self.open(opening);
                     }
                     Some(IncomingEvent::Note(Note::Welcome { replicas, .. } | Note::Replicas { replicas })) => {
                         let _ = self.news.send(News::Replicas(serial, replicas)).await;
@@ -110,6 +110,22 @@ impl Serve {
                 () = self.stop.cancelled() => break,
             }
         }
+        self.leave(session, incoming).await;
+    }
+
+    /// Serves a link by a task of its own, unless too many wait for their targets already.
+    fn open(self: &Arc<Self>, opening: Opening) {
+        match self.links.connecting() {
+            Some(place) => drop(tokio::spawn(link(opening, self.clone(), place))),
+            None => opening.refuse(
+                RefuseCode::Overloaded,
+                &format!("the agent waits for {CONNECTING} connections to its targets already"),
+            ),
+        }
+    }
+
+    /// Takes no more links, and waits until those that there are have ended.
+    async fn leave(&self, session: &Session, mut incoming: Incoming) {
         let seconds = u32::try_from(self.grace.as_secs()).ok();
         let _ = session.note(&Note::Drain { seconds });
         let now = Instant::now();
@@ -134,9 +150,11 @@ impl Serve {
 }
 
 /// Connects a link to its target and copies until it is over.
-async fn link(opening: Opening, serve: Arc<Serve>) {
+async fn link(opening: Opening, serve: Arc<Serve>, place: OwnedSemaphorePermit) {
     // Boxed, so that what is needed for connecting is freed before the link's long life begins.
-    let (backend, listed) = match Box::pin(connect(&opening, &serve)).await {
+    let connected = Box::pin(connect(&opening, &serve)).await;
+    drop(place);
+    let (backend, listed) = match connected {
         Ok(connected) => connected,
         Err(refusal) => {
             let tunnel_host = &opening.request.tunnel_host;

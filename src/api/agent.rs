@@ -80,7 +80,7 @@ pub struct TunnelAgentSpec {
     pub allowed_sources: Vec<String>,
     /// How many processes may run as this agent at a time. Each replica of the edge counts those that have a session with it,
     /// except those that are leaving; one too many is refused (429) and tries again, and when the number is lowered, those that
-    /// came last are ended. Room for one more lets a new process start before the old one stops. Unset, there is no limit.
+    /// came last are ended. Room for one more lets a new process start before the old one stops. Unset, 256.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_instances: Option<i32>,

@@ -162,7 +162,7 @@ impl Shared {
         let service = service_fn(async |request: Request<body::Incoming>| {
             let agents = self.config.agents.borrow().clone();
             let others =
-                |agent: &ObjectName, instance: &str| instances::others(&self.registry.sessions(), agent, instance);
+                |agent: &ObjectName, instance: &str| instances::others(&self.registry.sessions_of(agent), instance);
             let decision = if self.leaves.load(Ordering::Relaxed) {
                 Err(Denied::Leaving)
             } else {
@@ -323,7 +323,7 @@ impl Shared {
     /// Ends the sessions of the processes that are too many; those that came first stay.
     fn end_surplus(&self, agent: &ObjectName, agents: &Agents) {
         let Some(most) = agents.get(agent).and_then(|entry| entry.max_instances) else { return };
-        for session in instances::surplus(&self.registry.sessions(), agent, most) {
+        for session in instances::surplus(&self.registry.sessions_of(agent), most) {
             session.close(Cause::Surplus);
         }
     }

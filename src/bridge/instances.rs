@@ -1,40 +1,30 @@
 //! How many processes run as one agent, as far as this replica knows: those that have a session with it. One that is leaving
 //! does not count, so that another can take its place before it is gone.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use super::session::AgentSession;
-use crate::routing::ObjectName;
 
-/// How many processes of that agent are registered besides the one called `instance`.
-pub(super) fn others(sessions: &[Arc<AgentSession>], agent: &ObjectName, instance: &str) -> usize {
-    by_age(sessions, agent).iter().filter(|known| ***known != *instance).count()
+/// How many processes there are besides the one called `instance`, by the agent's sessions.
+pub(super) fn others(sessions: &[Arc<AgentSession>], instance: &str) -> usize {
+    by_age(sessions).iter().filter(|known| ***known != *instance).count()
 }
 
-/// The sessions of the processes beyond the `most` that came first.
-pub(super) fn surplus<'a>(
-    sessions: &'a [Arc<AgentSession>],
-    agent: &ObjectName,
-    most: u32,
-) -> impl Iterator<Item = &'a Arc<AgentSession>> {
+/// Of an agent's sessions those of the processes beyond the `most` that came first.
+pub(super) fn surplus(sessions: &[Arc<AgentSession>], most: u32) -> impl Iterator<Item = &Arc<AgentSession>> {
     let most = usize::try_from(most).unwrap_or(usize::MAX);
-    let beyond: Vec<&str> = by_age(sessions, agent).into_iter().skip(most).collect();
-    counted(sessions, agent).filter(move |session| beyond.contains(&&*session.instance)).collect::<Vec<_>>().into_iter()
+    let beyond: HashSet<&str> = by_age(sessions).into_iter().skip(most).collect();
+    counted(sessions).filter(move |session| beyond.contains(&*session.instance))
 }
 
 /// The processes, the one with the oldest session first.
-fn by_age<'a>(sessions: &'a [Arc<AgentSession>], agent: &ObjectName) -> Vec<&'a str> {
-    let mut sessions: Vec<_> = counted(sessions, agent).collect();
+fn by_age(sessions: &[Arc<AgentSession>]) -> Vec<&str> {
+    let mut sessions: Vec<_> = counted(sessions).collect();
     sessions.sort_unstable_by_key(|session| session.id);
-    let mut instances = Vec::new();
-    for session in sessions {
-        if !instances.contains(&&*session.instance) {
-            instances.push(&*session.instance);
-        }
-    }
-    instances
+    let mut known = HashSet::new();
+    sessions.into_iter().map(|session| &*session.instance).filter(|instance| known.insert(*instance)).collect()
 }
 
-fn counted<'a>(sessions: &'a [Arc<AgentSession>], agent: &ObjectName) -> impl Iterator<Item = &'a Arc<AgentSession>> {
-    sessions.iter().filter(move |session| session.agent == *agent && session.cause().is_none() && !session.is_leaving())
+fn counted(sessions: &[Arc<AgentSession>]) -> impl Iterator<Item = &Arc<AgentSession>> {
+    sessions.iter().filter(|session| session.cause().is_none() && !session.is_leaving())
 }

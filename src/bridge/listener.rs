@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     routing::{Agents, Checks},
-    tunnel::{Note, Replica},
+    tunnel::{Note, Replica, accept::AcceptErrors},
 };
 
 /// What a bridge needs to know.
@@ -172,16 +172,11 @@ impl Bridge {
     }
 
     async fn listen(&self, listener: TcpListener) {
+        let mut errors = AcceptErrors::new("agents");
         loop {
             match listener.accept().await {
                 Ok((tcp, source)) => self.spawn(source, |place| self.0.clone().connection(tcp, source, place)),
-                // The connection's own trouble, over with it.
-                Err(error) if is_of_connection(&error) => {}
-                Err(error) => {
-                    tracing::error!("cannot accept agents: {error}");
-                    // Out of file descriptors, most likely: some have to be closed first.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+                Err(error) => errors.pause(&error).await,
             }
         }
     }
@@ -228,9 +223,4 @@ impl Bridge {
             session.finish();
         }
     }
-}
-
-fn is_of_connection(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

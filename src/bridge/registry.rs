@@ -227,6 +227,13 @@ impl Registry {
         self.0.all.borrow().clone()
     }
 
+    /// The sessions of that agent which take new links.
+    pub(super) fn sessions_of(&self, agent: &ObjectName) -> Vec<Arc<AgentSession>> {
+        let agents = self.read();
+        let processes = agents.get(agent).map(|group| &group.processes).into_iter().flatten();
+        processes.flat_map(|process| &process.sessions).cloned().collect()
+    }
+
     /// Asks those who hold links to bring them to an end, in all sessions: this replica stops soon.
     pub fn end_links(&self) {
         for session in self.sessions().iter() {

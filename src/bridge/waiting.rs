@@ -1,14 +1,18 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::source::Source;
 
 /// The connections that have not registered yet. There is room for so many of one source and so many of all; beyond it, one
-/// has to go for each that comes: of those that are least likely to become a session, the one that has waited longest.
+/// has to go for each that comes: of those that are least likely to become a session, the one that has waited longest. Nobody is
+/// judged by its first moment: an agent that has just come is silent for as long as its first message is on its way, and would
+/// else go before all those who sent a byte once and nothing since.
 /// Cheap to clone, all clones are one room.
 #[derive(Clone, Debug, Default)]
 pub(super) struct WaitingRoom(Arc<Mutex<Room>>);
@@ -37,10 +41,28 @@ enum Stage {
 
 #[derive(Debug, Default)]
 struct Room {
+    /// The last number that was given, to a connection or to its turn in a stage.
     last: u64,
-    waiting: HashMap<u64, (Source, Stage, CancellationToken)>,
-    order: BTreeSet<(Stage, u64)>,
-    of_source: HashMap<Source, BTreeSet<(Stage, u64)>>,
+    waiting: HashMap<u64, Waiting>,
+    order: BTreeSet<Rank>,
+    of_source: HashMap<Source, BTreeSet<Rank>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    source: Source,
+    rank: Rank,
+    /// When it came to its stage.
+    since: Instant,
+    sent_away: CancellationToken,
+}
+
+/// In which order they go: by stage, and of one stage those first that came to it first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    stage: Stage,
+    turn: u64,
+    id: u64,
 }
 
 /// Many agents may be behind one address, and all of them come at once when an edge is back.
@@ -48,6 +70,13 @@ const OF_SOURCE: usize = 1024;
 
 /// What they cost is a socket, a task, and from the first byte on some 20 KiB for TLS.
 const OF_ALL: usize = 4096;
+
+/// So long one that has just come may be silent, as over a long way, while there are others to be sent away.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Who has said something and is no session after so long goes before one that has just come. It takes two round trips, and
+/// some work on both sides.
+const LONG: Duration = Duration::from_secs(2);
 
 /// Those of one source whose registration failed: some more than are promised an answer.
 const REFUSED_OF_SOURCE: usize = 16;
@@ -57,20 +86,22 @@ const REFUSED_OF_SOURCE: usize = 16;
 impl WaitingRoom {
     /// Takes in a connection that has just come.
     pub(super) fn enter(&self, source: Source) -> Place {
-        let sent_away = CancellationToken::new();
+        let (sent_away, now) = (CancellationToken::new(), Instant::now());
         let mut room = self.lock();
-        if room.of_source.get(&source).is_some_and(|of_source| of_source.len() >= OF_SOURCE) {
-            let first = room.of_source[&source].first().copied();
+        if let Some(of_source) = room.of_source.get(&source)
+            && of_source.len() >= OF_SOURCE
+        {
+            let first = room.first_to_go(of_source, now);
             room.send_away(first);
         }
         if room.order.len() >= OF_ALL {
-            let first = room.order.first().copied();
+            let first = room.first_to_go(&room.order, now);
             room.send_away(first);
         }
-        room.last += 1;
-        let id = room.last;
-        room.waiting.insert(id, (source, Stage::Silent, sent_away.clone()));
-        room.list(id, source, Stage::Silent);
+        let id = room.number();
+        let rank = Rank { stage: Stage::Silent, turn: id, id };
+        room.waiting.insert(id, Waiting { source, rank, since: now, sent_away: sent_away.clone() });
+        room.list(source, rank);
         drop(room);
         Place { room: self.clone(), id, source, sent_away }
     }
@@ -84,15 +115,20 @@ impl WaitingRoom {
 // === impl Room ===
 
 impl Room {
-    fn list(&mut self, id: u64, source: Source, stage: Stage) {
-        self.order.insert((stage, id));
-        self.of_source.entry(source).or_default().insert((stage, id));
+    fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
     }
 
-    fn unlist(&mut self, id: u64, source: Source, stage: Stage) {
-        self.order.remove(&(stage, id));
+    fn list(&mut self, source: Source, rank: Rank) {
+        self.order.insert(rank);
+        self.of_source.entry(source).or_default().insert(rank);
+    }
+
+    fn unlist(&mut self, source: Source, rank: Rank) {
+        self.order.remove(&rank);
         if let Some(of_source) = self.of_source.get_mut(&source) {
-            of_source.remove(&(stage, id));
+            of_source.remove(&rank);
             if of_source.is_empty() {
                 self.of_source.remove(&source);
             }
@@ -100,22 +136,40 @@ impl Room {
     }
 
     fn leave(&mut self, id: u64) -> Option<CancellationToken> {
-        let (source, stage, sent_away) = self.waiting.remove(&id)?;
-        self.unlist(id, source, stage);
+        let Waiting { source, rank, sent_away, .. } = self.waiting.remove(&id)?;
+        self.unlist(source, rank);
         Some(sent_away)
     }
 
-    fn send_away(&mut self, one: Option<(Stage, u64)>) {
-        if let Some(sent_away) = one.and_then(|(_, id)| self.leave(id)) {
+    /// Which of these is sent away for one that comes `now`.
+    fn first_to_go(&self, of: &BTreeSet<Rank>, now: Instant) -> Option<u64> {
+        let first = of.first()?;
+        let stays = |rank: &Rank, time: Duration| {
+            self.waiting.get(&rank.id).is_some_and(|waiting| now.saturating_duration_since(waiting.since) < time)
+        };
+        if first.stage == Stage::Silent && stays(first, GRACE) {
+            let speaking = of.range(Rank { stage: Stage::Speaking, turn: 0, id: 0 }..).next();
+            if let Some(speaking) = speaking.filter(|speaking| !stays(speaking, LONG)) {
+                return Some(speaking.id);
+            }
+        }
+        Some(first.id)
+    }
+
+    fn send_away(&mut self, one: Option<u64>) {
+        if let Some(sent_away) = one.and_then(|id| self.leave(id)) {
             sent_away.cancel();
         }
     }
 
-    fn advance(&mut self, id: u64, to: Stage) {
-        let Some((source, stage, _)) = self.waiting.get_mut(&id) else { return };
-        let (source, from) = (*source, std::mem::replace(stage, to));
-        self.unlist(id, source, from);
-        self.list(id, source, to);
+    fn advance(&mut self, id: u64, stage: Stage) {
+        let turn = self.number();
+        let Some(waiting) = self.waiting.get_mut(&id) else { return };
+        let rank = Rank { stage, turn, id };
+        let (source, before) = (waiting.source, std::mem::replace(&mut waiting.rank, rank));
+        waiting.since = Instant::now();
+        self.unlist(source, before);
+        self.list(source, rank);
     }
 }
 
@@ -142,9 +196,9 @@ impl Place {
         let mut room = self.room.lock();
         room.advance(self.id, if promised { Stage::Refused } else { Stage::Ignored });
         let Some(of_source) = room.of_source.get(&self.source) else { return };
-        let refused = of_source.iter().take_while(|(stage, _)| *stage <= Stage::Refused);
+        let refused = of_source.iter().take_while(|rank| rank.stage <= Stage::Refused);
         if refused.count() > REFUSED_OF_SOURCE {
-            let first = of_source.first().copied();
+            let first = of_source.first().map(|rank| rank.id);
             room.send_away(first);
         }
     }
@@ -186,6 +240,40 @@ mod tests {
         places.truncate(OF_SOURCE / 2);
         places.extend((0..OF_SOURCE / 2 - 10).map(|_| room.enter(source(1))));
         assert_eq!(gone(&places), [1, 2, 9]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_just_come_stays_before_those_that_spoke_long_ago() {
+        let room = WaitingRoom::default();
+        // The first one speaks last.
+        let mut places: Vec<Place> = (0..OF_SOURCE).map(|_| room.enter(source(1))).collect();
+        places[1..].iter().for_each(Place::speaks);
+        tokio::time::advance(LONG).await;
+        places[0].speaks();
+        let newcomers = OF_SOURCE;
+        places.extend((0..3).map(|_| room.enter(source(1))));
+        assert_eq!(gone(&places), [1, 2, 3], "one byte is not enough for long");
+        // A newcomer that says nothing either has had its time.
+        tokio::time::advance(GRACE).await;
+        places.push(room.enter(source(1)));
+        assert_eq!(gone(&places), [1, 2, 3, newcomers]);
+        // Those that have just spoken are on their way to a session, and stay before the silent ones as ever.
+        drop(places);
+        let mut places: Vec<Place> = (0..OF_SOURCE).map(|_| room.enter(source(1))).collect();
+        places.iter().for_each(Place::speaks);
+        places.extend((0..3).map(|_| room.enter(source(1))));
+        assert_eq!(gone(&places), [0, newcomers, newcomers + 1], "there was nobody else for the first of them");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_it_is_among_all_sources() {
+        let room = WaitingRoom::default();
+        let mut places: Vec<Place> =
+            (0..OF_ALL).map(|n| room.enter(source(u32::try_from(n / 512).expect("few")))).collect();
+        places.iter().for_each(Place::speaks);
+        tokio::time::advance(LONG).await;
+        places.extend((100..103).map(|n| room.enter(source(n))));
+        assert_eq!(gone(&places), [0, 1, 2]);
     }
 
     #[test]

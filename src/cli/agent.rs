@@ -14,6 +14,7 @@ use super::{Failure, signals};
 use crate::{
     agent::{Agent, AllowRule, Config, EdgeUrl, Security, TokenSource, Transport, status::Status},
     tunnel::{
+        name::{is_label, is_object},
         registration::Token,
         tls::{self, Fingerprint, Trust},
     },
@@ -34,7 +35,8 @@ pub(super) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
     /// A YAML file with flags: each key is a flag's name without the dashes, as in `edge: https://edge.example.com:7443`;
-    /// lists are written as YAML's. A flag comes before the environment, and that before the file.
+    /// lists are written as YAML's. A flag comes before the environment, and that before the file. On SIGHUP `allow` and
+    /// `allow-file` are read again.
     #[arg(long, value_name = "FILE", env = "CULVERT_CONFIG")]
     pub(super) config: Option<PathBuf>,
     /// Where the edge's bridge is, as in `https://edge.example.com:7443`. Several are ways to the same edge, tried in
@@ -126,7 +128,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let admin = args.admin;
     #[cfg(unix)]
     let status_socket = args.status_socket.clone();
-    let allowed = Allowed { flags: args.allow.clone(), file: args.allow_file.clone() };
+    let allowed = Allowed::of(&args);
     let config = match config(args, Environment::read()) {
         Ok(config) => config,
         Err(wrong) => {
@@ -177,6 +179,7 @@ fn config(args: Args, environment: Environment) -> Result<Config, String> {
         );
     }
     let security = security(&args)?;
+    let allowed = Allowed::of(&args);
     let proxies = proxies::proxies(&args, &environment)?;
     let Some(agent) = args.agent else {
         return Err("--agent is missing: the agent needs the NAMESPACE/NAME of its TunnelAgent".to_owned());
@@ -192,7 +195,7 @@ fn config(args: Args, environment: Environment) -> Result<Config, String> {
         }
     };
     token.read().map_err(|error| format!("--token-file: {error}"))?;
-    let allow = Allowed { flags: args.allow, file: args.allow_file }.read()?.into_iter().collect();
+    let allow = allowed.read()?.into_iter().collect();
     Ok(Config {
         edges: args.edge,
         agent,
@@ -230,11 +233,8 @@ fn security(args: &Args) -> Result<Security, String> {
 }
 
 fn parse_agent(text: &str) -> Result<String, String> {
-    let is_name = |part: &str| {
-        !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
-    };
     match text.split_once('/') {
-        Some((namespace, name)) if is_name(namespace) && is_name(name) => Ok(text.to_owned()),
+        Some((namespace, name)) if is_label(namespace) && is_object(name) => Ok(text.to_owned()),
         _ => Err("it is not NAMESPACE/NAME, as in web/home-lab".to_owned()),
     }
 }
@@ -301,6 +301,8 @@ mod tests {
             ("--agent web/lab", "--edge"),
             ("--edge a:1 --agent web/lab", "--edge"),
             ("--edge https://a --agent lab", "--agent"),
+            ("--edge https://a --agent web/-lab", "--agent"),
+            ("--edge https://a --agent a.b/lab", "--agent"),
             ("--edge https://a --agent web/lab --allow 8080", "--allow"),
             ("--edge https://a --agent web/lab --allow-file /no/such/file", "--allow-file"),
             ("--edge https://a --agent web/lab --edge-fingerprint 00", "--edge-fingerprint"),

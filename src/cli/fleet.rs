@@ -2,7 +2,11 @@
 
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
-use crate::{bridge::MeshPeer, controller::Member, tunnel::Replica};
+use crate::{
+    bridge::MeshPeer,
+    controller::Member,
+    tunnel::{Replica, target::authority},
+};
 
 /// This replica and what it was told of the others.
 #[derive(Debug)]
@@ -145,10 +149,6 @@ fn host_and_port(text: &str) -> Option<(String, u16)> {
     let host = authority.host();
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     (!host.is_empty() && !text.contains('@')).then(|| (host.to_owned(), port))
-}
-
-fn authority(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 #[cfg(test)]

@@ -9,6 +9,10 @@ use crate::{
     routing::{AgentEntry, Credential},
 };
 
+/// How many processes may run as an agent that does not say it: more than anybody starts by hand, and few enough that who has a
+/// token cannot take all of the edge's memory.
+const USUAL_INSTANCES: u32 = 256;
+
 /// Compiles one TunnelAgent. It always gets an entry: without a valid credential nobody can register as it, but routes
 /// to it stay what they are.
 ///
@@ -50,8 +54,8 @@ pub(super) fn compile(agent: &TunnelAgent, secrets: &Secrets<'_>, namespaces_unr
         accepted.add(Reason::UnsupportedValue, message);
     }
 
-    let max_instances = agent.spec.max_instances.map(|limit| u32::try_from(limit).unwrap_or(0));
-    if max_instances == Some(0) {
+    let max_instances = agent.spec.max_instances.map_or(USUAL_INSTANCES, |limit| u32::try_from(limit).unwrap_or(0));
+    if max_instances == 0 {
         let message = "spec.maxInstances: it is below 1, so no agent can register; raise or remove it";
         accepted.add(Reason::UnsupportedValue, message);
     }
@@ -79,5 +83,5 @@ pub(super) fn compile(agent: &TunnelAgent, secrets: &Secrets<'_>, namespaces_unr
         routes: 0,
         agents: vec![name.clone()],
     };
-    (AgentEntry { name, credentials, max_connections, max_instances, allowed_sources }, verdict)
+    (AgentEntry { name, credentials, max_connections, max_instances: Some(max_instances), allowed_sources }, verdict)
 }

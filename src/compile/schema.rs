@@ -5,7 +5,10 @@ use kube::core::cel::{CompiledSchema, Validator, apply_defaults, compile_schema}
 use serde_json::{Map, Value};
 
 use super::ObjectKind;
-use crate::api;
+use crate::{
+    api,
+    routing::{is_label, is_object},
+};
 
 /// The schema of a kind: what the API server refuses before the controller ever sees it, judged without an API server.
 ///
@@ -220,12 +223,8 @@ fn check_bounds(
 /// Name and namespace, by the rules for all objects (RFC 1123); the rest of the metadata has no effect here.
 fn check_metadata(metadata: Option<&Value>, findings: &mut Vec<Finding>) {
     let metadata = metadata.unwrap_or(&Value::Null);
-    let label = |text: &str| {
-        let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        (1..=63).contains(&text.len()) && text.bytes().all(fine) && !text.starts_with('-') && !text.ends_with('-')
-    };
     match metadata["name"].as_str() {
-        Some(name) if name.len() <= 253 && name.split('.').all(label) => {}
+        Some(name) if is_object(name) => {}
         Some(name) => {
             let problem = format!("{name:?} must be of a-z, 0-9, '-' and '.', with a letter or digit at both ends");
             findings.push(Finding::new("metadata.name", problem));
@@ -238,7 +237,7 @@ fn check_metadata(metadata: Option<&Value>, findings: &mut Vec<Finding>) {
     }
     match &metadata["namespace"] {
         Value::Null => {}
-        Value::String(namespace) if label(namespace) => {}
+        Value::String(namespace) if is_label(namespace) => {}
         other => {
             let problem = format!("{other} must be up to 63 of a-z, 0-9 and '-', with a letter or digit at both ends");
             findings.push(Finding::new("metadata.namespace", problem));

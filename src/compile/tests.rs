@@ -457,7 +457,7 @@ fn where_agents_may_come_from_and_how_many_is_kept_and_what_is_wrong_admits_nobo
         (entry, judged_of(&compiled, ObjectKind::TunnelAgent, "web/home", Accepted))
     };
     let (unset, _) = compiled_with(json!({}));
-    assert_eq!((&unset.allowed_sources, unset.max_instances), (&None, None));
+    assert_eq!((&unset.allowed_sources, unset.max_instances), (&None, Some(256)));
     assert!(unset.admits([203, 0, 113, 7].into()));
     let (set, _) = compiled_with(json!({"allowedSources": ["203.0.113.0/24", "2001:db8::1"], "maxInstances": 2}));
     assert_eq!(set.max_instances, Some(2));

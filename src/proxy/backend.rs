@@ -24,6 +24,7 @@ pub(super) use self::{
     stream::BackendStream,
 };
 use super::message::upload::RequestBody;
+use crate::bridge::AgentSession;
 
 /// The largest response head in bytes.
 pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -63,14 +64,22 @@ impl From<TrySendError<Request<RequestBody>>> for Box<SendError> {
 // === impl Upstream ===
 
 impl Upstream {
-    /// Speaks HTTP/1.1 over a new stream.
-    pub(super) async fn http1(stream: BackendStream) -> hyper::Result<Self> {
-        Idle::handshake(stream).await.map(Self::Http1)
+    /// Speaks HTTP/1.1 over a new stream of this session.
+    pub(super) async fn http1(stream: BackendStream, session: Arc<AgentSession>) -> hyper::Result<Self> {
+        Idle::handshake(stream, session).await.map(Self::Http1)
     }
 
-    /// Speaks HTTP/2 over a new stream, as a connection of this pool.
-    pub(super) async fn http2(stream: BackendStream, pool: &Pool) -> hyper::Result<Self> {
-        Shared::handshake(stream, pool.stream_limit.clone()).await.map(Self::Http2)
+    /// Speaks HTTP/2 over a new stream of this session, as a connection of this pool.
+    pub(super) async fn http2(stream: BackendStream, session: Arc<AgentSession>, pool: &Pool) -> hyper::Result<Self> {
+        Shared::handshake(stream, session, pool.stream_limit.clone()).await.map(Self::Http2)
+    }
+
+    /// What carries the connection: of one from a pool not always the session whose turn it is.
+    pub(super) fn session(&self) -> &Arc<AgentSession> {
+        match self {
+            Self::Http1(connection) => &connection.session,
+            Self::Http2(lease) => lease.session(),
+        }
     }
 
     /// Whether the connection carried a request before, so that the backend may just be closing it.

@@ -11,7 +11,7 @@ use super::{
     Shared,
     account::Account,
     backend::{BackendStream, Exchange, SendError, Upstream, pool::Pool},
-    choose::{Choice, Chooser},
+    choose::{Choice, Chooser, Tried},
     error::{ProxyError, failure},
     gate,
     joiner::upgrade::{self, Upgrade},
@@ -163,7 +163,9 @@ impl Forward<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            match self.exchange(&choice.session, connected, request).await {
+            // Pools are a process's, so that it may not be the session that was chosen.
+            let carrier = connected.upstream.session().clone();
+            match self.exchange(&carrier, connected, request).await {
                 Ok(answered) => {
                     if chooser.ejects() {
                         self.reached(&choice);
@@ -172,8 +174,8 @@ impl Forward<'_> {
                 }
                 Err((error, Some(unsent))) => {
                     // It may still be listed.
-                    if error == ProxyError::SessionLost {
-                        tried.push(choice.into());
+                    if carrier.is_closed() {
+                        tried.push(Tried { session: carrier, target: choice.target.clone() });
                     }
                     (failure, request) = (Some(error), unsent);
                 }
@@ -287,7 +289,12 @@ impl Forward<'_> {
             Protocol::H2c => (BackendStream::Plain(link), true),
             Protocol::Https(tls) => self.shared.backend_configs.connect(tls, target, own_link, link, limit).await?,
         };
-        let upstream = if speaks_http2 { Upstream::http2(stream, pool).await } else { Upstream::http1(stream).await };
+        let carrier = session.clone();
+        let upstream = if speaks_http2 {
+            Upstream::http2(stream, carrier, pool).await
+        } else {
+            Upstream::http1(stream, carrier).await
+        };
         upstream.map_err(|error| failure::of_backend(&error))
     }
 
@@ -315,8 +322,9 @@ impl Forward<'_> {
         }
     }
 
-    /// Sends a request and waits for its response's head. The error gives the request back where it may be sent
-    /// again: the backend did nothing of it, or it is safe to repeat and a reused connection was closing or the session was lost.
+    /// Sends a request over a connection that this session carries, and waits for its response's head. The error gives the
+    /// request back where it may be sent again: the backend did nothing of it, or it is safe to repeat and a reused connection
+    /// was closing or the session was lost.
     fn exchange(
         &self,
         session: &AgentSession,
@@ -345,8 +353,11 @@ impl Forward<'_> {
                     Ok(Err(error)) => {
                         let SendError { error, unsent } = *error;
                         let lost = session.is_closed();
+                        if lost {
+                            pool.lost(session);
+                        }
                         let may_repeat = |request: &Request<_>| {
-                            let broke_off = lost || reused && failure::is_close(&error);
+                            let broke_off = lost || failure::is_lost(&error) || reused && failure::is_close(&error);
                             failure::is_unprocessed(&error) || broke_off && is_idempotent(request.method())
                         };
                         let unsent = unsent.or(repeatable.filter(may_repeat));

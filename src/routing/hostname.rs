@@ -1,6 +1,7 @@
 use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use super::split_port;
+use crate::tunnel::name::is_label;
 
 /// What a TunnelHost claims: one DNS name, or all names under one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,13 +83,6 @@ impl fmt::Display for Hostname {
             Self::Wildcard(suffix) => write!(f, "*.{suffix}"),
         }
     }
-}
-
-/// A label as RFC 1123 has it, in lower case.
-fn is_label(label: &str) -> bool {
-    let bytes = label.as_bytes();
-    let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
-    (1..=63).contains(&bytes.len()) && bytes.iter().all(inner) && bytes[0] != b'-' && bytes[bytes.len() - 1] != b'-'
 }
 
 /// The part of a `Host` header (or an authority) that is matched: without port and trailing dot, in lower case.

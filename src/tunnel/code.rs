@@ -163,8 +163,9 @@ impl From<LinkError> for io::Error {
     fn from(error: LinkError) -> Self {
         let kind = match &error {
             LinkError::Refused { .. } => io::ErrorKind::ConnectionRefused,
+            // Where the target had no part in it, so that who keeps only the kind of an error can tell.
+            LinkError::SessionLost | LinkError::Reset(ResetCode::Internal) => io::ErrorKind::ConnectionAborted,
             LinkError::Reset(_) => io::ErrorKind::ConnectionReset,
-            LinkError::SessionLost => io::ErrorKind::ConnectionAborted,
         };
         Self::new(kind, error)
     }

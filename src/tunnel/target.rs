@@ -84,6 +84,12 @@ pub(crate) fn socket_path(text: &str) -> Option<&str> {
     text.strip_prefix("unix:").filter(|path| path.starts_with('/'))
 }
 
+/// `host:port`, with brackets around an address of IPv6, which is given without.
+#[must_use]
+pub fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 /// A number from 1 to 65535 without sign.
 pub(crate) fn parse_port(text: &str) -> Option<u16> {
     if !text.bytes().all(|b| b.is_ascii_digit()) {

@@ -10,8 +10,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Sink, Stream};
+use sha1::{Digest, Sha1};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::{
     WebSocketStream,
@@ -19,6 +21,9 @@ use tokio_tungstenite::{
 };
 
 use super::Role;
+
+/// What RFC 6455 appends to a key.
+const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// The longest message that is sent or taken, in bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
@@ -28,6 +33,12 @@ pub struct WebSocket<T> {
     inner: WebSocketStream<T>,
     /// What was not read yet of the last message.
     rest: Bytes,
+}
+
+/// The proof that a WebSocket's key was read, which the answer to it has as `Sec-WebSocket-Accept` (RFC 6455, 4.2.2).
+#[must_use]
+pub fn answer_to(key: impl AsRef<[u8]>) -> String {
+    STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
 }
 
 // === impl WebSocket ===
@@ -157,6 +168,11 @@ mod tests {
             WebSocket::start(Role::Agent, agent, Bytes::new()).await,
             WebSocket::start(Role::Edge, edge, Bytes::new()).await,
         )
+    }
+
+    #[test]
+    fn the_answer_to_a_key_is_that_of_the_rfc() {
+        assert_eq!(answer_to("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[tokio::test]

@@ -28,6 +28,7 @@ mod proxy_protocol;
 mod recorder;
 mod secure;
 mod semantics;
+mod sessions;
 mod stage;
 mod tls;
 mod websocket;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     balancer::Balancer,
+    sessions::Holding,
     stage::{self, Answer, HOST, Visitor, backend, becomes, mirror, rule},
     support::{Edge, PATIENCE, RunningAgent, lab},
 };
@@ -300,6 +301,44 @@ async fn when_a_replica_goes_another_one_that_has_the_agent_is_asked() {
     // Back again.
     ways[1].lead_to(vec![two.mesh]);
     three.answers(200).await;
+}
+
+/// A GET is on its way over both hops, and one of the two sessions of the agent dies. Returns how often the backend got it.
+async fn cut_behind_the_second_hop(cut: usize) -> usize {
+    let key = key();
+    let backend = Holding::start().await;
+    let (one, two) = (Node::start("r1", &key).await, Node::start("r2", &key).await);
+    two.knows(&[one.peer()]);
+    one.serve(&backend.target);
+    two.serve(&backend.target);
+    let balancer = Balancer::start().await;
+    balancer.lead_to(vec![one.edge.address]);
+    let address = format!("https://{}", balancer.address);
+    let _agent = RunningAgent::start_in_slots(&address, &one.edge.certificate, &["127.0.0.1:*"], 2);
+    one.edge.sessions(|sessions| sessions.len() == 2).await;
+    becomes("the agent is known", || two.edge.bridge.registry().choose(&lab()).is_some()).await;
+    let waiting = async {
+        // Over a link of its own: no earlier request has left a connection.
+        let answer = stage::get(two.http, "/held").await;
+        assert_eq!((answer.status, &*answer.body), (200, "ok"), "{cut} was cut: {answer:?}");
+    };
+    let cutting = async {
+        becomes("it is held", || backend.held() == 1).await;
+        let gone = balancer.local(cut);
+        balancer.cut(cut);
+        one.edge.sessions(|sessions| sessions.iter().all(|session| session.remote_address != gone)).await;
+        // Time for what is repeated, where something is.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        backend.go.send_replace(true);
+    };
+    timeout(PATIENCE, async { tokio::join!(waiting, cutting) }).await.expect("in time");
+    backend.held()
+}
+
+#[tokio::test]
+async fn a_session_that_is_lost_behind_the_second_hop_is_as_one_lost_here() {
+    let sent = [cut_behind_the_second_hop(0).await, cut_behind_the_second_hop(1).await];
+    assert!(matches!(sent, [1, 2] | [2, 1]), "{sent:?}");
 }
 
 #[tokio::test]

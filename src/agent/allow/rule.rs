@@ -2,7 +2,10 @@ use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
 
 use ipnet::IpNet;
 
-use crate::tunnel::target::{is_name, is_socket_path, parse_port, socket_path};
+use crate::tunnel::{
+    name::is_label,
+    target::{is_name, is_socket_path, parse_port, socket_path},
+};
 
 /// One permission, `[NAMESPACE=]HOST:PORT` or `[NAMESPACE=]unix:/PATH`. With a namespace it holds for the TunnelHosts of that
 /// namespace only. The host is a name, all names under one (`*.web.svc.cluster.local`), an address or a network (`10.0.0.0/8`;
@@ -70,7 +73,7 @@ impl FromStr for AllowRule {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (namespace, place) = match text.split_once('=') {
-            Some((namespace, place)) if is_namespace(namespace) => (Some(namespace.to_owned()), place),
+            Some((namespace, place)) if is_label(namespace) => (Some(namespace.to_owned()), place),
             _ => (None, text),
         };
         Ok(Self { namespace, place: place.parse()? })
@@ -183,12 +186,6 @@ fn parse_host(text: &str) -> Option<AllowHost> {
     }
 }
 
-/// The name of a namespace (RFC 1123).
-fn is_namespace(text: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    !text.is_empty() && text.len() <= 63 && text.bytes().all(inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +217,8 @@ mod tests {
             "127.1",
             "7.0.0.0.",
             "*.web.0x7f",
+            "-web-=127.0.0.1",
+            "Web=127.0.0.1",
         ] {
             assert_eq!(error(&format!("{host}:80")), AllowRuleError::Host(host.into()));
         }

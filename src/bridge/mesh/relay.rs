@@ -70,7 +70,8 @@ pub(super) async fn relay(mut visitor: Link, mut agent: Link) {
     match failed.await {
         None => {}
         Some((true, error)) => agent.reset(code(&error, ResetCode::Cancelled)),
-        Some((false, error)) => visitor.reset(code(&error, ResetCode::BackendReset)),
+        // Not as the backend's own, which a request is not repeated for.
+        Some((false, error)) => visitor.reset(code(&error, ResetCode::Internal)),
     }
 }
 

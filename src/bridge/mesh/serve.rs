@@ -11,7 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Shared, relay::relay};
 use crate::{
     routing::ObjectName,
-    tunnel::{self, Incoming, IncomingEvent, Link, LinkError, Note, Open, Opening, RefuseCode, Role, Session, socket},
+    tunnel::{
+        self, Incoming, IncomingEvent, Link, LinkError, Note, Open, Opening, RefuseCode, Role, Session,
+        accept::AcceptErrors, socket,
+    },
 };
 
 /// How long a handshake may take.
@@ -28,6 +31,7 @@ const ATTEMPTS: usize = 3;
 impl Shared {
     /// Takes the other replicas in until `stop`.
     pub(super) async fn accept(self: &Arc<Self>, listener: TcpListener, stop: &CancellationToken) {
+        let mut errors = AcceptErrors::new("replicas");
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -37,11 +41,7 @@ impl Shared {
                 Ok((tcp, source)) => {
                     self.tasks.spawn(self.clone().connection(tcp, source, stop.clone()));
                 }
-                Err(error) => {
-                    tracing::warn!("cannot accept a replica: {error}");
-                    // Out of file descriptors, most likely: some have to be closed first.
-                    sleep(Duration::from_millis(100)).await;
-                }
+                Err(error) => errors.pause(&error).await,
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What the agent may connect to: the flags, and the file that can change while it runs.
+//! What the agent may connect to: the flags, and the files that can change while it runs.
 
 use std::{
     fs,
@@ -7,18 +7,28 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::agent::{AllowList, AllowRule};
+use super::Args;
+use crate::{
+    agent::{AllowList, AllowRule},
+    cli,
+};
 
 /// Where the rules come from.
 #[derive(Debug)]
 pub(super) struct Allowed {
-    pub(super) flags: Vec<AllowRule>,
-    pub(super) file: Option<PathBuf>,
+    flags: Vec<AllowRule>,
+    file: Option<PathBuf>,
+    /// Where some of these flags may come from.
+    config: Option<PathBuf>,
 }
 
 // === impl Allowed ===
 
 impl Allowed {
+    pub(super) fn of(args: &Args) -> Self {
+        Self { flags: args.allow.clone(), file: args.allow_file.clone(), config: args.config.clone() }
+    }
+
     /// All rules as they are now. Errors name the flag, the file and the line.
     pub(super) fn read(&self) -> Result<Vec<AllowRule>, String> {
         let mut rules = self.flags.clone();
@@ -28,13 +38,26 @@ impl Allowed {
         Ok(rules)
     }
 
+    /// As [`read`](Self::read), with what the configuration file says now. What else is in it holds from the start.
+    fn read_again(&self) -> Result<Vec<AllowRule>, String> {
+        match &self.config {
+            Some(config) => Self::of(&cli::agent_again(config)?).read(),
+            None => self.read(),
+        }
+    }
+
     /// Puts them into the list again whenever that is asked for, for ever. A file that is wrong changes nothing.
     pub(super) async fn follow(self, list: AllowList, mut asked: watch::Receiver<()>) {
         while asked.changed().await.is_ok() {
-            match self.read() {
-                Ok(_) if self.file.is_none() => tracing::info!("there is no --allow-file to read again"),
+            match self.read_again() {
+                Ok(_) if self.file.is_none() && self.config.is_none() => {
+                    tracing::info!("there is neither --allow-file nor --config to read again");
+                }
                 Ok(rules) => {
-                    tracing::info!(rules = rules.len(), "what is allowed was read again");
+                    tracing::info!(
+                        rules = rules.len(),
+                        "what is allowed was read again; all else is as it was at the start"
+                    );
                     list.replace(rules);
                 }
                 Err(wrong) => tracing::error!("{wrong}; what was allowed before still is"),
@@ -66,7 +89,8 @@ mod tests {
         let file = std::env::temp_dir().join(format!("culvert-allow-{}", std::process::id()));
         let rules = |text: &str| {
             fs::write(&file, text).expect("a file");
-            let allowed = Allowed { flags: vec!["a:1".parse().expect("a rule")], file: Some(file.clone()) };
+            let allowed =
+                Allowed { flags: vec!["a:1".parse().expect("a rule")], file: Some(file.clone()), config: None };
             let rules = allowed.read();
             rules.map(|rules| rules.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
@@ -79,7 +103,7 @@ mod tests {
         let error = rules("127.0.0.1:80\n127.0.0.1\n").expect_err("wrong");
         assert!(error.starts_with("--allow-file: ") && error.contains(", line 2: it has no port"), "{error}");
         let _ = fs::remove_file(&file);
-        let gone = Allowed { flags: Vec::new(), file: Some(file) };
+        let gone = Allowed { flags: Vec::new(), file: Some(file), config: None };
         assert!(gone.read().expect_err("gone").starts_with("--allow-file: cannot read "));
     }
 }

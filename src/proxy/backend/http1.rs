@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{BackendStream, MAX_HEAD_BYTES, SendError, before_head::Allowance, pool::Pool, watched::Watched};
-use crate::proxy::message::upload::RequestBody;
+use crate::{bridge::AgentSession, proxy::message::upload::RequestBody};
 
 /// How long the rest of an upload may take after its answer.
 const REST: Duration = Duration::from_secs(5);
@@ -35,13 +35,15 @@ type Sender = http1::SendRequest<RequestBody>;
 type Connection = Box<http1::Connection<TokioIo<Watched<BackendStream, Allowance>>, RequestBody>>;
 
 /// What the task of a connection needs to give it back to its pool.
-type Release = (Sender, Allowance, Arc<Pool>);
+type Release = (Sender, Allowance, Arc<AgentSession>, Arc<Pool>);
 
 /// An HTTP/1.1 connection that is not in use.
 pub(crate) struct Idle {
     sender: Sender,
     connection: Connection,
     allowance: Allowance,
+    /// Carries it.
+    pub(crate) session: Arc<AgentSession>,
     pub(crate) since: Instant,
 }
 
@@ -51,6 +53,7 @@ pub(crate) struct Exchange {
     sender: Sender,
     driver: Driver,
     allowance: Allowance,
+    session: Arc<AgentSession>,
     reusable: bool,
 }
 
@@ -67,8 +70,8 @@ enum Driver {
 // === impl Idle ===
 
 impl Idle {
-    /// Speaks HTTP/1.1 over a link.
-    pub(crate) async fn handshake(mut stream: BackendStream) -> hyper::Result<Self> {
+    /// Speaks HTTP/1.1 over a link of this session.
+    pub(crate) async fn handshake(mut stream: BackendStream, session: Arc<AgentSession>) -> hyper::Result<Self> {
         stream.limit_reads(READ);
         let allowance = Allowance::new();
         let stream = Watched::new(stream, allowance.clone());
@@ -77,7 +80,7 @@ impl Idle {
             .max_buf_size(MAX_BUFFER)
             .handshake(TokioIo::new(stream))
             .await?;
-        Ok(Self { sender, connection: Box::new(connection), allowance, since: Instant::now() })
+        Ok(Self { sender, connection: Box::new(connection), allowance, session, since: Instant::now() })
     }
 
     /// Whether the backend still waits for a request: it has neither closed nor said anything unasked. Whoever asks is not
@@ -93,7 +96,7 @@ impl Idle {
         self,
         request: Request<RequestBody>,
     ) -> impl Future<Output = Result<(Response<Incoming>, Exchange), Box<SendError>>> {
-        let Self { mut sender, connection, allowance, .. } = self;
+        let Self { mut sender, connection, allowance, session, .. } = self;
         allowance.renew();
         // Handed over before the future begins, which would else keep room for it.
         let has_body = !request.body().is_empty();
@@ -114,7 +117,7 @@ impl Idle {
             });
             let response = response.await?;
             allowance.lift();
-            Ok((response, Exchange { sender, driver, allowance, reusable: true }))
+            Ok((response, Exchange { sender, driver, allowance, session, reusable: true }))
         }
     }
 }
@@ -152,13 +155,14 @@ impl Exchange {
         }
         match self.driver {
             Driver::InPlace { connection, done: false } => {
-                let upstream =
-                    Idle { sender: self.sender, connection, allowance: self.allowance, since: Instant::now() };
-                pool.put(upstream);
+                let Self { sender, allowance, session, .. } = self;
+                pool.put(Idle { sender, connection, allowance, session, since: Instant::now() });
             }
             Driver::InPlace { done: true, .. } => {}
             // Where the task has ended, so has the connection.
-            Driver::Task { release } => drop(release.send((self.sender, self.allowance, pool.clone()))),
+            Driver::Task { release } => {
+                drop(release.send((self.sender, self.allowance, self.session, pool.clone())));
+            }
         }
     }
 
@@ -184,7 +188,7 @@ async fn drive(mut connection: Connection, released: oneshot::Receiver<Release>)
         connection.poll_without_shutdown(cx).map(|_| None)
     })
     .await;
-    let Some((mut sender, allowance, pool)) = release else { return };
+    let Some((mut sender, allowance, session, pool)) = release else { return };
     // The response is complete, but the backend may have answered before it had all of the request. Nobody counts the rest
     // any more, so it has to come soon.
     let ready = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
@@ -192,6 +196,6 @@ async fn drive(mut connection: Connection, released: oneshot::Receiver<Release>)
         Poll::Pending => sender.poll_ready(cx).map(|ready| ready.is_ok()),
     });
     if timeout(REST, ready).await == Ok(true) {
-        pool.put(Idle { sender, connection, allowance, since: Instant::now() });
+        pool.put(Idle { sender, connection, allowance, session, since: Instant::now() });
     }
 }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{BackendStream, SendError, heads::Heads, watched::Watched};
-use crate::proxy::message::upload::RequestBody;
+use crate::{bridge::AgentSession, proxy::message::upload::RequestBody};
 
 /// Requests that share a connection at most, whatever more the backend would take: beyond that a link of its own carries more.
 pub(crate) const MAX_STREAMS: usize = 100;
@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     /// How many the backend takes at a time.
     limit: Arc<AtomicUsize>,
     settings: Arc<Settings>,
+    /// Carries it.
+    session: Arc<AgentSession>,
     idle_since: Mutex<Instant>,
 }
 
@@ -62,9 +64,13 @@ pub(crate) struct Lease {
 // === impl Shared ===
 
 impl Shared {
-    /// Speaks HTTP/2 over a stream; the first place is the caller's. `limit` is how many requests this backend takes on one
-    /// connection, as far as is known.
-    pub(crate) async fn handshake(stream: BackendStream, limit: Arc<AtomicUsize>) -> hyper::Result<Lease> {
+    /// Speaks HTTP/2 over a stream of this session; the first place is the caller's. `limit` is how many requests this backend
+    /// takes on one connection, as far as is known.
+    pub(crate) async fn handshake(
+        stream: BackendStream,
+        session: Arc<AgentSession>,
+        limit: Arc<AtomicUsize>,
+    ) -> hyper::Result<Lease> {
         let scheme = if matches!(stream, BackendStream::Tls(_)) { Scheme::HTTPS } else { Scheme::HTTP };
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -92,7 +98,7 @@ impl Shared {
             }
         });
         let active = AtomicUsize::new(1);
-        let shared = Self { sender, scheme, active, limit, settings, idle_since: Mutex::new(Instant::now()) };
+        let shared = Self { sender, scheme, active, limit, settings, session, idle_since: Mutex::new(Instant::now()) };
         Ok(Lease { shared: Arc::new(shared), reused: false })
     }
 
@@ -111,6 +117,11 @@ impl Shared {
         self.sender.is_ready()
     }
 
+    /// What carries it.
+    pub(crate) fn session(&self) -> &Arc<AgentSession> {
+        &self.session
+    }
+
     /// Since when nothing has been in progress on it; `None` while something is.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         (self.active.load(Ordering::Relaxed) == 0).then(|| *self.idle_since.lock())
@@ -123,6 +134,11 @@ impl Lease {
     /// The connection, for others to share.
     pub(crate) fn shared(&self) -> Arc<Shared> {
         self.shared.clone()
+    }
+
+    /// What carries the connection.
+    pub(crate) fn session(&self) -> &Arc<AgentSession> {
+        self.shared.session()
     }
 
     /// Whether the connection carried a request before.

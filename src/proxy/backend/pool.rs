@@ -14,7 +14,10 @@ use tokio::{
 };
 
 use super::{Idle, Lease, MAX_STREAMS, Shared, Upstream};
-use crate::routing::{BackendTls, Protocol};
+use crate::{
+    bridge::AgentSession,
+    routing::{BackendTls, Protocol},
+};
 
 /// Longer than this, an idle connection is not worth its memory. Most servers close theirs earlier.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
@@ -161,6 +164,14 @@ impl Pool {
     /// What the backend's TLS chose.
     pub(in crate::proxy) fn speaks_http2(&self, speaks: bool) {
         self.only_http1.store(!speaks, Ordering::Relaxed);
+    }
+
+    /// Drops those that this session carried, which is over.
+    pub(in crate::proxy) fn lost(&self, session: &AgentSession) {
+        if let Some(connections) = &mut *self.connections.lock() {
+            connections.idle.retain(|idle| idle.session.id != session.id);
+            connections.shared.retain(|shared| shared.session().id != session.id);
+        }
     }
 
     /// Drops all connections, and those that come back later; requests in progress keep theirs.

@@ -63,9 +63,8 @@ pub(in crate::proxy) fn of_exchange(error: &hyper::Error, upload: Option<&Progre
 
 /// Why a connection to a backend, or what ran over it, has failed.
 pub(in crate::proxy) fn of_backend(error: &hyper::Error) -> ProxyError {
-    // h2 keeps no more of an error than its kind and its text.
     let io = io_error(error);
-    if io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionAborted) {
+    if is_lost(error) {
         ProxyError::SessionLost
     } else if let Some(too_much) = io.filter(|io| io.kind() == TooMuch::KIND) {
         ProxyError::InvalidResponse(too_much.to_string().into())
@@ -87,6 +86,12 @@ pub(in crate::proxy) fn of_backend(error: &hyper::Error) -> ProxyError {
 /// connection in the moment that it is used.
 pub(in crate::proxy) fn is_close(error: &hyper::Error) -> bool {
     error.is_incomplete_message() || error.is_closed() || error.is_canceled() || link_error(error).is_some()
+}
+
+/// Whether the backend had no part in it: the session was lost, that of the agent or the one behind another replica, or the agent
+/// failed. Told by the kind, since h2 keeps no more of an error than that and its text.
+pub(in crate::proxy) fn is_lost(error: &hyper::Error) -> bool {
+    io_error(error).is_some_and(|io| io.kind() == io::ErrorKind::ConnectionAborted)
 }
 
 /// Whether a backend says over HTTP/2 that it did nothing of the request: it refused the stream, or it says goodbye and the

@@ -11,7 +11,6 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
-use sha1::{Digest, Sha1};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{JoinError, JoinOutcome, Terms, relay};
@@ -25,12 +24,11 @@ use crate::{
         message::{body::Body, headers},
         visitor::{phase::Joined, stream::VisitorStream},
     },
+    tunnel::websocket::answer_to,
 };
 
 /// The protocol that can be asked for over HTTP/2.
 const WEBSOCKET: &str = "websocket";
-/// What makes an answer out of a WebSocket's key (RFC 6455, 1.3).
-const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// A request's wish to switch protocols.
 pub(in crate::proxy) struct Upgrade {
@@ -92,11 +90,6 @@ fn is_http(protocol: &HeaderValue) -> bool {
         name.eq_ignore_ascii_case("h2c") || name.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("http"))
     };
     protocol.to_str().is_ok_and(|protocols| protocols.split(',').any(is_http))
-}
-
-/// RFC 6455, 4.2.2.
-fn answer_to(key: &HeaderValue) -> String {
-    BASE64_STANDARD.encode(Sha1::new().chain_update(key).chain_update(WEBSOCKET_GUID).finalize())
 }
 
 impl Upgrade {
@@ -199,16 +192,5 @@ async fn join<V: AsyncRead + AsyncWrite + Unpin>(
     match backend {
         BackendStream::Plain(link) => joiner::join(visitor, to_backend, link, to_visitor, terms).await,
         BackendStream::Tls(mut tls) => relay::relay(visitor, &to_backend, &mut *tls, &to_visitor, terms).await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_answer_to_a_websockets_key_is_that_of_the_rfc() {
-        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
-        assert_eq!(answer_to(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 }

@@ -1,4 +1,4 @@
-//! What is known of the ways from agents to targets, whichever TunnelHosts use them.
+//! The live state of routes and their places, each a way from an agent to a target.
 
 use std::{
     collections::HashMap,

@@ -1,8 +1,8 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use sha1::{Digest, Sha1};
 
 use super::PROTOCOL;
+use crate::tunnel::websocket::answer_to;
 
 /// What carries the frames of a session, as its registration asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,9 +21,6 @@ pub const SUBPROTOCOL: &str = "culvert.1";
 
 const WEBSOCKET: &str = "websocket";
 const VERSION: &str = "13";
-
-/// What RFC 6455 appends to a key.
-const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 // === impl Carrier ===
 
@@ -73,7 +70,7 @@ impl Carrier {
                     (header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL)),
                 ];
                 // Base64 is always a header's value.
-                answer.extend(HeaderValue::try_from(accept(key)).map(|accept| (header::SEC_WEBSOCKET_ACCEPT, accept)));
+                answer.extend(HeaderValue::try_from(answer_to(key)).map(|proof| (header::SEC_WEBSOCKET_ACCEPT, proof)));
                 answer
             }
         }
@@ -99,22 +96,12 @@ fn names(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
     words.any(|found| found.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
 }
 
-/// The proof that a WebSocket's key was read: RFC 6455, 4.2.2.
-fn accept(key: &str) -> String {
-    STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {
         list.iter().map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
-    }
-
-    #[test]
-    fn the_answer_to_a_key_is_that_of_the_rfc() {
-        assert_eq!(accept("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]
