@@ -158,13 +158,14 @@ impl Agent {
                         Err(error) => running.failed(&lane, &edge, &error),
                     }
                 }
-                ended = finished(&mut running.sessions) => running.lost(&ended),
-                Some(news) = news.recv() => match news {
-                    News::Replicas(serial, replicas) => {
-                        running.plan.learned(serial, replicas, rand::random(), Instant::now());
+                ended = finished(&mut running.sessions) => {
+                    // What it heard comes before its end: a replica that said that it stops is not dialled at once.
+                    while let Ok(news) = news.try_recv() {
+                        running.heard(news);
                     }
-                    News::Leaving(serial) => running.leaving(serial),
-                },
+                    running.lost(&ended);
+                }
+                Some(news) = news.recv() => running.heard(news),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             }
         }
@@ -236,9 +237,15 @@ impl Running {
         }
     }
 
-    fn leaving(&mut self, serial: u64) {
-        if let Some(replica) = self.plan.leaving(serial, Instant::now()) {
-            tracing::info!(replica, "the edge's replica is stopping; its links go on while another is dialled");
+    fn heard(&mut self, news: News) {
+        let now = Instant::now();
+        match news {
+            News::Replicas(serial, replicas) => self.plan.learned(serial, replicas, rand::random(), now),
+            News::Leaving(serial) => {
+                if let Some(replica) = self.plan.leaving(serial, now) {
+                    tracing::info!(replica, "the edge's replica is stopping; its links go on while another is dialled");
+                }
+            }
         }
     }
 
