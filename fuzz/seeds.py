@@ -23,10 +23,10 @@ NOTES = (
 FIELDS = {1: b"127.0.0.1:8080", 2: b"web/shop", 3: bytes([203, 0, 113, 7, 195, 80]), 4: b"r-1", 5: b"00-1-2-01", 6: b"web/lab"}
 REQUEST = (
     b"GET /v1/tunnel HTTP/1.1\r\nHost: edge\r\nConnection: Upgrade\r\n%sAuthorization: Bearer 0123456789abcdef\r\n"
-    b"Culvert-Agent: web/lab\r\nCulvert-Instance: 0a\r\nCulvert-Version: 1\r\nCulvert-Slot: 0\r\nCulvert-Met: a,b\r\n\r\n"
+    b"Culvert-Agent: web/lab\r\nCulvert-Instance: 0a\r\nCulvert-Version: 1\r\nCulvert-Slots: 3\r\nCulvert-Met: a,b=0+2\r\n\r\n"
 )
 SOCKET = b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: culvert.1\r\n"
-SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: culvert/1\r\nCulvert-Replica: edge-0\r\n\r\n\x08"
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: culvert/1\r\nCulvert-Replica: edge-0\r\nCulvert-Slot: 0\r\n\r\n\x08"
 BUSY = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\nCulvert-Protocol: culvert/1\r\nContent-Length: 4\r\n\r\nwait"
 TEXTS = (
     b"127.0.0.1:8080", b"web=*.svc.local:80-90", b"unix:/run/app.sock", b"[fd00::/8]:*", b"10.0.0.0/8:443", b"7.0.0.0.:80",

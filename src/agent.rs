@@ -1,6 +1,6 @@
 //! The agent: runs next to the backends, dials out to the edge and serves its links.
 //!
-//! [`Agent::run`] keeps one session with each replica of the edge. On each session the edge opens links; for each of
+//! [`Agent::run`] keeps sessions with each replica of the edge. On each session the edge opens links; for each of
 //! them the agent connects to the target, if its [`AllowList`] has it, and copies bytes until both directions have
 //! ended. It decides nothing else: what comes over a link is between the edge and the backend.
 

@@ -61,14 +61,15 @@ async fn answer_from(edge: &Edge, source: Ipv4Addr, request: &str) -> String {
     answer
 }
 
+/// One that wants two sessions and holds those with the replicas that are `met`.
 fn registration(instance: &str, met: &[&str]) -> Registration {
     Registration {
         agent: "web/lab".to_owned(),
         token: registration::Token::new(TOKEN).expect("a token"),
         instance: instance.to_owned(),
         version: "0.1.0".to_owned(),
-        slot: 0,
-        met: met.iter().map(|&id| id.to_owned()).collect(),
+        slots: 2,
+        met: met.iter().map(|&id| (id.to_owned(), [0, 1].into())).collect(),
     }
 }
 
@@ -113,7 +114,7 @@ async fn every_answer_has_its_status_and_says_what_to_do() {
     let agent = |token: &str, agent: &str, more: &str| {
         request(&format!(
             "Upgrade: culvert/1\r\nAuthorization: Bearer {token}\r\nCulvert-Agent: {agent}\r\n\
-             Culvert-Instance: 0a\r\nCulvert-Version: 0.1.0\r\nCulvert-Slot: 0\r\n{more}"
+             Culvert-Instance: 0a\r\nCulvert-Version: 0.1.0\r\nCulvert-Slots: 2\r\n{more}"
         ))
     };
     let body = |answer: &str| answer.split_once("\r\n\r\n").expect("a body").1.to_owned();
@@ -393,27 +394,51 @@ async fn an_agent_comes_only_from_where_it_may_and_is_ended_where_it_may_no_long
 }
 
 #[tokio::test]
+async fn a_session_gets_the_lowest_slot_that_the_process_does_not_name() {
+    let edge = Edge::start("r1").await;
+    let holding = |slots: &[u32]| {
+        let met = [("r1".to_owned(), slots.iter().copied().collect())].into();
+        Registration { slots: 3, met, ..registration("01", &[]) }
+    };
+    let mut stream = connect(&edge).await;
+    let given = registration::register(&mut stream, "localhost", &holding(&[1])).await.expect("registered");
+    assert_eq!((&*given.replica, given.slot), ("r1", 0));
+    let second = Peer::register(&edge, &holding(&[0])).await.expect("registered");
+    let third = Peer::register(&edge, &holding(&[0, 1])).await.expect("registered");
+    edge.sessions(|sessions| sessions.len() == 3).await;
+    assert_eq!(rejected(Peer::register(&edge, &holding(&[0, 1, 2])).await).status, 409);
+
+    // The process knows better which it holds: the one that it does not name is dead.
+    let again = Peer::register(&edge, &holding(&[0, 2])).await.expect("registered");
+    assert_eq!(second.over().await, CloseReason::PeerClosed);
+    edge.metric_becomes("culvert_agent_disconnects_total{reason=\"replaced\"}", 1).await;
+    edge.sessions(|sessions| sessions.len() == 3).await;
+    drop((stream, third, again));
+}
+
+#[tokio::test]
 async fn no_more_processes_than_may_run_as_one_agent() {
     let edge = Edge::start("r1").await;
     let most = |most: u32| lab_with(|entry| entry.max_instances = Some(most));
     edge.agents.send_replace(most(2));
-    let slot = |instance: &str, slot| Registration { slot, ..registration(instance, &[]) };
-    let first = Peer::register(&edge, &slot("01", 0)).await.expect("registered");
-    let _second = Peer::register(&edge, &slot("02", 0)).await.expect("registered");
-    let _again = Peer::register(&edge, &slot("02", 1)).await.expect("another connection of the same process");
+    let first = Peer::register(&edge, &registration("01", &[])).await.expect("registered");
+    let second = registration("02", &[]);
+    let _second = Peer::register(&edge, &second).await.expect("registered");
+    let again = Registration { met: [("r1".to_owned(), [0].into())].into(), ..second };
+    let _again = Peer::register(&edge, &again).await.expect("another connection of the same process");
     edge.sessions(|sessions| sessions.len() == 3).await;
-    let rejection = rejected(Peer::register(&edge, &slot("03", 0)).await);
+    let rejection = rejected(Peer::register(&edge, &registration("03", &[])).await);
     assert_eq!((rejection.status.as_u16(), rejection.retry_after), (429, Some(Duration::from_secs(5))));
     assert!(rejection.reason.contains("2 other processes run as TunnelAgent web/lab"), "{}", rejection.reason);
 
     // One that is leaving makes room before it is gone.
     first.session.note(&Note::Drain { seconds: None }).expect("told");
-    let mut third = Peer::register_from(&edge, Ipv4Addr::new(127, 0, 0, 2), &slot("03", 0)).await;
+    let mut third = Peer::register_from(&edge, Ipv4Addr::new(127, 0, 0, 2), &registration("03", &[])).await;
     for source in 3..100 {
         if third.is_ok() {
             break;
         }
-        third = Peer::register_from(&edge, Ipv4Addr::new(127, 0, 0, source), &slot("03", 0)).await;
+        third = Peer::register_from(&edge, Ipv4Addr::new(127, 0, 0, source), &registration("03", &[])).await;
     }
     let third = third.expect("the place of the one that leaves");
     edge.sessions(|sessions| sessions.len() == 4).await;

@@ -72,6 +72,10 @@ impl Replicas {
             // They hear of it one after the other: agents meet new ones that know of themselves only.
             sleep(Duration::from_millis(20)).await;
         }
+        // Together, as when a set is scaled: one that stayed would still name the others.
+        for edge in leaving.values() {
+            edge.begin_stop();
+        }
         for edge in leaving.into_values() {
             let registrations = registrations(&edge);
             self.before.accepted += registrations.accepted;

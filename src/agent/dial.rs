@@ -1,4 +1,10 @@
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use rustls::ClientConfig;
@@ -13,7 +19,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{
     EdgeUrl,
     http_proxy::{self, Proxies},
-    plan::{Dial, Lane},
+    plan::Lane,
     transport::{Choice, Doubt, Way},
 };
 use crate::tunnel::{
@@ -55,6 +61,8 @@ pub(super) struct Dialler {
     /// `namespace/name`.
     pub(super) agent: String,
     pub(super) instance: String,
+    /// How many sessions to ask each replica for.
+    pub(super) slots: u32,
 }
 
 /// A connection that the edge has taken in.
@@ -64,6 +72,8 @@ pub(super) struct Dialled {
     /// What the edge has sent already of its session.
     pub(super) early: Bytes,
     pub(super) replica: String,
+    /// Which of the sessions with that replica it is, from 0.
+    pub(super) slot: u32,
     /// Who is at the other end of the connection: the edge, or a proxy.
     pub(super) address: SocketAddr,
     /// What carries the session, in the words of the edge's status.
@@ -118,18 +128,24 @@ impl TokenSource {
 // === impl Dialler ===
 
 impl Dialler {
-    /// Dials. Whatever the lane's address is, it has to prove that it is the edge: all replicas show one certificate. Where
-    /// something in between seems to let no registration through, the same is tried in a WebSocket.
-    pub(super) async fn dial(&self, dial: &Dial, edge: &EdgeUrl, met: Vec<String>) -> Result<Dialled, DialError> {
+    /// Dials, and names the slots of the replicas that are `met`. Whatever the lane's address is, it has to prove that it is the
+    /// edge: all replicas show one certificate. Where something in between seems to let no registration through, the same is
+    /// tried in a WebSocket.
+    pub(super) async fn dial(
+        &self,
+        lane: &Lane,
+        edge: &EdgeUrl,
+        met: BTreeMap<String, BTreeSet<u32>>,
+    ) -> Result<Dialled, DialError> {
         let registration = Registration {
             agent: self.agent.clone(),
             token: self.token.read().map_err(DialError::Token)?,
             instance: self.instance.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            slot: dial.slot,
-            met: sendable(met),
+            slots: self.slots,
+            met,
         };
-        let destination = match &dial.lane {
+        let destination = match lane {
             Lane::Edge => Destination { host: edge.host(), port: edge.port(), edge },
             Lane::Replica { address, .. } => Destination::parse(address, edge)?,
         };
@@ -205,7 +221,8 @@ impl Dialler {
         // The edge speaks first: what it says proves that frames come through.
         let early = timeout_at(deadline, first_words(&mut io.get_mut(), early)).await;
         let early = early.unwrap_or(Err(DialError::Silent))?;
-        Ok(Dialled { io, early, replica: registered.replica, address, transport, proxy })
+        let (replica, slot) = (registered.replica, registered.slot);
+        Ok(Dialled { io, early, replica, slot, address, transport, proxy })
     }
 
     /// Connects, through a proxy where one leads there, and makes TLS with the edge.
@@ -269,17 +286,6 @@ async fn first_words<T: AsyncRead + Unpin>(io: &mut T, early: Bytes) -> Result<B
         Ok(0) | Err(_) => Err(DialError::Cut),
         Ok(_) => Ok(early.freeze()),
     }
-}
-
-/// As many of the replicas as the header may hold. Who meets more than these is led to some of them once more.
-fn sendable(mut met: Vec<String>) -> Vec<String> {
-    const MAX_HEADER: usize = 1024;
-    let mut length = 0;
-    met.retain(|id| {
-        length += id.len() + 1;
-        length <= MAX_HEADER
-    });
-    met
 }
 
 // === impl Io ===

@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -11,24 +11,20 @@ use crate::tunnel::Replica;
 
 mod replicas;
 
-/// Whom to dial, and when: holds one session with each replica of the edge in each slot. Pure; the time comes in.
+/// Whom to dial, and when: holds one session in each slot with each replica of the edge. Which slot a dial fills, the replica says
+/// that it reaches. Pure; the time comes in.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// By their number.
-    slots: Vec<Slot>,
+    /// How many slots there are with each replica.
+    slots: u32,
+    /// The sessions that we hold, by replica and slot; no replica without any.
+    met: BTreeMap<String, BTreeMap<u32, Held>>,
+    lanes: HashMap<Lane, LaneState>,
     replicas: Replicas,
     last_serial: u64,
 }
 
-/// One dial: for a slot, by a lane.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Dial {
-    /// The slot that it is for, from 0.
-    pub(super) slot: u32,
-    pub(super) lane: Lane,
-}
-
-/// A way to the edge. There is at most one dial at a time for a slot in each.
+/// A way to the edge. There is at most one dial at a time in each: of two, a replica could give both the same slot.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Lane {
     /// The edge's own address, perhaps a balancer that leads to any replica.
@@ -40,14 +36,6 @@ pub(super) enum Lane {
         /// `host:port`.
         address: String,
     },
-}
-
-/// What one slot holds and dials.
-#[derive(Debug, Default)]
-struct Slot {
-    /// The replicas that hold a session with us in this slot, and which.
-    met: BTreeMap<String, Held>,
-    lanes: HashMap<Lane, LaneState>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -94,21 +82,23 @@ impl Plan {
     /// A plan with so many slots, at least one.
     pub(super) fn new(slots: u32) -> Self {
         Self {
-            slots: (0..slots.max(1)).map(|_| Slot::default()).collect(),
+            slots: slots.max(1),
+            met: BTreeMap::new(),
+            lanes: HashMap::new(),
             replicas: Replicas::default(),
             last_serial: 0,
         }
     }
 
     /// What to dial now. Each of them then counts as being dialled until it [`Plan::registered`] or [`Plan::failed`].
-    pub(super) fn start_due(&mut self, now: Instant) -> Vec<Dial> {
+    pub(super) fn start_due(&mut self, now: Instant) -> Vec<Lane> {
         let mut due = self.wanted(now);
-        due.retain(|dial| {
-            let Some(slot) = self.slots.get_mut(dial.slot as usize) else { return false };
-            let state = slot.lane(&dial.lane, now);
+        due.retain(|lane| {
+            let serial = self.last_serial;
+            let state = self.lane(lane, now);
             let start = state.dialling.is_none() && state.at <= now;
             if start {
-                state.dialling = Some(Dialling { since: now, serial: self.last_serial });
+                state.dialling = Some(Dialling { since: now, serial });
             }
             start
         });
@@ -117,9 +107,9 @@ impl Plan {
 
     /// When [`Plan::start_due`] next has something, at the latest; `None` where nothing is to be dialled.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
-        let at = |dial: Dial| match self.slots.get(dial.slot as usize)?.lanes.get(&dial.lane) {
+        let at = |lane: Lane| match self.lanes.get(&lane) {
             // What is slow is soon in doubt.
-            Some(LaneState { dialling: Some(under_way), .. }) if dial.lane != Lane::Edge => {
+            Some(LaneState { dialling: Some(under_way), .. }) if lane != Lane::Edge => {
                 Some(under_way.since + Self::SLOW).filter(|at| *at > now)
             }
             Some(state) if state.dialling.is_some() => None,
@@ -127,46 +117,48 @@ impl Plan {
             None => Some(now),
         };
         let dials = self.wanted(now).into_iter().filter_map(at);
-        let balanced = self
-            .slots
-            .iter()
-            .flat_map(|slot| slot.missing(&self.replicas).filter_map(move |known| slot.waits_for_balancer(known, now)));
+        let balanced = self.missing().filter_map(|known| self.waits_for_balancer(known, now));
         dials.chain(balanced).min()
     }
 
-    /// A dial led to a session with this replica. Returns the session's number for [`Plan::lost`].
-    pub(super) fn registered(&mut self, dial: &Dial, replica: &str, now: Instant) -> u64 {
+    /// A dial led to a session with this replica in that slot. Returns the session's number for [`Plan::lost`].
+    pub(super) fn registered(&mut self, lane: &Lane, replica: &str, slot: u32, now: Instant) -> u64 {
         self.last_serial += 1;
-        if let Some(slot) = self.slots.get_mut(dial.slot as usize) {
-            if let Some(state) = slot.lanes.get_mut(&dial.lane) {
-                state.dialling = None;
+        if let Some(state) = self.lanes.get_mut(lane) {
+            state.dialling = None;
+            state.failures = 0;
+            state.backoff.registered();
+            // What was lost while this was dialled has to wait: else an edge that ends each session while the next one is
+            // dialled would be dialled without a pause.
+            if !state.waits_after_loss(now) {
                 state.waits_for = None;
-                state.failures = 0;
                 state.at = now;
-                state.backoff.registered();
             }
-            slot.met.insert(replica.to_owned(), Held { serial: self.last_serial, since: now, leaving: false });
         }
+        let held = Held { serial: self.last_serial, since: now, leaving: false };
+        self.met.entry(replica.to_owned()).or_default().insert(slot, held);
         self.last_serial
     }
 
-    /// The dials under way that are good for nothing more, or would meet a replica twice: to one that was met by
-    /// another way or has gone, and to the balancer with an old list of those that are met. They are to be given up, and
-    /// count as not being dialled from now on.
-    pub(super) fn give_up(&mut self) -> Vec<Dial> {
+    /// The dials under way that are good for nothing more, or may be given a slot twice: to one that has gone, and to any that
+    /// was met by another way, since when what they say is held is old. They are to be given up, and count as not being dialled
+    /// from now on.
+    pub(super) fn give_up(&mut self, now: Instant) -> Vec<Lane> {
         let mut needless = Vec::new();
-        for (number, slot) in (0..).zip(&mut self.slots) {
-            let Slot { met, lanes } = slot;
-            for (lane, state) in lanes {
-                let Some(Dialling { serial, .. }) = state.dialling else { continue };
-                let is_needless = match lane {
-                    Lane::Edge => met.values().any(|held| held.serial > serial),
-                    Lane::Replica { id, .. } => met.contains_key(id) || self.replicas.get(id).is_none(),
-                };
-                if is_needless {
-                    state.dialling = None;
-                    needless.push(Dial { slot: number, lane: lane.clone() });
+        for (lane, state) in &mut self.lanes {
+            let Some(Dialling { serial, .. }) = state.dialling else { continue };
+            let is_newer = |held: &BTreeMap<u32, Held>| held.values().any(|held| held.serial > serial);
+            let is_needless = match lane {
+                Lane::Edge => self.met.values().any(is_newer),
+                Lane::Replica { id, .. } => self.replicas.get(id).is_none() || self.met.get(id).is_some_and(is_newer),
+            };
+            if is_needless {
+                if state.is_in_doubt(now) {
+                    // The next dial need not be slow for as long to be in doubt again.
+                    state.failures = state.failures.max(Self::DOUBT);
                 }
+                state.dialling = None;
+                needless.push(lane.clone());
             }
         }
         needless
@@ -175,14 +167,13 @@ impl Plan {
     /// A dial came to nothing. Returns how long its lane now waits: at least `least`, which the edge may have asked for.
     pub(super) fn failed(
         &mut self,
-        dial: &Dial,
+        lane: &Lane,
         failure: Failure,
         least: Duration,
         random: f64,
         now: Instant,
     ) -> Duration {
-        let Some(slot) = self.slots.get_mut(dial.slot as usize) else { return least };
-        let state = slot.lane(&dial.lane, now);
+        let state = self.lane(lane, now);
         state.dialling = None;
         state.waits_for = Some(failure);
         state.failures = state.failures.saturating_add(1);
@@ -194,10 +185,9 @@ impl Plan {
     /// The replica of this session stops: the session is good for no more links, so that there should be others before
     /// it ends. Returns which replica it is.
     pub(super) fn leaving(&mut self, serial: u64, now: Instant) -> Option<String> {
-        let (replica, held) =
-            self.slots.iter_mut().flat_map(|slot| &mut slot.met).find(|(_, held)| held.serial == serial)?;
+        let (replica, slot) = self.find(serial)?;
+        let held = self.met.get_mut(&replica)?.get_mut(&slot)?;
         held.leaving = true;
-        let replica = replica.clone();
         self.no_longer_says(&replica, now);
         if !self.is_connected() {
             self.look_again(now);
@@ -206,45 +196,67 @@ impl Plan {
     }
 
     /// A session ended. Returns how long until the next dial that may replace it; `None` where none is needed, since
-    /// the replica has another one in this slot or has left, or where it has to wait for the first session again.
+    /// the replica has another one in its slot or has left.
     pub(super) fn lost(&mut self, serial: u64, random: f64, now: Instant) -> Option<Duration> {
-        let (number, slot) =
-            (0..).zip(&mut self.slots).find(|(_, slot)| slot.met.values().any(|held| held.serial == serial))?;
-        let (replica, held) = slot.met.iter().find(|(_, held)| held.serial == serial)?;
-        let (replica, held) = (replica.clone(), *held);
-        slot.met.remove(&replica);
-        if self.slots.iter().all(|slot| slot.met.is_empty()) {
+        let (replica, slot) = self.find(serial)?;
+        let of_replica = self.met.get_mut(&replica)?;
+        let held = of_replica.remove(&slot)?;
+        let was_last = of_replica.is_empty();
+        if was_last {
+            self.met.remove(&replica);
+        }
+        if self.met.is_empty() {
             // What we know of the replicas may be of the past by the time that one is there again.
             self.replicas = Replicas::default();
-        } else if !self.slots.iter().any(|slot| slot.met.contains_key(&replica)) {
+        } else if was_last {
             self.no_longer_says(&replica, now);
         }
-        let ways = self.ways(number, &replica, now);
-        let balanced = self.waits_for_balancer(number, &replica, now);
-        let least = if held.leaving && self.is_connected() { Self::RESTART } else { Duration::ZERO };
-        let slot = self.slots.get_mut(number as usize)?;
+        let is_connected = self.is_connected();
+        let known = self.replicas.get(&replica).filter(|_| is_connected);
+        let balanced = known.and_then(|known| self.waits_for_balancer(known, now));
+        let ways: Vec<Lane> = if is_connected {
+            known.into_iter().flat_map(|known| self.ways(known, now)).collect()
+        } else {
+            vec![Lane::Edge]
+        };
+        let least = if held.leaving && is_connected { Self::RESTART } else { Duration::ZERO };
         let delays = ways.iter().map(|lane| {
-            let state = slot.lane(lane, now);
-            if now.saturating_duration_since(held.since) >= Self::STABLE {
+            let state = self.lane(lane, now);
+            let is_stable = now.saturating_duration_since(held.since) >= Self::STABLE;
+            if is_stable {
                 state.backoff.stable();
             }
-            let delay = state.backoff.after(Failure::Transient, random).max(least);
+            // Sessions that are lost together are one failure of the lane by which they are all dialled again.
+            let delay = if state.waits_after_loss(now) && !is_stable {
+                state.at - now
+            } else {
+                state.backoff.after(Failure::Transient, random)
+            };
+            let delay = delay.max(least);
             state.waits_for = Some(Failure::Transient);
             state.at = now + delay;
             delay
         });
-        delays.chain(balanced).min()
+        delays.chain(balanced.map(|at| at - now)).min()
     }
 
     /// The replica of this session named those that it knows of. `random` is from 0 to 1.
     pub(super) fn learned(&mut self, serial: u64, named: Vec<Replica>, random: f64, now: Instant) {
-        let mut met = self.slots.iter().flat_map(|slot| &slot.met);
+        let held = |held: &BTreeMap<u32, Held>| held.values().any(|held| held.serial == serial && !held.leaving);
         // One that stops may not hear any more of who comes and goes.
-        let Some((from, _)) = met.find(|(_, held)| held.serial == serial && !held.leaving) else { return };
+        let Some((from, _)) = self.met.iter().find(|(_, sessions)| held(sessions)) else { return };
         if self.replicas.says(from, named, random, now) {
             self.forget_lanes();
             self.look_again(now);
         }
+    }
+
+    /// The replica and the slot of a session, unless another one has taken its place.
+    fn find(&self, serial: u64) -> Option<(String, u32)> {
+        self.met.iter().find_map(|(replica, sessions)| {
+            let (slot, _) = sessions.iter().find(|(_, held)| held.serial == serial)?;
+            Some((replica.clone(), *slot))
+        })
     }
 
     /// What a replica named counts no longer.
@@ -255,81 +267,56 @@ impl Plan {
 
     /// Those of replicas and addresses that are known no more, once they are not being dialled.
     fn forget_lanes(&mut self) {
-        let lanes: Vec<Lane> = self.replicas.iter().map(Lane::of).collect();
-        for slot in &mut self.slots {
-            slot.lanes.retain(|lane, state| state.dialling.is_some() || *lane == Lane::Edge || lanes.contains(lane));
-        }
+        let known: Vec<Lane> = self.replicas.iter().map(Lane::of).collect();
+        self.lanes.retain(|lane, state| state.dialling.is_some() || *lane == Lane::Edge || known.contains(lane));
     }
 
     /// Where the balancer leads is open again.
     fn look_again(&mut self, now: Instant) {
-        for slot in &mut self.slots {
-            if let Some(edge) = slot.lanes.get_mut(&Lane::Edge)
-                && edge.waits_for == Some(Failure::Met)
-            {
-                edge.backoff.registered();
-                edge.at = edge.at.min(now + Duration::from_millis(50));
+        if let Some(edge) = self.lanes.get_mut(&Lane::Edge)
+            && edge.waits_for == Some(Failure::Met)
+        {
+            edge.backoff.registered();
+            edge.at = edge.at.min(now + Duration::from_millis(50));
+        }
+    }
+
+    /// The slots that need not be filled again, by replica.
+    pub(super) fn met(&self) -> BTreeMap<String, BTreeSet<u32>> {
+        let mut met = BTreeMap::<_, BTreeSet<_>>::new();
+        for (replica, sessions) in &self.met {
+            for (slot, _) in sessions.iter().filter(|(_, held)| !held.leaving) {
+                met.entry(replica.clone()).or_default().insert(*slot);
             }
         }
+        met
     }
 
-    /// The ids of the replicas that need not be met again in this slot.
-    pub(super) fn met(&self, slot: u32) -> impl Iterator<Item = &str> {
-        let met = self.slots.get(slot as usize).into_iter().flat_map(|slot| &slot.met);
-        met.filter(|(_, held)| !held.leaving).map(|(replica, _)| replica.as_str())
-    }
-
-    /// Whether any slot holds a session that takes links.
+    /// Whether any session takes links.
     fn is_connected(&self) -> bool {
-        self.slots.iter().flat_map(|slot| slot.met.values()).any(|held| !held.leaving)
+        self.met.values().flat_map(BTreeMap::values).any(|held| !held.leaving)
     }
 
-    fn wanted(&self, now: Instant) -> Vec<Dial> {
+    fn wanted(&self, now: Instant) -> Vec<Lane> {
         if !self.is_connected() {
-            // One of the slots is enough to find out whether the edge is there, who it is now, and what it thinks of our
-            // token.
-            return vec![Dial { slot: 0, lane: Lane::Edge }];
+            // Is the edge there, who is it now, and what does it think of our token?
+            return vec![Lane::Edge];
         }
-        let mut wanted = Vec::new();
-        for (number, slot) in (0..).zip(&self.slots) {
-            let mut lanes: Vec<_> = slot.missing(&self.replicas).flat_map(|known| slot.ways(known, now)).collect();
-            lanes.sort_unstable();
-            lanes.dedup();
-            wanted.extend(lanes.into_iter().map(|lane| Dial { slot: number, lane }));
-        }
+        let mut wanted: Vec<_> = self.missing().flat_map(|known| self.ways(known, now)).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
         wanted
     }
 
-    /// By which lanes a replica is to be met in a slot, if it is.
-    fn ways(&self, slot: u32, replica: &str, now: Instant) -> Vec<Lane> {
-        if !self.is_connected() {
-            return if slot == 0 { vec![Lane::Edge] } else { Vec::new() };
-        }
-        let Some(slot) = self.slots.get(slot as usize) else { return Vec::new() };
-        self.replicas.get(replica).into_iter().flat_map(|known| slot.ways(known, now)).collect()
-    }
-
-    /// How long a replica is not looked for by the balancer yet, where that is a way to meet it in a slot.
-    fn waits_for_balancer(&self, slot: u32, replica: &str, now: Instant) -> Option<Duration> {
-        if !self.is_connected() {
-            return None;
-        }
-        let (slot, known) = (self.slots.get(slot as usize)?, self.replicas.get(replica)?);
-        slot.waits_for_balancer(known, now).map(|at| at - now)
-    }
-}
-
-// === impl Slot ===
-
-impl Slot {
     fn lane(&mut self, lane: &Lane, now: Instant) -> &mut LaneState {
         self.lanes.entry(lane.clone()).or_insert_with(|| LaneState::new(now))
     }
 
-    /// The replicas without a session. One that stops has its session still: its successor is another one, or comes after
-    /// that.
-    fn missing<'a>(&self, replicas: &'a Replicas) -> impl Iterator<Item = &'a Known> {
-        replicas.iter().filter(|known| !self.met.contains_key(&known.replica.id))
+    /// The replicas without a session in each slot. One that stops has its sessions still: its successor is another one, or
+    /// comes after that.
+    fn missing(&self) -> impl Iterator<Item = &Known> {
+        let held = |id: &str| self.met.get(id).map_or(0, BTreeMap::len);
+        self.replicas.iter().filter(move |known| held(&known.replica.id) < self.slots as usize)
     }
 
     /// A replica's own address; the edge's where it has none or that is in doubt, once a balancer may lead there.
@@ -339,7 +326,7 @@ impl Slot {
         [own, edge].into_iter().flatten()
     }
 
-    /// Until when the edge's address does not count among the [`Slot::ways`] only because it would be too early.
+    /// Until when the edge's address does not count among the [`Plan::ways`] only because it would be too early.
     fn waits_for_balancer(&self, known: &Known, now: Instant) -> Option<Instant> {
         (self.needs_balancer(known, now) && known.is_early(now)).then_some(known.balanced)
     }
@@ -366,6 +353,11 @@ impl Lane {
 impl LaneState {
     fn new(now: Instant) -> Self {
         Self { backoff: Backoff::default(), at: now, dialling: None, waits_for: None, failures: 0 }
+    }
+
+    /// Whether it is put off since something was lost, or could not be reached.
+    fn waits_after_loss(&self, now: Instant) -> bool {
+        self.waits_for == Some(Failure::Transient) && self.at > now
     }
 
     fn is_in_doubt(&self, now: Instant) -> bool {

@@ -13,12 +13,12 @@ use super::{
     dial::{DialError, Dialled, Dialler},
     health::Checker,
     links::Links,
-    plan::{Dial, Lane, Plan},
+    plan::{Lane, Plan},
     serve::{News, Serve},
     status::Status,
     transport::Choice,
 };
-use crate::tunnel::CloseReason;
+use crate::tunnel::{CloseReason, registration::Registration};
 
 /// What an agent needs to know.
 #[derive(Clone, Debug)]
@@ -41,8 +41,8 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// How long links may go on when the agent stops. Default in `culvert agent`: 25 s.
     pub grace: Duration,
-    /// How many connections it holds with each replica of the edge, at least 1, each with its own flow control. Default
-    /// in `culvert agent`: 2.
+    /// How many connections it holds with each replica of the edge, 1 to [`Registration::MAX_SLOTS`], each with its own flow
+    /// control. Default in `culvert agent`: 2.
     pub connections: u32,
 }
 
@@ -62,9 +62,9 @@ struct Running {
     dialler: Arc<Dialler>,
     serve: Arc<Serve>,
     plan: Plan,
-    dials: JoinSet<(Dial, EdgeUrl, Result<Dialled, DialError>)>,
+    dials: JoinSet<(Lane, EdgeUrl, Result<Dialled, DialError>)>,
     /// To end those of `dials` that have become needless.
-    under_way: HashMap<Dial, AbortHandle>,
+    under_way: HashMap<Lane, AbortHandle>,
     sessions: JoinSet<Ended>,
     /// The last failure that was logged, and when: an edge that is away is not worth a line a second.
     logged: Option<(String, Instant)>,
@@ -111,6 +111,7 @@ impl Agent {
             self.config;
         let (said, mut news) = mpsc::channel(16);
         let (instance, status) = (self.instance, self.status);
+        let slots = connections.clamp(1, Registration::MAX_SLOTS);
         let links = Links::default();
         let following = tokio::spawn(links.clone().follow(allow.clone()));
         let checker = Checker::new(allow.clone());
@@ -127,9 +128,17 @@ impl Agent {
         let mut running = Running {
             edges,
             edge: 0,
-            dialler: Arc::new(Dialler { security, proxies, choice: Choice::new(transport), token, agent, instance }),
+            dialler: Arc::new(Dialler {
+                security,
+                proxies,
+                choice: Choice::new(transport),
+                token,
+                agent,
+                instance,
+                slots,
+            }),
             serve: Arc::new(serve),
-            plan: Plan::new(connections),
+            plan: Plan::new(slots),
             dials: JoinSet::new(),
             under_way: HashMap::new(),
             sessions: JoinSet::new(),
@@ -142,20 +151,21 @@ impl Agent {
             let due = running.plan.next_due(Instant::now());
             tokio::select! {
                 () = stop.cancelled() => break,
-                (dial, edge, result) = finished(&mut running.dials) => {
-                    running.under_way.remove(&dial);
+                (lane, edge, result) = finished(&mut running.dials) => {
+                    running.under_way.remove(&lane);
                     match result {
-                        Ok(dialled) => running.registered(&dial, &edge, dialled),
-                        Err(error) => running.failed(&dial, &edge, &error),
+                        Ok(dialled) => running.registered(&lane, &edge, dialled),
+                        Err(error) => running.failed(&lane, &edge, &error),
                     }
                 }
-                ended = finished(&mut running.sessions) => running.lost(&ended),
-                Some(news) = news.recv() => match news {
-                    News::Replicas(serial, replicas) => {
-                        running.plan.learned(serial, replicas, rand::random(), Instant::now());
+                ended = finished(&mut running.sessions) => {
+                    // What it heard comes before its end: a replica that said that it stops is not dialled at once.
+                    while let Ok(news) = news.try_recv() {
+                        running.heard(news);
                     }
-                    News::Leaving(serial) => running.leaving(serial),
-                },
+                    running.lost(&ended);
+                }
+                Some(news) = news.recv() => running.heard(news),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             }
         }
@@ -170,26 +180,26 @@ impl Agent {
 
 impl Running {
     fn start_dials(&mut self) {
-        for dial in self.plan.give_up() {
-            if let Some(task) = self.under_way.remove(&dial) {
+        let now = Instant::now();
+        for lane in self.plan.give_up(now) {
+            if let Some(task) = self.under_way.remove(&lane) {
                 task.abort();
             }
         }
-        for dial in self.plan.start_due(Instant::now()) {
+        for lane in self.plan.start_due(now) {
             let Some(edge) = self.edges.get(self.edge % self.edges.len().max(1)).cloned() else { return };
             let dialler = self.dialler.clone();
-            let met: Vec<String> = self.plan.met(dial.slot).map(str::to_owned).collect();
-            let key = dial.clone();
+            let (met, key) = (self.plan.met(), lane.clone());
             let task = self.dials.spawn(async move {
-                let result = dialler.dial(&dial, &edge, met).await;
-                (dial, edge, result)
+                let result = dialler.dial(&lane, &edge, met).await;
+                (lane, edge, result)
             });
             self.under_way.insert(key, task);
         }
     }
 
-    fn registered(&mut self, dial: &Dial, edge: &EdgeUrl, dialled: Dialled) {
-        let (replica, slot) = (dialled.replica.clone(), dial.slot);
+    fn registered(&mut self, lane: &Lane, edge: &EdgeUrl, dialled: Dialled) {
+        let (replica, slot) = (dialled.replica.clone(), dialled.slot);
         let Dialled { address, transport, proxy, .. } = &dialled;
         if self.brief < BRIEF {
             tracing::info!(%edge, %address, replica, slot, transport, proxy, "connected to the edge");
@@ -197,25 +207,25 @@ impl Running {
         } else {
             tracing::debug!(%edge, %address, replica, slot, transport, proxy, "connected to the edge, again");
         }
-        let serial = self.plan.registered(dial, &replica, Instant::now());
+        let serial = self.plan.registered(lane, &replica, slot, Instant::now());
         let session = self.serve.clone().session(serial, dialled);
         let since = Instant::now();
         self.sessions.spawn(async move { Ended { reason: session.await, replica, slot, serial, since } });
     }
 
-    fn failed(&mut self, dial: &Dial, edge: &EdgeUrl, error: &DialError) {
+    fn failed(&mut self, lane: &Lane, edge: &EdgeUrl, error: &DialError) {
         let (failure, now) = (error.failure(), Instant::now());
-        if dial.lane == Lane::Edge && failure != Failure::Met {
+        if *lane == Lane::Edge && failure != Failure::Met {
             self.edge = self.edge.wrapping_add(1);
         }
-        let delay = self.plan.failed(dial, failure, error.retry_after(), rand::random(), now);
+        let delay = self.plan.failed(lane, failure, error.retry_after(), rand::random(), now);
         let retry = format!("{:.1} s", delay.as_secs_f64());
         self.status.dial_failed(failure, &error.to_string());
         if failure == Failure::Met {
             tracing::debug!(%edge, retry, "the edge's balancer led to a replica that is already met");
             return;
         }
-        let text = match &dial.lane {
+        let text = match lane {
             Lane::Edge => error.to_string(),
             Lane::Replica { id, address } => format!("replica {id} at {address}: {error}"),
         };
@@ -227,9 +237,15 @@ impl Running {
         }
     }
 
-    fn leaving(&mut self, serial: u64) {
-        if let Some(replica) = self.plan.leaving(serial, Instant::now()) {
-            tracing::info!(replica, "the edge's replica is stopping; its links go on while another is dialled");
+    fn heard(&mut self, news: News) {
+        let now = Instant::now();
+        match news {
+            News::Replicas(serial, replicas) => self.plan.learned(serial, replicas, rand::random(), now),
+            News::Leaving(serial) => {
+                if let Some(replica) = self.plan.leaving(serial, now) {
+                    tracing::info!(replica, "the edge's replica is stopping; its links go on while another is dialled");
+                }
+            }
         }
     }
 
@@ -238,7 +254,7 @@ impl Running {
         self.brief = if since.elapsed() < Duration::from_secs(1) { self.brief.saturating_add(1) } else { 0 };
         let retry = match self.plan.lost(*serial, rand::random(), Instant::now()) {
             Some(delay) => format!("{:.1} s", delay.as_secs_f64()),
-            None => "not now: it left, or another session is there or comes first".to_owned(),
+            None => "not now: it left, or another session is there".to_owned(),
         };
         self.status.lost(format!("lost a session with {replica}: {reason}"));
         let (text, now) = (format!("lost a session with the edge: {reason}"), Instant::now());

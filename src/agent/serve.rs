@@ -56,7 +56,7 @@ impl Serve {
     /// Serves one session, `serial` in the plan, until it is over. After `stop` it takes no more links, waits for those that it
     /// has, at most for the grace, and ends.
     pub(super) async fn session(self: Arc<Self>, serial: u64, dialled: Dialled) -> CloseReason {
-        let Dialled { io, early, replica, address, transport, proxy } = dialled;
+        let Dialled { io, early, replica, address, transport, proxy, .. } = dialled;
         let about = About { replica, address, transport, proxy };
         let config = tunnel::Config::default();
         match io {

@@ -170,7 +170,7 @@ impl Shared {
             };
             Ok::<_, Infallible>(match decision {
                 Ok(registration) => {
-                    let answer = self.registrar.welcome(&registration.carrier);
+                    let answer = self.registrar.welcome(&registration);
                     let _ = accepted.set(registration);
                     answer
                 }
@@ -245,10 +245,10 @@ impl Shared {
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Registered { io, early, accepted } = registered;
-        let Accepted { agent, credential, registration, .. } = accepted;
+        let Accepted { agent, credential, registration, slot, .. } = accepted;
         let (session, incoming, driver) = Session::start(Role::Edge, io, early, tunnel::Config::default());
         let remote_address = source;
-        let new = NewSession { agent, credential, registration, transport, remote_address, session };
+        let new = NewSession { agent, credential, registration, slot, transport, remote_address, session };
         let session = self.registry.insert(new);
         self.metrics.connect("accepted");
         self.metrics.session_started(&session.agent);

@@ -62,7 +62,7 @@ pub enum Security {
 #[derive(Debug, thiserror::Error)]
 pub enum BridgeError {
     /// The replica's id cannot be sent.
-    #[error("the replica id {0:?} cannot be sent to agents; use printable ASCII without spaces and commas")]
+    #[error("the replica id {0:?} cannot be sent to agents; use printable ASCII without spaces, commas and `=`")]
     Replica(String),
     /// A metric of that name exists already.
     #[error(transparent)]

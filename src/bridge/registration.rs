@@ -15,6 +15,8 @@ pub(super) struct Accepted {
     pub(super) agent: ObjectName,
     pub(super) credential: Credential,
     pub(super) registration: Registration,
+    /// Which of the process's sessions with this replica it becomes.
+    pub(super) slot: u32,
     pub(super) carrier: Carrier,
 }
 
@@ -33,7 +35,7 @@ pub(super) enum Denied {
     Source(ObjectName, IpAddr),
     /// Its token is right, and as many other processes run as this agent as may.
     Surplus(ObjectName, u32),
-    /// The agent holds a session with this replica already, and was led here again by a balancer.
+    /// The agent holds all the sessions with this replica that it wants, and was led here again by a balancer.
     AlreadyMet,
     /// This replica stops.
     Leaving,
@@ -57,8 +59,7 @@ const MAX_LINE: usize = 500;
 impl Registrar {
     /// `replica` is this replica's id; one that no header can carry is `None`.
     pub(super) fn new(replica: &str) -> Option<Self> {
-        // A comma would make it two in the list of those that are met.
-        let sendable = !replica.is_empty() && replica.bytes().all(|b| b.is_ascii_graphic() && b != b',');
+        let sendable = registration::is_replica_id(replica);
         let replica_header = HeaderValue::from_str(replica).ok().filter(|_| sendable)?;
         let decoy = Token::new(&[b'-'; 32]).ok();
         Some(Self { replica: replica.to_owned(), replica_header, decoy })
@@ -91,15 +92,13 @@ impl Registrar {
         if !entry.admits(source) {
             return Err(Denied::Source(agent, source.to_canonical()));
         }
-        if registration.met.contains(&self.replica) {
-            return Err(Denied::AlreadyMet);
-        }
+        let Some(slot) = registration.free_slot(&self.replica) else { return Err(Denied::AlreadyMet) };
         if let Some(most) = entry.max_instances
             && others(&agent, &registration.instance) >= usize::try_from(most).unwrap_or(usize::MAX)
         {
             return Err(Denied::Surplus(agent, most));
         }
-        Ok(Accepted { agent, credential, registration, carrier })
+        Ok(Accepted { agent, credential, registration, slot, carrier })
     }
 
     /// The credential whose token was presented. All are compared, so that the time does not tell which it was.
@@ -118,13 +117,14 @@ impl Registrar {
     }
 
     /// The answer to a registration that is accepted: what comes after it are frames.
-    pub(super) fn welcome(&self, carrier: &Carrier) -> Response<Full<Bytes>> {
+    pub(super) fn welcome(&self, Accepted { carrier, slot, .. }: &Accepted) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.extend(carrier.answer());
         headers.insert(registration::header::REPLICA, self.replica_header.clone());
+        headers.insert(registration::header::SLOT, HeaderValue::from(*slot));
         response
     }
 
@@ -252,7 +252,7 @@ mod tests {
             .header("culvert-agent", "web/lab")
             .header("culvert-instance", "0a")
             .header("culvert-version", "0.1.0")
-            .header("culvert-slot", "0")
+            .header("culvert-slots", "2")
             .body(())
             .expect("a request");
         change(&mut request);
@@ -304,13 +304,24 @@ mod tests {
         assert_eq!(status(&|r| set(r, "upgrade", "culvert/9")), StatusCode::UPGRADE_REQUIRED);
         assert_eq!(status(&|r| set(r, "culvert-agent", "lab")), StatusCode::BAD_REQUEST);
         assert_eq!(status(&|r| set(r, "culvert-met", "r0, r1")), StatusCode::CONFLICT);
-        assert!(decide(|r| set(r, "culvert-met", "r0,r10")).is_ok());
+        assert_eq!(status(&|r| set(r, "culvert-met", "r1=1+0")), StatusCode::CONFLICT);
+        assert_eq!(status(&|r| set(r, "culvert-met", "r1=2")), StatusCode::BAD_REQUEST);
+        assert_eq!(status(&|r| set(r, "culvert-met", "r0,r0")), StatusCode::BAD_REQUEST);
         // Only who may know which replica this is learns it.
         let both = |r: &mut Request<()>| {
             set(r, "culvert-met", "r1");
             set(r, "authorization", "Bearer 0000000000000000");
         };
         assert_eq!(status(&both), StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
+    fn who_is_accepted_is_told_the_lowest_slot_that_it_does_not_hold() {
+        let registrar = Registrar::new("r1").expect("an id");
+        for (met, slot) in [("r0,r10", "0"), ("r0,r1=0", "1"), ("r1=1,r0", "0"), ("R1", "0")] {
+            let accepted = decide(|r| set(r, "culvert-met", met)).expect("accepted");
+            assert_eq!(registrar.welcome(&accepted).headers()["culvert-slot"], slot, "{met}");
+        }
     }
 
     #[test]
@@ -330,7 +341,7 @@ mod tests {
 
     #[test]
     fn ids_that_no_header_can_carry_are_none() {
-        for id in ["", "a b", "a,b", "ä", "a\n"] {
+        for id in ["", "a b", "a,b", "a=0", "ä", "a\n"] {
             assert!(Registrar::new(id).is_none(), "{id:?}");
         }
     }

@@ -33,6 +33,7 @@ pub(super) struct NewSession {
     pub(super) agent: ObjectName,
     pub(super) credential: Credential,
     pub(super) registration: Registration,
+    pub(super) slot: u32,
     pub(super) transport: &'static str,
     pub(super) remote_address: SocketAddr,
     pub(super) session: Session,
@@ -244,8 +245,8 @@ impl Registry {
         }
     }
 
-    /// Lists a new session. One that the same process had for the same slot is closed: an agent never dials for a
-    /// slot that it believes to hold, so that one is dead and only this side does not know it yet.
+    /// Lists a new session. One that the same process had in the same slot is closed: no agent is given a slot that it says
+    /// it holds, so that one is dead and only this side does not know it yet.
     pub(super) fn insert(&self, new: NewSession) -> Arc<AgentSession> {
         let mut agents = self.write();
         let group = agents.entry(new.agent.clone()).or_default();
@@ -260,7 +261,7 @@ impl Registry {
             remote_address: new.remote_address,
             since: SystemTime::now(),
             secret: new.credential.secret.clone(),
-            slot: new.registration.slot,
+            slot: new.slot,
             credential: Some(new.credential),
             session: new.session,
             health: SessionHealth::default(),
@@ -400,6 +401,8 @@ impl Process {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use bytes::Bytes;
 
     use super::*;
@@ -423,9 +426,10 @@ mod tests {
                 token: Token::new(token).expect("a token"),
                 instance: "0a".to_owned(),
                 version: "0.1.0".to_owned(),
-                slot,
-                met: Vec::new(),
+                slots: 2,
+                met: BTreeMap::new(),
             },
+            slot,
             transport: "tls",
             remote_address: ([192, 0, 2, 1], 1).into(),
             session: session.clone(),

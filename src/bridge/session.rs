@@ -65,7 +65,7 @@ pub(super) enum Cause {
     Source,
     /// More processes run as the agent than may.
     Surplus,
-    /// The same agent process dialled again for the same slot, so the old connection is of no use to it.
+    /// The same agent process was given the same slot again, since it no longer holds the old connection.
     Replaced,
     /// This replica or the agent stops.
     Drained,

@@ -15,14 +15,14 @@ use crate::{
     agent::{Agent, AllowRule, Config, EdgeUrl, Security, TokenSource, Transport, status::Status},
     tunnel::{
         name::{is_label, is_object},
-        registration::Token,
+        registration::{Registration, Token},
         tls::{self, Fingerprint, Trust},
     },
 };
 
 /// Runs an agent next to the backends: dials the edge and serves its links.
 ///
-/// The agent only dials out. It keeps one session with each replica of the edge, and dials again when one is lost. It
+/// The agent only dials out. It keeps sessions with each replica of the edge, and dials again when one is lost. It
 /// connects to the targets that --allow names, and to no others.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -58,7 +58,7 @@ pub(super) struct Args {
     /// How many connections to hold with each replica of the edge, 1 to 8. Each has its own flow control and
     /// notices losses by itself, so that one that stalls leaves the others alone.
     #[arg(long, value_name = "NUMBER", default_value_t = 2, env = "CULVERT_CONNECTIONS",
-          value_parser = clap::value_parser!(u32).range(1..=8))]
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(Registration::MAX_SLOTS)))]
     connections: u32,
     /// A file with more of them, one a line, with # for comments. It is read again on SIGHUP; what it does not allow any more is
     /// ended then, links in use among it.

@@ -31,12 +31,26 @@ pub mod header {
     pub const INSTANCE: HeaderName = HeaderName::from_static("culvert-instance");
     /// The version of the agent's binary.
     pub const VERSION: HeaderName = HeaderName::from_static("culvert-version");
-    /// Which of the agent's parallel connections this is, from 0.
-    pub const SLOT: HeaderName = HeaderName::from_static("culvert-slot");
-    /// The ids of the replicas that the process holds sessions with already, separated by commas.
+    /// How many sessions the process wants with each replica.
+    pub const SLOTS: HeaderName = HeaderName::from_static("culvert-slots");
+    /// The replicas that the process holds sessions with already, separated by commas: the id of one that it holds all with, or
+    /// `id=0+2` where it is those in some slots.
     pub const MET: HeaderName = HeaderName::from_static("culvert-met");
     /// In every refusal: the protocol that the bridge speaks, which tells its answers from those of something in between.
     pub const PROTOCOL: HeaderName = HeaderName::from_static("culvert-protocol");
     /// In the answer: the id of the replica.
     pub const REPLICA: HeaderName = HeaderName::from_static("culvert-replica");
+    /// In the answer 101: which of the process's sessions with this replica this one is, from 0.
+    pub const SLOT: HeaderName = HeaderName::from_static("culvert-slot");
+}
+
+/// Whether a text can be a replica's id: what a header can carry, without what stands between ids and slots in [`header::MET`].
+#[must_use]
+pub fn is_replica_id(id: &str) -> bool {
+    !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic() && !b",=".contains(&byte))
+}
+
+/// A number as it is written in headers: digits, without the sign that Rust would take too.
+fn decimal(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }

@@ -1,6 +1,6 @@
 //! An edge that visitors can come to, an agent, and what it serves.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use culvert::{
     proxy::{self, Proxy, TrustedProxies},
@@ -148,8 +148,8 @@ impl Stage {
             token: registration::Token::new(TOKEN).expect("a token"),
             instance: "01".to_owned(),
             version: "0.1.0".to_owned(),
-            slot: 0,
-            met: Vec::new(),
+            slots: 1,
+            met: BTreeMap::new(),
         };
         let registered = registration::register(&mut stream, "localhost", &registration).await.expect("registered");
         let (session, incoming, driver) = Session::start(Role::Agent, stream, registered.early, config);

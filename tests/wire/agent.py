@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """An agent written from docs/protocol.md alone, with nothing but the standard library.
 
-It is a test tool: what it needed to know and did not find on that page is a defect of the page. It holds one session in
-slot 0, without health checks. Lines on standard output say what it does; SIGTERM makes it leave.
+It is a test tool: what it needed to know and did not find on that page is a defect of the page. It holds one session,
+without health checks. Lines on standard output say what it does; SIGTERM makes it leave.
 """
 
 import argparse
@@ -79,7 +79,7 @@ async def register(options, instance):
             "Culvert-Agent": options.agent,
             "Culvert-Instance": instance,
             "Culvert-Version": "0.0.0-python",
-            "Culvert-Slot": "0",
+            "Culvert-Slots": "1",
         }
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
         writer.write(f"GET /v1/tunnel HTTP/1.1\r\n{lines}\r\n".encode())
@@ -92,7 +92,9 @@ async def register(options, instance):
             raise Refusal(status, headers, body.decode("utf-8", "replace"))
         if headers.get("upgrade") != "culvert/1":
             raise ConnectionError("what answered speaks no culvert/1")
-        return reader, writer, headers.get("culvert-replica", "")
+        if not headers.get("culvert-replica") or headers.get("culvert-slot") != "0":
+            raise ConnectionError("what answered is no edge: it does not say who it is, or gave no slot that was wanted")
+        return reader, writer, headers["culvert-replica"]
     except BaseException:
         writer.transport.abort()
         raise

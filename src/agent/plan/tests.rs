@@ -10,84 +10,108 @@ fn replicas(ids: &[(&str, Option<&str>)]) -> Vec<Replica> {
     ids.iter().map(replica).collect()
 }
 
-fn edge(slot: u32) -> Dial {
-    Dial { slot, lane: Lane::Edge }
+const EDGE: Lane = Lane::Edge;
+
+fn at(id: &str, address: &str) -> Lane {
+    Lane::Replica { id: id.to_owned(), address: address.to_owned() }
 }
 
-fn at(slot: u32, id: &str, address: &str) -> Dial {
-    Dial { slot, lane: Lane::Replica { id: id.to_owned(), address: address.to_owned() } }
+/// The slots in which a replica is met.
+fn met(plan: &Plan, replica: &str) -> Vec<u32> {
+    plan.met().remove(replica).into_iter().flatten().collect()
 }
 
-/// A plan with so many slots whose first one has met `r1`, and that session.
+/// A plan with so many slots that has met `r1` in the first one, and that session.
 fn connected(slots: u32) -> (Plan, Instant, u64) {
     let (mut plan, now) = (Plan::new(slots), Instant::now());
-    assert_eq!(plan.start_due(now), [edge(0)]);
-    let serial = plan.registered(&edge(0), "r1", now);
+    assert_eq!(plan.start_due(now), [EDGE]);
+    let serial = plan.registered(&EDGE, "r1", 0, now);
     (plan, now, serial)
 }
 
 #[test]
 fn one_balancer_is_dialled_until_all_replicas_are_met() {
     let (mut plan, now) = (Plan::new(1), Instant::now());
-    assert_eq!(plan.start_due(now), [edge(0)]);
+    assert_eq!(plan.start_due(now), [EDGE]);
     assert_eq!(plan.start_due(now), [], "one dial at a time");
     assert_eq!(plan.next_due(now), None);
-    let r1 = plan.registered(&edge(0), "r1", now);
+    let r1 = plan.registered(&EDGE, "r1", 0, now);
     assert_eq!(plan.next_due(now), None, "no other replica is known");
     plan.learned(r1, replicas(&[("r1", None), ("r2", None), ("r3", None)]), 0.0, now);
-    assert_eq!(plan.start_due(now), [edge(0)]);
-    let delay = plan.failed(&edge(0), Failure::Met, NONE, 1.0, now);
+    assert_eq!(plan.start_due(now), [EDGE]);
+    let delay = plan.failed(&EDGE, Failure::Met, NONE, 1.0, now);
     assert_eq!(plan.start_due(now), []);
     let now = now + delay;
     assert_eq!(plan.next_due(now), Some(now));
-    assert_eq!(plan.start_due(now), [edge(0)]);
-    plan.registered(&edge(0), "r2", now);
-    assert_eq!(plan.start_due(now), [edge(0)]);
-    plan.registered(&edge(0), "r3", now);
+    assert_eq!(plan.start_due(now), [EDGE]);
+    plan.registered(&EDGE, "r2", 0, now);
+    assert_eq!(plan.start_due(now), [EDGE]);
+    plan.registered(&EDGE, "r3", 0, now);
     assert_eq!(plan.next_due(now), None);
-    assert_eq!(plan.met(0).collect::<Vec<_>>(), ["r1", "r2", "r3"]);
+    assert_eq!(plan.met().into_keys().collect::<Vec<_>>(), ["r1", "r2", "r3"]);
 }
 
 #[test]
 fn replicas_with_addresses_are_dialled_there_and_side_by_side() {
     let (mut plan, now, r1) = connected(1);
     plan.learned(r1, replicas(&[("r1", Some("a:1")), ("r2", Some("b:1")), ("r3", Some("c:1"))]), 0.0, now);
-    assert_eq!(plan.start_due(now), [at(0, "r2", "b:1"), at(0, "r3", "c:1")]);
-    plan.failed(&at(0, "r2", "b:1"), Failure::Transient, NONE, 0.5, now);
-    let r3 = plan.registered(&at(0, "r3", "c:1"), "r3", now);
+    assert_eq!(plan.start_due(now), [at("r2", "b:1"), at("r3", "c:1")]);
+    plan.failed(&at("r2", "b:1"), Failure::Transient, NONE, 0.5, now);
+    let r3 = plan.registered(&at("r3", "c:1"), "r3", 0, now);
     assert_eq!(plan.next_due(now), Some(now + Duration::from_millis(25)));
     // r2 leaves the set: it is not dialled any more. r3 is lost: its own address is dialled again.
     plan.learned(r1, replicas(&[("r1", Some("a:1")), ("r3", Some("c:1"))]), 0.0, now);
     assert_eq!(plan.next_due(now), None);
     let delay = plan.lost(r3, 1.0, now).expect("dialled again");
-    assert_eq!(plan.start_due(now + delay), [at(0, "r3", "c:1")]);
+    assert_eq!(plan.start_due(now + delay), [at("r3", "c:1")]);
 }
 
 #[test]
 fn each_slot_holds_its_own_sessions() {
     let (mut plan, now) = (Plan::new(2), Instant::now());
-    assert_eq!(plan.start_due(now), [edge(0)], "one is enough to find the edge");
-    let r1 = plan.registered(&edge(0), "r1", now);
+    let (to_r1, to_r2) = (at("r1", "a:1"), at("r2", "b:1"));
+    assert_eq!(plan.start_due(now), [EDGE], "one is enough to find the edge");
+    let r1 = plan.registered(&EDGE, "r1", 0, now);
     assert_eq!(plan.start_due(now), [], "who is to be met comes with the welcome");
     plan.learned(r1, replicas(&[("r1", Some("a:1")), ("r2", Some("b:1"))]), 0.0, now);
-    assert_eq!(plan.start_due(now), [at(0, "r2", "b:1"), at(1, "r1", "a:1"), at(1, "r2", "b:1")]);
-    plan.registered(&at(1, "r1", "a:1"), "r1", now);
-    assert_eq!((plan.met(0).count(), plan.met(1).count()), (1, 1));
-    // The slot that is lost is dialled again; the other one is left alone.
+    assert_eq!(plan.start_due(now), [to_r1.clone(), to_r2.clone()]);
+    plan.registered(&to_r1, "r1", 1, now);
+    plan.registered(&to_r2, "r2", 0, now);
+    assert_eq!((met(&plan, "r1"), met(&plan, "r2")), (vec![0, 1], vec![0]));
+    assert_eq!(plan.start_due(now), std::slice::from_ref(&to_r2), "the second one follows the first at once");
+    plan.registered(&to_r2, "r2", 1, now);
+    assert_eq!(plan.next_due(now), None);
+    // The slot that is lost is filled again; the other one is left alone.
     let delay = plan.lost(r1, 1.0, now).expect("dialled again");
-    assert_eq!(plan.start_due(now + delay), [at(0, "r1", "a:1")]);
-    assert_eq!(plan.met(1).collect::<Vec<_>>(), ["r1"]);
+    assert_eq!((met(&plan, "r1"), met(&plan, "r2")), (vec![1], vec![0, 1]));
+    assert_eq!(plan.start_due(now + delay), std::slice::from_ref(&to_r1));
+    plan.registered(&to_r1, "r1", 0, now + delay);
+    assert_eq!(plan.next_due(now), None);
 }
 
 #[test]
-fn an_edge_that_is_away_is_dialled_by_one_slot() {
+fn any_slot_of_any_replica_is_filled_by_one_dial_at_a_time() {
+    let (mut plan, now, r1) = connected(2);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", None)]), 0.0, now);
+    for (replica, slot) in [("r2", 0), ("r1", 1), ("r2", 1)] {
+        assert_eq!(plan.start_due(now), [EDGE]);
+        assert_eq!((plan.start_due(now), plan.next_due(now)), (vec![], None));
+        plan.registered(&EDGE, replica, slot, now);
+    }
+    assert_eq!(plan.next_due(now), None);
+}
+
+#[test]
+fn an_edge_that_is_away_is_dialled_once_at_a_time() {
     let (mut plan, mut now) = (Plan::new(3), Instant::now());
     plan.start_due(now);
-    let r1 = plan.registered(&edge(0), "r1", now);
+    let r1 = plan.registered(&EDGE, "r1", 0, now);
     plan.learned(r1, replicas(&[("r1", Some("a:1"))]), 0.0, now);
-    let others = plan.start_due(now);
-    assert_eq!(others, [at(1, "r1", "a:1"), at(2, "r1", "a:1")]);
-    let others: Vec<_> = others.iter().map(|dial| plan.registered(dial, "r1", now)).collect();
+    let mut others = Vec::new();
+    for slot in 1..3 {
+        assert_eq!(plan.start_due(now), [at("r1", "a:1")]);
+        others.push(plan.registered(&at("r1", "a:1"), "r1", slot, now));
+    }
     assert_eq!(plan.next_due(now), None);
 
     for serial in others {
@@ -96,49 +120,112 @@ fn an_edge_that_is_away_is_dialled_by_one_slot() {
     assert!(plan.lost(r1, 1.0, now).is_some());
     for _ in 0..10 {
         now = plan.next_due(now).expect("dialled again and again").max(now);
-        assert_eq!(plan.start_due(now), [edge(0)]);
-        plan.failed(&edge(0), Failure::Transient, NONE, 1.0, now);
+        assert_eq!(plan.start_due(now), [EDGE]);
+        plan.failed(&EDGE, Failure::Transient, NONE, 1.0, now);
     }
     now += Duration::from_secs(1);
-    assert_eq!(plan.start_due(now), [edge(0)]);
-    let r2 = plan.registered(&edge(0), "r2", now);
+    assert_eq!(plan.start_due(now), [EDGE]);
+    let r2 = plan.registered(&EDGE, "r2", 0, now);
     assert_eq!(plan.start_due(now), [], "it is not known yet who the edge is now");
     plan.learned(r2, replicas(&[("r2", None)]), 0.0, now);
-    assert_eq!(plan.start_due(now), [edge(1), edge(2)]);
+    assert_eq!(plan.start_due(now), [EDGE]);
+}
+
+#[test]
+fn sessions_that_are_lost_together_are_looked_for_as_soon_as_one() {
+    let (mut plan, now, r1) = connected(8);
+    plan.learned(r1, replicas(&[("r1", None)]), 0.0, now);
+    let mut all = vec![r1];
+    for slot in 1..8 {
+        assert_eq!(plan.start_due(now), [EDGE]);
+        all.push(plan.registered(&EDGE, "r1", slot, now));
+    }
+    for serial in all {
+        assert_eq!(plan.lost(serial, 1.0, now), Some(Duration::from_millis(50)));
+    }
+    assert_eq!(plan.next_due(now), Some(now + Duration::from_millis(50)));
+}
+
+#[test]
+fn an_edge_that_ends_each_session_while_the_next_is_dialled_is_no_storm() {
+    let (mut plan, start, mut held) = connected(2);
+    let (mut now, mut slot) = (start, 0);
+    for _ in 0..100 {
+        plan.learned(held, replicas(&[("r1", None)]), 0.0, now);
+        now = plan.next_due(now).expect("it lacks a slot").max(now);
+        assert_eq!(plan.start_due(now), [EDGE]);
+        plan.lost(held, 0.0, now);
+        slot = 1 - slot;
+        held = plan.registered(&EDGE, "r1", slot, now);
+    }
+    assert!(now - start >= Duration::from_secs(20), "{:?}", now - start);
 }
 
 #[test]
 fn where_an_address_cannot_be_reached_the_balancer_leads_there() {
     let (mut plan, mut now) = (Plan::new(1), Instant::now());
-    let r2 = at(0, "r2", "10.0.0.2:7443");
+    let r2 = at("r2", "10.0.0.2:7443");
     plan.start_due(now);
-    let r1 = plan.registered(&edge(0), "r1", now);
+    let r1 = plan.registered(&EDGE, "r1", 0, now);
     plan.learned(r1, replicas(&[("r1", None), ("r2", Some("10.0.0.2:7443"))]), 0.0, now);
     assert_eq!(plan.start_due(now), std::slice::from_ref(&r2));
     // It is refused twice: the edge's own address is dialled beside it.
     now += plan.failed(&r2, Failure::Transient, NONE, 1.0, now);
     assert_eq!(plan.start_due(now), std::slice::from_ref(&r2));
     now += plan.failed(&r2, Failure::Lasting, NONE, 1.0, now);
-    assert_eq!(plan.start_due(now), [edge(0), r2.clone()]);
-    plan.registered(&edge(0), "r2", now);
-    assert_eq!(plan.give_up(), std::slice::from_ref(&r2), "it is met, and must not be met twice");
-    assert_eq!(plan.give_up(), []);
+    assert_eq!(plan.start_due(now), [EDGE, r2.clone()]);
+    plan.registered(&EDGE, "r2", 0, now);
+    assert_eq!(plan.give_up(now), std::slice::from_ref(&r2), "it is met, and must not be met twice");
+    assert_eq!(plan.give_up(now), []);
     assert_eq!(plan.next_due(now), None);
+}
+
+#[test]
+fn a_dial_that_could_be_given_a_slot_twice_is_given_up_and_begun_again() {
+    let (mut plan, now, r1) = connected(2);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("b:1")), ("r3", Some("c:1"))]), 0.0, now);
+    let (to_r2, to_r3) = (at("r2", "b:1"), at("r3", "c:1"));
+    assert_eq!(plan.start_due(now), [EDGE, to_r2.clone(), to_r3.clone()], "the first for r1's second slot");
+    plan.registered(&to_r2, "r2", 0, now);
+    assert_eq!(
+        plan.give_up(now),
+        [EDGE],
+        "it could lead to r2 too, which would not know that its first slot is filled"
+    );
+    assert_eq!(plan.start_due(now), [EDGE, to_r2.clone()]);
+    plan.registered(&EDGE, "r3", 0, now);
+    assert_eq!(plan.give_up(now), std::slice::from_ref(&to_r3), "nor would r3; to r2 nothing has changed");
+    assert_eq!(plan.start_due(now), [EDGE, to_r3]);
+    assert_eq!(plan.give_up(now), []);
+}
+
+#[test]
+fn an_address_that_says_nothing_stays_in_doubt_for_the_other_slots() {
+    let (mut plan, now, r1) = connected(2);
+    let to_r2 = at("r2", "10.0.0.2:7443");
+    plan.registered(&EDGE, "r1", 1, now);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("10.0.0.2:7443"))]), 0.0, now);
+    assert_eq!(plan.start_due(now), std::slice::from_ref(&to_r2));
+    let now = now + Plan::SLOW;
+    assert_eq!(plan.start_due(now), [EDGE]);
+    plan.registered(&EDGE, "r2", 0, now);
+    assert_eq!(plan.give_up(now), std::slice::from_ref(&to_r2));
+    assert_eq!(plan.start_due(now), [EDGE, to_r2], "the balancer is asked at once");
 }
 
 #[test]
 fn an_address_that_says_nothing_is_doubted_soon() {
     let (mut plan, now, r1) = connected(1);
     plan.learned(r1, replicas(&[("r1", None), ("r2", Some("10.0.0.2:7443"))]), 0.0, now);
-    assert_eq!(plan.start_due(now), [at(0, "r2", "10.0.0.2:7443")]);
+    assert_eq!(plan.start_due(now), [at("r2", "10.0.0.2:7443")]);
     assert_eq!(plan.next_due(now), Some(now + Plan::SLOW));
     let now = now + Plan::SLOW;
     assert!(plan.next_due(now).is_some_and(|at| at <= now));
-    assert_eq!(plan.start_due(now), [edge(0)]);
+    assert_eq!(plan.start_due(now), [EDGE]);
     assert_eq!(plan.next_due(now), None);
     // It leaves the set: the dial is good for nothing.
     plan.learned(r1, replicas(&[("r1", None)]), 0.0, now);
-    assert_eq!(plan.give_up(), [at(0, "r2", "10.0.0.2:7443")]);
+    assert_eq!(plan.give_up(now), [at("r2", "10.0.0.2:7443")]);
 }
 
 #[test]
@@ -147,13 +234,13 @@ fn after_the_last_session_is_lost_the_edge_itself_is_dialled() {
     plan.learned(r1, replicas(&[("r1", Some("a:1"))]), 0.0, now);
     assert_eq!(plan.lost(r1, 1.0, now), Some(Duration::from_millis(50)));
     assert_eq!(plan.start_due(now), []);
-    assert_eq!(plan.start_due(now + Duration::from_millis(100)), [edge(0)]);
+    assert_eq!(plan.start_due(now + Duration::from_millis(100)), [EDGE]);
 }
 
 #[test]
 fn the_end_of_a_session_that_was_replaced_changes_nothing() {
     let (mut plan, now, old) = connected(1);
-    let new = plan.registered(&edge(0), "r1", now);
+    let new = plan.registered(&EDGE, "r1", 0, now);
     assert_eq!(plan.lost(old, 1.0, now), None);
     assert_eq!(plan.next_due(now), None);
     assert!(plan.lost(new, 1.0, now).is_some());
@@ -162,7 +249,7 @@ fn the_end_of_a_session_that_was_replaced_changes_nothing() {
 #[test]
 fn a_replica_that_left_is_not_dialled_when_its_session_ends() {
     let (mut plan, now, r1) = connected(1);
-    let r2 = plan.registered(&edge(0), "r2", now);
+    let r2 = plan.registered(&EDGE, "r2", 0, now);
     plan.learned(r2, replicas(&[("r2", None)]), 0.0, now);
     assert_eq!(plan.lost(r1, 1.0, now), None);
     assert_eq!(plan.next_due(now), None);
@@ -171,13 +258,13 @@ fn a_replica_that_left_is_not_dialled_when_its_session_ends() {
 #[test]
 fn a_replica_that_stops_is_not_dialled_before_its_session_ends() {
     let (mut plan, now, r1) = connected(1);
-    let r2 = plan.registered(&edge(0), "r2", now);
+    let r2 = plan.registered(&EDGE, "r2", 0, now);
     plan.learned(r1, replicas(&[("r1", None), ("r2", Some("b:1"))]), 0.0, now);
     assert_eq!(plan.leaving(r2, now).as_deref(), Some("r2"));
     assert_eq!(plan.next_due(now), None, "it would refuse");
     let delay = plan.lost(r2, 1.0, now).expect("it may be back, until it is gone from the set");
     assert_eq!(delay, Plan::RESTART);
-    assert_eq!(plan.start_due(now + delay), [at(0, "r2", "b:1")]);
+    assert_eq!(plan.start_due(now + delay), [at("r2", "b:1")]);
 }
 
 #[test]
@@ -186,9 +273,9 @@ fn when_the_only_replica_stops_another_is_dialled_at_once() {
     plan.learned(r1, replicas(&[("r1", None)]), 0.0, now);
     assert_eq!(plan.next_due(now), None);
     assert_eq!(plan.leaving(r1, now).as_deref(), Some("r1"));
-    assert_eq!(plan.met(0).count(), 0, "the one that starts in its place may have its id");
-    assert_eq!(plan.start_due(now), [edge(0)]);
-    let r2 = plan.registered(&edge(0), "r2", now);
+    assert_eq!(plan.met().len(), 0, "the one that starts in its place may have its id");
+    assert_eq!(plan.start_due(now), [EDGE]);
+    let r2 = plan.registered(&EDGE, "r2", 0, now);
     plan.learned(r2, replicas(&[("r2", None)]), 0.0, now);
     assert_eq!(plan.lost(r1, 1.0, now), None, "it was replaced before it ended");
     assert_eq!(plan.next_due(now), None);
@@ -198,20 +285,20 @@ fn when_the_only_replica_stops_another_is_dialled_at_once() {
 fn a_replica_that_stops_and_comes_back_is_met_again() {
     let (mut plan, start) = (Plan::new(1), Instant::now());
     plan.start_due(start);
-    let old = plan.registered(&edge(0), "r1", start);
+    let old = plan.registered(&EDGE, "r1", 0, start);
     let mut now = start + Duration::from_mins(1);
     plan.leaving(old, now);
     for _ in 0..30 {
-        assert_eq!(plan.start_due(now), [edge(0)]);
-        now += plan.failed(&edge(0), Failure::Transient, NONE, 1.0, now);
+        assert_eq!(plan.start_due(now), [EDGE]);
+        now += plan.failed(&EDGE, Failure::Transient, NONE, 1.0, now);
     }
     assert_eq!(plan.lost(old, 1.0, now), Some(Duration::from_millis(50)), "a fresh beginning");
     now += Duration::from_millis(100);
-    assert_eq!(plan.start_due(now), [edge(0)]);
-    let new = plan.registered(&edge(0), "r1", now);
+    assert_eq!(plan.start_due(now), [EDGE]);
+    let new = plan.registered(&EDGE, "r1", 0, now);
     assert_eq!(plan.leaving(old, now), None, "word of the old session comes late");
     assert_eq!(plan.lost(old, 1.0, now), None);
-    assert_eq!(plan.met(0).collect::<Vec<_>>(), ["r1"]);
+    assert_eq!(plan.met().into_keys().collect::<Vec<_>>(), ["r1"]);
     assert!(plan.lost(new, 1.0, now).is_some());
 }
 
@@ -220,7 +307,7 @@ fn what_the_edge_asks_to_wait_is_waited() {
     let (mut plan, now) = (Plan::new(1), Instant::now());
     plan.start_due(now);
     let asked = Duration::from_secs(7);
-    assert_eq!(plan.failed(&edge(0), Failure::Transient, asked, 0.5, now), asked);
+    assert_eq!(plan.failed(&EDGE, Failure::Transient, asked, 0.5, now), asked);
 }
 
 #[test]
@@ -237,7 +324,7 @@ fn a_new_replica_is_looked_for_once_the_balancer_may_lead_there() {
         plan.learned(r1, replicas(&[("r1", None)]), 0.0, now);
         for slot in 1..slots {
             plan.start_due(now);
-            plan.registered(&edge(slot), "r1", now);
+            plan.registered(&EDGE, "r1", slot, now);
         }
         assert_eq!(plan.next_due(now), None);
         plan.learned(r1, replicas(&[("r1", None), ("r2", None)]), 1.0, now);
@@ -247,7 +334,7 @@ fn a_new_replica_is_looked_for_once_the_balancer_may_lead_there() {
         let later = now + Duration::from_millis(800);
         plan.learned(r1, replicas(&[("r1", None), ("r2", None), ("r3", None)]), 1.0, later);
         assert_eq!((plan.start_due(later), plan.next_due(later)), (vec![], Some(balanced)));
-        assert_eq!(plan.start_due(balanced), (0..slots).map(edge).collect::<Vec<_>>());
+        assert_eq!(plan.start_due(balanced), [EDGE]);
     }
 }
 
@@ -255,9 +342,9 @@ fn a_new_replica_is_looked_for_once_the_balancer_may_lead_there() {
 fn a_dial_for_another_one_does_not_make_a_new_replica_due() {
     let (mut plan, now, r1) = connected(1);
     plan.learned(r1, replicas(&[("r1", None), ("r2", None)]), 0.0, now);
-    assert_eq!(plan.start_due(now), [edge(0)], "for r2");
+    assert_eq!(plan.start_due(now), [EDGE], "for r2");
     plan.learned(r1, replicas(&[("r1", None), ("r2", None), ("r3", None)]), 0.0, now);
-    plan.registered(&edge(0), "r2", now);
+    plan.registered(&EDGE, "r2", 0, now);
     assert_eq!((plan.start_due(now), plan.next_due(now)), (vec![], Some(now + Replicas::BALANCED)));
 }
 
@@ -266,7 +353,7 @@ fn although_the_balancer_led_nowhere_before_a_new_replica_is_looked_for_soon() {
     let (mut plan, now, r1) = connected(1);
     plan.learned(r1, replicas(&[("r1", None), ("r2", None)]), 0.0, now);
     for _ in 0..50 {
-        plan.failed(&edge(0), Failure::Met, NONE, 1.0, now);
+        plan.failed(&EDGE, Failure::Met, NONE, 1.0, now);
     }
     assert_eq!(plan.next_due(now), Some(now + Duration::from_secs(10)));
     plan.learned(r1, replicas(&[("r1", None), ("r2", None), ("r3", None)]), 0.0, now);
@@ -286,7 +373,7 @@ fn when_the_only_replica_stops_its_successor_is_not_waited_for() {
             plan.learned(r1, replicas(&two), 0.0, now);
             plan.leaving(r1, now);
         }
-        assert_eq!(plan.start_due(now), [edge(0)]);
+        assert_eq!(plan.start_due(now), [EDGE]);
     }
 }
 
@@ -295,49 +382,49 @@ fn a_replica_that_knows_of_itself_only_hides_no_other_one() {
     let (mut plan, now, r1) = connected(1);
     let all = [("r1", Some("a:1")), ("r2", Some("b:1")), ("r3", Some("c:1"))];
     plan.learned(r1, replicas(&all), 0.0, now);
-    assert_eq!(plan.start_due(now), [at(0, "r2", "b:1"), at(0, "r3", "c:1")]);
-    let r2 = plan.registered(&at(0, "r2", "b:1"), "r2", now);
+    assert_eq!(plan.start_due(now), [at("r2", "b:1"), at("r3", "c:1")]);
+    let r2 = plan.registered(&at("r2", "b:1"), "r2", 0, now);
     plan.learned(r2, replicas(&[("r2", None)]), 0.0, now);
-    assert_eq!((plan.give_up(), plan.start_due(now)), (vec![], vec![]), "r1 knows of r3, which is being dialled");
+    assert_eq!((plan.give_up(now), plan.start_due(now)), (vec![], vec![]), "r1 knows of r3, which is being dialled");
     // Once it hears of them all, that is no news; and when both know that r3 left, it is dialled no more.
     plan.learned(r2, replicas(&all), 0.0, now);
     plan.learned(r1, replicas(&all[..2]), 0.0, now);
-    assert_eq!(plan.give_up(), []);
+    assert_eq!(plan.give_up(now), []);
     plan.learned(r2, replicas(&all[..2]), 0.0, now);
-    assert_eq!(plan.give_up(), [at(0, "r3", "c:1")]);
+    assert_eq!(plan.give_up(now), [at("r3", "c:1")]);
 }
 
 #[test]
 fn the_word_of_a_replica_that_stops_or_went_counts_no_longer() {
     for stops in [true, false] {
         let (mut plan, now, r1) = connected(1);
-        let r2 = plan.registered(&edge(0), "r2", now);
+        let r2 = plan.registered(&EDGE, "r2", 0, now);
         plan.learned(r1, replicas(&[("r1", None), ("r2", None), ("r3", Some("c:1"))]), 0.0, now);
         plan.learned(r2, replicas(&[("r2", None)]), 0.0, now);
-        assert_eq!(plan.start_due(now), [at(0, "r3", "c:1")], "r1 knows of it");
+        assert_eq!(plan.start_due(now), [at("r3", "c:1")], "r1 knows of it");
         if stops {
             plan.leaving(r1, now);
             plan.learned(r1, replicas(&[("r1", None), ("r3", Some("c:1"))]), 0.0, now);
         } else {
             plan.lost(r1, 0.5, now);
         }
-        assert_eq!(plan.give_up(), [at(0, "r3", "c:1")]);
+        assert_eq!(plan.give_up(now), [at("r3", "c:1")]);
     }
 }
 
 #[test]
 fn of_two_addresses_the_one_that_was_said_last_is_dialled() {
     let (mut plan, now, r1) = connected(1);
-    let r2 = plan.registered(&edge(0), "r2", now);
+    let r2 = plan.registered(&EDGE, "r2", 0, now);
     plan.learned(r1, replicas(&[("r1", None), ("r2", None), ("r3", Some("c:1"))]), 0.0, now);
     plan.learned(r2, replicas(&[("r2", None), ("r3", Some("c:2"))]), 0.0, now);
-    assert_eq!(plan.start_due(now), [at(0, "r3", "c:2")]);
+    assert_eq!(plan.start_due(now), [at("r3", "c:2")]);
 }
 
 #[test]
 fn the_balancer_is_not_asked_too_early_for_one_whose_address_is_in_doubt() {
     let (mut plan, mut now, r1) = connected(1);
-    let r2 = at(0, "r2", "10.0.0.2:7443");
+    let r2 = at("r2", "10.0.0.2:7443");
     plan.learned(r1, replicas(&[("r1", None)]), 0.0, now);
     plan.learned(r1, replicas(&[("r1", None), ("r2", Some("10.0.0.2:7443"))]), 0.0, now);
     let balanced = now + Replicas::BALANCED;
@@ -347,29 +434,30 @@ fn the_balancer_is_not_asked_too_early_for_one_whose_address_is_in_doubt() {
     }
     plan.start_due(now);
     assert_eq!(plan.next_due(now), Some(balanced));
-    assert_eq!(plan.start_due(balanced), [edge(0)]);
+    assert_eq!(plan.start_due(balanced), [EDGE]);
 }
 
 #[test]
 fn one_that_is_met_early_and_lost_again_is_waited_for_as_long_as_others() {
     let (mut plan, now, r1) = connected(1);
     plan.learned(r1, replicas(&[("r1", None), ("r2", None)]), 0.0, now);
-    assert_eq!(plan.start_due(now), [edge(0)], "for r2");
+    assert_eq!(plan.start_due(now), [EDGE], "for r2");
     plan.learned(r1, replicas(&[("r1", None), ("r2", None), ("r3", None)]), 0.0, now);
-    let r3 = plan.registered(&edge(0), "r3", now);
-    assert_eq!(plan.start_due(now), [edge(0)], "for r2 still");
-    plan.registered(&edge(0), "r2", now);
+    let r3 = plan.registered(&EDGE, "r3", 0, now);
+    assert_eq!(plan.start_due(now), [EDGE], "for r2 still");
+    plan.registered(&EDGE, "r2", 0, now);
     assert_eq!(plan.lost(r3, 0.5, now), Some(Replicas::BALANCED));
     assert_eq!(plan.next_due(now), Some(now + Replicas::BALANCED));
 }
 
 #[test]
-fn without_a_session_that_takes_links_other_slots_wait_for_the_first_one() {
+fn without_a_session_that_takes_links_nobody_is_waited_for() {
     let (mut plan, now, r1) = connected(2);
     plan.learned(r1, replicas(&[("r1", None), ("r2", None)]), 0.0, now);
-    assert_eq!(plan.start_due(now), [edge(0), edge(1)]);
+    assert_eq!(plan.start_due(now), [EDGE]);
     plan.learned(r1, replicas(&[("r1", None), ("r2", None), ("r3", None)]), 0.0, now);
-    let r3 = plan.registered(&edge(1), "r3", now);
+    let r3 = plan.registered(&EDGE, "r3", 0, now);
     plan.leaving(r1, now);
-    assert_eq!(plan.lost(r3, 0.5, now), None, "new as r3 is, the first slot has to be connected before");
+    assert_eq!(plan.lost(r3, 1.0, now), Some(Duration::from_millis(50)), "new as r3 is");
+    assert_eq!(plan.start_due(now + Duration::from_millis(50)), [EDGE]);
 }

@@ -3,13 +3,15 @@ use std::{io, time::Duration};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{Carrier, Registration, header as own};
+use super::{Carrier, Registration, decimal, header as own, is_replica_id};
 
 /// The edge took the agent in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registered {
     /// The id of the replica.
     pub replica: String,
+    /// Which of the process's sessions with that replica it is, less than [`Registration::slots`].
+    pub slot: u32,
     /// What came behind the answer: the session's first bytes.
     pub early: Bytes,
 }
@@ -79,7 +81,7 @@ where
         if io.read_buf(&mut buffer).await? == 0 {
             return Err(RegisterError::Closed);
         }
-        match Head::parse(&buffer, carrier)? {
+        match Head::parse(&buffer, carrier, registration)? {
             Some(parsed) => break parsed,
             None if buffer.len() > MAX_HEAD => return Err(RegisterError::NoBridge("its answer is too long")),
             None => {}
@@ -87,7 +89,7 @@ where
     };
     let mut rest = buffer.split_off(length);
     match head {
-        Head::Registered { replica } => Ok(Registered { replica, early: rest.freeze() }),
+        Head::Registered { replica, slot } => Ok(Registered { replica, slot, early: rest.freeze() }),
         Head::Rejected { mut rejection, body } => {
             let body = body.min(MAX_BODY);
             while rest.len() < body && io.read_buf(&mut rest).await.unwrap_or(0) > 0 {}
@@ -100,15 +102,19 @@ where
 
 /// An answer without its body.
 enum Head {
-    Registered { replica: String },
+    Registered { replica: String, slot: u32 },
     Rejected { rejection: Rejection, body: usize },
 }
 
 // === impl Head ===
 
 impl Head {
-    /// The head and its length, once it is whole.
-    fn parse(bytes: &[u8], carrier: &Carrier) -> Result<Option<(Self, usize)>, RegisterError> {
+    /// The head and its length, once it is whole; it has to fit the registration that it answers.
+    fn parse(
+        bytes: &[u8],
+        carrier: &Carrier,
+        registration: &Registration,
+    ) -> Result<Option<(Self, usize)>, RegisterError> {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut response = httparse::Response::new(&mut headers);
         let length = match response.parse(bytes) {
@@ -122,13 +128,15 @@ impl Head {
             let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
             std::str::from_utf8(header.value).ok().map(str::trim)
         };
-        let replica = value(own::REPLICA.as_str()).filter(|id| !id.is_empty()).map(str::to_owned);
+        let replica = value(own::REPLICA.as_str()).filter(|id| is_replica_id(id)).map(str::to_owned);
         if status == http::StatusCode::SWITCHING_PROTOCOLS {
             if !carrier.is_granted(value) {
                 return Err(RegisterError::NoBridge("it switched to another protocol"));
             }
             let replica = replica.ok_or(RegisterError::NoBridge("it did not say which replica it is"))?;
-            return Ok(Some((Self::Registered { replica }, length)));
+            let slot = value(own::SLOT.as_str()).and_then(decimal).filter(|slot| registration.is_free(&replica, *slot));
+            let slot = slot.ok_or(RegisterError::NoBridge("it gave no slot that was free"))?;
+            return Ok(Some((Self::Registered { replica, slot }, length)));
         }
         let retry_after = value("retry-after").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
         let spoken = value("upgrade").map(str::to_owned);
@@ -158,8 +166,8 @@ mod tests {
             token: Token::new("0123456789abcdef").expect("a token"),
             instance: "5f0c".into(),
             version: "0.1.0".into(),
-            slot: 0,
-            met: Vec::new(),
+            slots: 2,
+            met: [("edge-9".to_owned(), [0].into())].into(),
         }
     }
 
@@ -189,9 +197,9 @@ mod tests {
     #[tokio::test]
     async fn what_comes_behind_the_answer_is_kept() {
         let answer = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: culvert/1\r\n\
-            culvert-replica: edge-0\r\n\r\nframes";
+            culvert-replica: edge-0\r\nculvert-slot: 1\r\n\r\nframes";
         let whole = answered(answer, usize::MAX).await.expect("registered");
-        assert_eq!(whole, Registered { replica: "edge-0".into(), early: Bytes::from_static(b"frames") });
+        assert_eq!(whole, Registered { replica: "edge-0".into(), slot: 1, early: Bytes::from_static(b"frames") });
         let pieces = answered(answer, 1).await.expect("registered");
         assert!(pieces.replica == "edge-0" && b"frames".starts_with(&pieces.early), "{pieces:?}");
     }
@@ -231,6 +239,11 @@ mod tests {
             no_bridge(b"HTTP/1.1 101 \r\nupgrade: culvert/1\r\n\r\n").await,
             "it did not say which replica it is"
         );
+        // Neither none at all, nor one that is not wanted or is held already.
+        for given in ["0\r\n", "9\r\nculvert-slot: 2\r\n", "0\r\nculvert-slot: -1\r\n", "9\r\nculvert-slot: 0\r\n"] {
+            let answer = format!("HTTP/1.1 101 \r\nupgrade: culvert/1\r\nculvert-replica: edge-{given}\r\n");
+            assert_eq!(no_bridge(answer.as_bytes()).await, "it gave no slot that was free", "{given}");
+        }
         let endless = [&b"HTTP/1.1 200 OK\r\nx: "[..], &vec![b'a'; 20_000]].concat();
         assert_eq!(no_bridge(&endless).await, "its answer is too long");
     }

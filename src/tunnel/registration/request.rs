@@ -1,8 +1,11 @@
-use std::fmt::Write as _;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
-use super::{Carrier, PATH, PROTOCOL, SUBPROTOCOL, Token, TokenError, header as own};
+use super::{Carrier, PATH, PROTOCOL, SUBPROTOCOL, Token, TokenError, decimal, header as own, is_replica_id};
 
 /// Who registers, and with what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,10 +18,10 @@ pub struct Registration {
     pub instance: String,
     /// The version of the agent's binary.
     pub version: String,
-    /// Which of the process's parallel connections this is, from 0.
-    pub slot: u32,
-    /// The ids of the replicas that the process holds sessions with already.
-    pub met: Vec<String>,
+    /// How many sessions the process wants with each replica, 1 to [`Registration::MAX_SLOTS`]. Their slots are numbered from 0.
+    pub slots: u32,
+    /// The slots in which the process holds sessions already, by the ids of the replicas.
+    pub met: BTreeMap<String, BTreeSet<u32>>,
 }
 
 /// Why a request is no registration. Its text may be shown to the client: it holds nothing of the token.
@@ -44,31 +47,74 @@ pub enum RegistrationError {
     Malformed(HeaderName, &'static str),
 }
 
+/// What the headers are to be like, as errors say it.
+const SLOTS_FORM: &str = "a number from 1 to 8";
+const MET_FORM: &str =
+    "ids of replicas separated by commas, each once, and behind = those of the slots that are held, as in a,b=0+2";
+
 // === impl Registration ===
 
 impl Registration {
+    /// The most sessions that a process may want with one replica.
+    pub const MAX_SLOTS: u32 = 8;
+
     /// The longest value of a header that is taken, in bytes.
     const MAX_VALUE: usize = 1024;
 
     /// The request's bytes; `host` is the bridge's authority, as in `bridge.example.com:7443`.
     #[must_use]
     pub fn encode(&self, host: &str, carrier: &Carrier) -> Vec<u8> {
-        let Self { agent, token, instance, version, slot, met } = self;
+        let Self { agent, token, instance, version, slots, met: _ } = self;
         let mut text = format!(
             "GET {PATH} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\n\
              Authorization: Bearer {token}\r\nCulvert-Agent: {agent}\r\nCulvert-Instance: {instance}\r\n\
-             Culvert-Version: {version}\r\nCulvert-Slot: {slot}\r\n",
+             Culvert-Version: {version}\r\nCulvert-Slots: {slots}\r\n",
             token = token.expose(),
         );
         for (name, value) in carrier.request() {
             // Writing to a String cannot fail.
             let _ = write!(text, "{name}: {value}\r\n");
         }
+        let met = self.met_value();
         if !met.is_empty() {
-            let _ = write!(text, "Culvert-Met: {}\r\n", met.join(","));
+            let _ = write!(text, "Culvert-Met: {met}\r\n");
         }
         text.push_str("\r\n");
         text.into_bytes()
+    }
+
+    /// As many of the replicas that are met as the header may hold. Who meets more than these is led to some of them once more.
+    fn met_value(&self) -> String {
+        let mut value = String::new();
+        for (replica, held) in self.met.iter().filter(|(_, held)| !held.is_empty()) {
+            let before = value.len();
+            if before > 0 {
+                value.push(',');
+            }
+            value.push_str(replica);
+            if self.free_slot(replica).is_some() {
+                for (index, slot) in held.iter().enumerate() {
+                    // Writing to a String cannot fail.
+                    let _ = write!(value, "{}{slot}", if index == 0 { '=' } else { '+' });
+                }
+            }
+            if value.len() > Self::MAX_VALUE {
+                value.truncate(before);
+            }
+        }
+        value
+    }
+
+    /// The slot of the next session with this replica: the lowest that is free; `None` where the process holds one in each. The
+    /// replica goes by what the process says, since of a session that was lost the process knows first.
+    #[must_use]
+    pub fn free_slot(&self, replica: &str) -> Option<u32> {
+        (0..self.slots).find(|slot| self.is_free(replica, *slot))
+    }
+
+    /// Whether that slot is one in which the process wants a session with this replica and does not hold one.
+    pub(super) fn is_free(&self, replica: &str, slot: u32) -> bool {
+        slot < self.slots && self.met.get(replica).is_none_or(|held| !held.contains(&slot))
     }
 
     /// Reads a registration from a request's headers; method and path are the caller's to check.
@@ -90,15 +136,36 @@ impl Registration {
             return Err(RegistrationError::Malformed(own::INSTANCE, "1 to 64 hexadecimal digits"));
         }
         let version = required(headers, own::VERSION, "the binary's version")?;
-        let slot = required(headers, own::SLOT, "a number from 0")?;
-        let slot = slot.parse().map_err(|_| RegistrationError::Malformed(own::SLOT, "a number from 0"))?;
+        let slots = decimal(&required(headers, own::SLOTS, SLOTS_FORM)?);
+        let slots = slots.filter(|slots| (1..=Self::MAX_SLOTS).contains(slots));
+        let slots = slots.ok_or(RegistrationError::Malformed(own::SLOTS, SLOTS_FORM))?;
         let met = match headers.get(own::MET) {
-            Some(_) => required(headers, own::MET, "ids of replicas separated by commas")?,
+            Some(_) => required(headers, own::MET, MET_FORM)?,
             None => String::new(),
         };
-        let met = met.split(',').map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned).collect();
-        Ok(Self { agent, token, instance, version, slot, met })
+        let met = read_met(&met, slots).ok_or(RegistrationError::Malformed(own::MET, MET_FORM))?;
+        Ok(Self { agent, token, instance, version, slots, met })
     }
+}
+
+/// What is held, by the ids of the replicas, where the process wants so many sessions with each. Nothing is said twice.
+fn read_met(value: &str, slots: u32) -> Option<BTreeMap<String, BTreeSet<u32>>> {
+    let mut met = BTreeMap::new();
+    for entry in value.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        let (replica, held) = match entry.split_once('=') {
+            Some((replica, held)) => (replica, read_slots(held, slots)?),
+            None => (entry, (0..slots).collect()),
+        };
+        if !is_replica_id(replica) || met.insert(replica.to_owned(), held).is_some() {
+            return None;
+        }
+    }
+    Some(met)
+}
+
+fn read_slots(value: &str, slots: u32) -> Option<BTreeSet<u32>> {
+    let mut held = BTreeSet::new();
+    value.split('+').all(|slot| decimal(slot).is_some_and(|slot| slot < slots && held.insert(slot))).then_some(held)
 }
 
 fn bearer(value: &str) -> Option<&str> {
@@ -144,9 +211,22 @@ mod tests {
             token: Token::new("0123456789abcdef").expect("a token"),
             instance: "5f0c".into(),
             version: "0.1.0".into(),
-            slot: 1,
-            met: vec!["edge-0".into(), "edge-1".into()],
+            slots: 3,
+            met: met(&[("edge-0", &[0, 1, 2]), ("edge-1", &[1]), ("edge-2", &[0, 2])]),
         }
+    }
+
+    fn met(held: &[(&str, &[u32])]) -> BTreeMap<String, BTreeSet<u32>> {
+        held.iter().map(|(replica, slots)| ((*replica).to_owned(), slots.iter().copied().collect())).collect()
+    }
+
+    /// What is read of a request with these values.
+    fn with(values: &[(&'static str, &'static str)]) -> Result<Registration, RegistrationError> {
+        let mut headers = headers(&registration().encode("bridge", &Carrier::Direct));
+        for (name, value) in values {
+            headers.insert(*name, HeaderValue::from_static(value));
+        }
+        Registration::from_headers(&headers)
     }
 
     fn headers(bytes: &[u8]) -> HeaderMap {
@@ -165,24 +245,70 @@ mod tests {
         let headers = headers(&registration.encode("bridge.example.com:7443", &Carrier::Direct));
         assert_eq!(headers["host"], "bridge.example.com:7443");
         assert_eq!(headers["connection"], "Upgrade");
+        assert_eq!(headers["culvert-slots"], "3");
+        assert_eq!(headers["culvert-met"], "edge-0,edge-1=1,edge-2=0+2");
         assert_eq!(Registration::from_headers(&headers), Ok(registration));
     }
 
     #[test]
     fn no_replica_met_means_no_header() {
-        let registration = Registration { met: Vec::new(), ..registration() };
+        // Nor does one that is held in no slot.
+        let none = Registration { met: met(&[("edge-0", &[])]), ..registration() };
+        assert!(!headers(&none.encode("bridge", &Carrier::Direct)).contains_key("culvert-met"));
+        let registration = Registration { met: BTreeMap::new(), ..registration() };
         let headers = headers(&registration.encode("bridge", &Carrier::Direct));
         assert!(!headers.contains_key("culvert-met"));
         assert_eq!(Registration::from_headers(&headers), Ok(registration));
     }
 
     #[test]
+    fn what_is_met_is_read_as_it_is_meant() {
+        let read = |value| with(&[("culvert-slots", "2"), ("culvert-met", value)]).map(|registration| registration.met);
+        assert_eq!(read("a"), Ok(met(&[("a", &[0, 1])])), "an id alone: in all slots");
+        assert_eq!(read("a, b=1 ,,c=1+0"), Ok(met(&[("a", &[0, 1]), ("b", &[1]), ("c", &[0, 1])])));
+        for malformed in [
+            "a,a",
+            "a,a=0",
+            "a=0+0",
+            "a=",
+            "=0",
+            "a=2",
+            "a=-1",
+            "a=+1",
+            "a=0+",
+            "a=0=1",
+            "a=x",
+            "a b",
+            "a=0 1",
+            "a=4294967296",
+        ] {
+            assert_eq!(read(malformed), Err(RegistrationError::Malformed(own::MET, MET_FORM)), "{malformed}");
+        }
+        for malformed in ["0", "9", "-1", "+1", "1.0", "two"] {
+            let read = with(&[("culvert-slots", malformed)]);
+            assert_eq!(read, Err(RegistrationError::Malformed(own::SLOTS, SLOTS_FORM)), "{malformed}");
+        }
+        assert!(SLOTS_FORM.ends_with(&Registration::MAX_SLOTS.to_string()));
+    }
+
+    #[test]
+    fn the_lowest_slot_that_is_free_is_the_next() {
+        let registration = registration();
+        let next = ["edge-0", "edge-1", "edge-2", "edge-3"].map(|replica| registration.free_slot(replica));
+        assert_eq!(next, [None, Some(0), Some(1), Some(0)]);
+    }
+
+    #[test]
+    fn no_more_replicas_are_named_than_the_header_may_hold() {
+        let held = (0..1_000).map(|number| (format!("edge-{number:03}"), BTreeSet::from([0])));
+        let many = Registration { met: held.collect(), ..registration() };
+        let read = Registration::from_headers(&headers(&many.encode("bridge", &Carrier::Direct))).expect("it is taken");
+        assert_eq!(read.met.len(), (Registration::MAX_VALUE + 1) / "edge-000=0,".len());
+    }
+
+    #[test]
     fn errors_say_what_is_wrong_and_never_the_token() {
-        let with = |name: &'static str, value: &'static str| {
-            let mut headers = headers(&registration().encode("bridge", &Carrier::Direct));
-            headers.insert(name, HeaderValue::from_static(value));
-            Registration::from_headers(&headers).expect_err("no registration")
-        };
+        let with = |name, value| with(&[(name, value)]).expect_err("no registration");
         assert_eq!(with("upgrade", "h2c").status(), StatusCode::UPGRADE_REQUIRED);
         assert_eq!(with("authorization", "Basic Zm9vOmJhcg==").status(), StatusCode::UNAUTHORIZED);
         assert_eq!(with("authorization", "Basic Zm9vOmJhcg=="), RegistrationError::NoToken);
@@ -192,7 +318,8 @@ mod tests {
         assert_eq!(with("culvert-agent", "home-lab").status(), StatusCode::BAD_REQUEST);
         assert_eq!(with("culvert-agent", "a/b/c"), RegistrationError::Malformed(own::AGENT, "NAMESPACE/NAME"));
         assert_eq!(with("culvert-instance", "xyz").status(), StatusCode::BAD_REQUEST);
-        assert_eq!(with("culvert-slot", "-1").status(), StatusCode::BAD_REQUEST);
+        assert_eq!(with("culvert-slots", "0").status(), StatusCode::BAD_REQUEST);
+        assert_eq!(with("culvert-met", "edge-0,edge-0").status(), StatusCode::BAD_REQUEST);
         let mut headers = headers(&registration().encode("bridge", &Carrier::Direct));
         headers.remove("culvert-version");
         assert_eq!(Registration::from_headers(&headers), Err(RegistrationError::Missing(own::VERSION)));

@@ -34,7 +34,7 @@ def opening(target, host="default/shop"):
 def registration(token, agent="default/bad", upgrade="culvert/1", instance="0a"):
     return (
         f"GET /v1/tunnel HTTP/1.1\r\nHost: edge\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\nCulvert-Agent: {agent}\r\n"
-        f"Authorization: Bearer {token}\r\nCulvert-Instance: {instance}\r\nCulvert-Version: 0\r\nCulvert-Slot: 0\r\n\r\n"
+        f"Authorization: Bearer {token}\r\nCulvert-Instance: {instance}\r\nCulvert-Version: 0\r\nCulvert-Slots: 1\r\n\r\n"
     ).encode()
 
 
@@ -343,7 +343,7 @@ ANSWERS = {
     "a page": (answer("200 OK", body="<html>" * 100_000), ""),
     "a 101 to something else": (b"HTTP/1.1 101 OK\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\n", ""),
     "a head without an end": (b"HTTP/1.1 101 OK\r\nX: " + b"x" * 1_000_000, ""),
-    "a 101, and silence": (b"HTTP/1.1 101 OK\r\nConnection: Upgrade\r\nUpgrade: culvert/1\r\nCulvert-Replica: a\r\n\r\n", ""),
+    "a 101, and silence": (b"HTTP/1.1 101 OK\r\nConnection: Upgrade\r\nUpgrade: culvert/1\r\nCulvert-Replica: a\r\nCulvert-Slot: 0\r\n\r\n", ""),
 }
 
 
@@ -400,7 +400,7 @@ def against_agents(run):
     def hostile(connection, number):
         stream = context.wrap_socket(connection, server_side=True)
         asked(stream)
-        stream.sendall(b"HTTP/1.1 101 OK\r\nConnection: Upgrade\r\nUpgrade: culvert/1\r\nCulvert-Replica: bad\r\n\r\n")
+        stream.sendall(b"HTTP/1.1 101 OK\r\nConnection: Upgrade\r\nUpgrade: culvert/1\r\nCulvert-Replica: bad\r\nCulvert-Slot: 0\r\n\r\n")
         if benign.is_set():
             served.append(serves(stream, run.target))
             return

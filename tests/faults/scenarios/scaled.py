@@ -1,9 +1,11 @@
 """On a cluster: the edge is scaled 5 → 2 → 5 under 200 agents, which dial each replica's address, or one balancer.
 
-A balancer that leads anywhere at random takes (3 + 9.17) / 5 = 2.43 dials on the average for each session of an agent that
-meets two replicas and then three more, and 3.06 for each of those three alone (the coupon collector's problem).
+An agent holds two sessions with each replica, and a dial fills any that the replica lacks to which it leads. So a balancer that leads
+anywhere at random takes on the average (the coupon collector's problem with two of each) 1.38 dials for each session with two
+replicas, and 2.68 for each with the three more that follow: (1.38 * 4 + 2.68 * 6) / 10 = 2.16 for both.
 """
 
+import collections
 import concurrent.futures
 import re
 import sys
@@ -15,6 +17,7 @@ from table import at_most, told
 from usage import cpu_seconds, rss_kib
 
 AGENTS = 200
+SLOTS = 2  # sessions of an agent with each replica, as many as it holds by default
 MOST, FEWEST = 5, 2
 MESHED = 10  # seconds until each agent is to have met each replica
 IDLE = 30  # seconds over which idle agents and replicas are watched
@@ -30,15 +33,18 @@ class Agent:
         # An address each, where no other's outgoing connection has the port.
         self.admin = f"127.77.0.{number + 1}:9091"
         dial = ["--edge", release.bridge, "--edge-fingerprint", release.pin, "--agent", f"{kube.TENANT}/{name}"]
-        options = ["--token-file", file, "--connections", "1", "--admin", self.admin, "--status-socket", "off"]
+        options = ["--token-file", file, "--admin", self.admin, "--status-socket", "off"]
         self.process = run.processes.start(name, run.programs["culvert"], "agent", *dial, *options)
 
     def look(self):
-        """The replicas that it has a session with, and how many dials it made."""
+        """How many sessions it has with each replica, and how many dials it made."""
         text = fetch(self.admin, "/metrics", timeout=30).decode()
-        met = re.findall(r'^culvert_agent_tunnels\{replica="([^"]+)"', text, re.M)
+        tunnels = re.findall(r'^culvert_agent_tunnels\{replica="([^"]+)",[^}]*\} (\d+)$', text, re.M)
+        met = collections.Counter()
+        for replica, count in tunnels:  # by each transport
+            met[replica] += int(count)
         dials = re.findall(r'^culvert_agent_dials_total\{result="\w+"\} (\d+)$', text, re.M)
-        return set(met), sum(map(int, dials))
+        return dict(met), sum(map(int, dials))
 
 
 class Agents:
@@ -56,12 +62,12 @@ class Agents:
         return sum(dials for _, dials in self.looks())
 
     def meshed(self):
-        """Waits until each has a session with exactly the replicas that run."""
-        replicas = {pod["metadata"]["name"] for pod in self.release.pods()}
+        """Waits until each has all its sessions with exactly the replicas that run."""
+        whole_mesh = {pod["metadata"]["name"]: SLOTS for pod in self.release.pods()}
 
         def whole():
             try:
-                self.missing = [(agent, replicas - met, dials) for agent, (met, dials) in zip(self.all, self.looks()) if met != replicas]
+                self.missing = [(agent, met, dials) for agent, (met, dials) in zip(self.all, self.looks()) if met != whole_mesh]
             except OSError:  # one that has just been started
                 return False
             return not self.missing
@@ -69,8 +75,8 @@ class Agents:
         try:
             kube.awaited("a full mesh", whole)
         except SystemExit:
-            for agent, missing, dials in self.missing:
-                print(f"faults: {agent.process.log.stem} at {agent.admin}: lacks {missing} after {dials} dials", file=sys.stderr)
+            for agent, met, dials in self.missing:
+                print(f"faults: {agent.process.log.stem} at {agent.admin}: has {met} after {dials} dials", file=sys.stderr)
             raise
 
     def scale(self, replicas):
@@ -108,7 +114,7 @@ def scaled(run, release, count, way, most):
     edge = (memory(edges()) - before) / count
     of_few = memory(agents.ids())
     agents.scale(MOST)
-    first = [agents.dials() / (count * MOST)]
+    first = [agents.dials() / (count * SLOTS * MOST)]
     time.sleep(MESHED)
     own = (memory(agents.ids()) - of_few) / (MOST - FEWEST)
     both = edges(), agents.ids()
@@ -121,8 +127,8 @@ def scaled(run, release, count, way, most):
         down.append(agents.scale(FEWEST)[1])
         seconds, dials = agents.scale(MOST)
         took.append(seconds)
-        up.append(dials / (count * (MOST - FEWEST)))
-    per = 1e6 / IDLE / count / MOST
+        up.append(dials / (count * SLOTS * (MOST - FEWEST)))
+    per = 1e6 / IDLE / (count * SLOTS * MOST)
     yield at_most(f"{way}: dials for each session of {count} agents with {FEWEST}, then {MOST} replicas", first, most)
     yield at_most(f"{MOST} → {FEWEST}: dials, where none is needed", down, 0)
     yield at_most(f"{FEWEST} → {MOST}: dials for each that is needed", up, most)
