@@ -1,8 +1,12 @@
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc,
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, Id, JoinSet},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -66,8 +70,9 @@ struct Running {
     /// To end those of `dials` that have become needless.
     under_way: HashMap<Lane, AbortHandle>,
     sessions: JoinSet<Ended>,
-    /// The last failure that was logged, and when: an edge that is away is not worth a line a second.
-    logged: Option<(String, Instant)>,
+    /// The failures that were logged since there was a connection last, and when: an edge that is away is not worth a line a
+    /// second, nor are several replicas that fail in turn.
+    logged: BTreeMap<String, Instant>,
     /// Sessions in a row that ended as soon as they had begun.
     brief: u32,
     status: Status,
@@ -142,7 +147,7 @@ impl Agent {
             dials: JoinSet::new(),
             under_way: HashMap::new(),
             sessions: JoinSet::new(),
-            logged: None,
+            logged: BTreeMap::new(),
             brief: 0,
             status,
         };
@@ -151,14 +156,17 @@ impl Agent {
             let due = running.plan.next_due(Instant::now());
             tokio::select! {
                 () = stop.cancelled() => break,
-                (lane, edge, result) = finished(&mut running.dials) => {
-                    running.under_way.remove(&lane);
-                    match result {
-                        Ok(dialled) => running.registered(&lane, &edge, dialled),
-                        Err(error) => running.failed(&lane, &edge, &error),
+                (id, (lane, edge, result)) = finished(&mut running.dials) => {
+                    // One that was given up in the moment that it had found something was perhaps followed by another.
+                    if running.under_way.get(&lane).is_some_and(|task| task.id() == id) {
+                        running.under_way.remove(&lane);
+                        match result {
+                            Ok(dialled) => running.registered(&lane, &edge, dialled),
+                            Err(error) => running.failed(&lane, &edge, &error),
+                        }
                     }
                 }
-                ended = finished(&mut running.sessions) => {
+                (_, ended) = finished(&mut running.sessions) => {
                     // What it heard comes before its end: a replica that said that it stops is not dialled at once.
                     while let Ok(news) = news.try_recv() {
                         running.heard(news);
@@ -170,6 +178,8 @@ impl Agent {
             }
         }
         running.dials.abort_all();
+        // Nobody reads them any more: a session that had to wait until somebody does would not hear that it is to end.
+        drop(news);
         // Each of them ends by itself, within the grace and a moment for what is on its way.
         while running.sessions.join_next().await.is_some() {}
         following.abort();
@@ -203,7 +213,7 @@ impl Running {
         let Dialled { address, transport, proxy, .. } = &dialled;
         if self.brief < BRIEF {
             tracing::info!(%edge, %address, replica, slot, transport, proxy, "connected to the edge");
-            self.logged = None;
+            self.logged.clear();
         } else {
             tracing::debug!(%edge, %address, replica, slot, transport, proxy, "connected to the edge, again");
         }
@@ -233,7 +243,7 @@ impl Running {
             tracing::debug!(%edge, retry, "no connection to the edge: {text}");
         } else {
             tracing::warn!(%edge, retry, "no connection to the edge: {text}");
-            self.logged = Some((text, now));
+            self.logged_now(text, now);
         }
     }
 
@@ -259,26 +269,37 @@ impl Running {
         self.status.lost(format!("lost a session with {replica}: {reason}"));
         let (text, now) = (format!("lost a session with the edge: {reason}"), Instant::now());
         // An edge that ends sessions as fast as they come may have another reason each time.
-        let is_told = self.logged.as_ref().is_some_and(|(_, at)| now.saturating_duration_since(*at) < QUIET);
+        let is_told = self.logged.values().any(|at| is_recent(*at, now));
         if self.brief > BRIEF && is_told {
             tracing::debug!(replica, slot, retry, "{text}");
         } else {
             tracing::warn!(replica, slot, retry, "{text}");
-            self.logged = Some((text, now));
+            self.logged_now(text, now);
         }
     }
 
     fn is_repeated(&self, text: &str, now: Instant) -> bool {
-        self.logged.as_ref().is_some_and(|(last, at)| last == text && now.saturating_duration_since(*at) < QUIET)
+        self.logged.get(text).is_some_and(|at| is_recent(*at, now))
     }
+
+    /// What was just logged is not said again for a while.
+    fn logged_now(&mut self, text: String, now: Instant) {
+        self.logged.retain(|_, at| is_recent(*at, now));
+        self.logged.insert(text, now);
+    }
+}
+
+/// Whether what was logged then is not said again yet.
+fn is_recent(at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(at) < QUIET
 }
 
 /// What the next task that finishes has found; never, where there is none. Those that were aborted are passed over: in a `select!`
 /// an end that its pattern does not take would switch the branch off, and the results of others with it. A panic goes on here:
 /// passed over, it would leave a session or a dial in the plan for ever.
-async fn finished<T: 'static>(tasks: &mut JoinSet<T>) -> T {
+async fn finished<T: 'static>(tasks: &mut JoinSet<T>) -> (Id, T) {
     loop {
-        match tasks.join_next().await {
+        match tasks.join_next_with_id().await {
             Some(Ok(result)) => return result,
             Some(Err(end)) if end.is_panic() => std::panic::resume_unwind(end.into_panic()),
             Some(Err(_)) => {}
@@ -299,11 +320,11 @@ mod tests {
         for _ in 0..10 {
             dials.spawn(std::future::pending()).abort();
         }
-        dials.spawn(async {
+        let last = dials.spawn(async {
             tokio::task::yield_now().await;
             "connected"
         });
-        assert_eq!(finished(&mut dials).await, "connected");
+        assert_eq!(finished(&mut dials).await, (last.id(), "connected"));
         // And where there is none, nothing is finished.
         assert!(timeout(Duration::from_millis(10), finished(&mut dials)).await.is_err());
     }
@@ -313,6 +334,6 @@ mod tests {
     async fn a_panic_is_passed_on() {
         let mut dials = JoinSet::new();
         dials.spawn(async { panic!("a fault of ours") });
-        let () = finished(&mut dials).await;
+        let (_, ()) = finished(&mut dials).await;
     }
 }
