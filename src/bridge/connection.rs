@@ -79,8 +79,11 @@ struct Registered<T> {
     accepted: Accepted,
 }
 
-/// How long a connection may take to register, its TLS handshake included. Who says nothing is closed then.
+/// How long a connection may take to register, its TLS handshake included.
 const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection may take for its first byte: an agent speaks first, and at once.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the status calls the transports of each kind of connection: frames directly on it, and in a WebSocket.
 const TLS: [&str; 2] = ["tls", "websocket"];
@@ -358,7 +361,8 @@ fn end_if_forbidden(session: &AgentSession, agents: &Agents) {
 
 /// Waits for the first byte, before anything is made for what may never speak.
 async fn first_byte(tcp: &TcpStream, place: &Place) -> Result<(), Rejected> {
-    let there = tcp.peek(&mut [0]).await.map_err(|_| Rejected::Http)?;
+    let there = timeout(SILENCE_TIMEOUT, tcp.peek(&mut [0])).await.map_err(|_| Rejected::Timeout)?;
+    let there = there.map_err(|_| Rejected::Http)?;
     if there == 0 {
         return Err(Rejected::Http);
     }

@@ -186,7 +186,7 @@ impl Denied {
                 format!("TunnelAgent {agent} may not register from {source}: its spec.allowedSources does not have it")
             }
             Self::Surplus(agent, most) => format!(
-                "{most} other {} as TunnelAgent {agent}, as many as its spec.maxInstances allows: stop one, or raise it",
+                "{most} other {} as TunnelAgent {agent}, as many as may (spec.maxInstances): stop one, or raise it",
                 if *most == 1 { "process runs" } else { "processes run" }
             ),
             Self::AlreadyMet => "this replica is already met: dial again for another".to_owned(),

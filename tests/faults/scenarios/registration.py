@@ -137,7 +137,7 @@ def silent(run):
                 closed.append(time.monotonic() - opened)
         left.append(len(sockets))
     yield at_most(f"a good agent is let in beside {SILENT:,} silent sockets after", beside, 0.2, "s")
-    yield at_most("the sockets are closed after", closed, 10.5, "s")
+    yield at_most("the sockets are closed after", closed, 10, "s")
     yield at_most("sockets that were not", left, 0)
     for one in (agent, edge):
         run.processes.end(one.process)
