@@ -17,6 +17,7 @@ mod metrics;
 mod registration;
 mod registry;
 mod session;
+mod slots;
 mod source;
 mod throttle;
 mod waiting;

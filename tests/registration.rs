@@ -215,9 +215,11 @@ async fn instances_are_used_in_turn_and_one_that_leaves_is_not() {
 #[tokio::test]
 async fn a_process_that_dials_again_replaces_its_old_session() {
     let edge = Edge::start("r1").await;
-    let old = Peer::register(&edge, &registration("01", &[])).await.expect("registered");
+    // It wants one session, and says that it has none: so this is the only slot there is to give.
+    let one = Registration { slots: 1, ..registration("01", &[]) };
+    let old = Peer::register(&edge, &one).await.expect("registered");
     let first = edge.session().await;
-    let _new = Peer::register(&edge, &registration("01", &[])).await.expect("registered");
+    let _new = Peer::register(&edge, &one).await.expect("registered");
     assert_eq!(old.over().await, CloseReason::PeerClosed);
     timeout(PATIENCE, first.closed()).await.expect("ended");
     assert_ne!(edge.session().await.id, first.id);
@@ -414,6 +416,27 @@ async fn a_session_gets_the_lowest_slot_that_the_process_does_not_name() {
     edge.metric_becomes("culvert_agent_disconnects_total{reason=\"replaced\"}", 1).await;
     edge.sessions(|sessions| sessions.len() == 3).await;
     drop((stream, third, again));
+}
+
+#[tokio::test]
+async fn two_dials_that_know_nothing_of_each_other_get_two_slots() {
+    let edge = Edge::start("r1").await;
+    let two = registration("01", &[]);
+    let mut streams = (connect(&edge).await, connect(&edge).await);
+    let (first, second) = tokio::join!(
+        registration::register(&mut streams.0, "localhost", &two),
+        registration::register(&mut streams.1, "localhost", &two),
+    );
+    let mut slots = [first, second].map(|registered| registered.expect("registered").slot);
+    slots.sort_unstable();
+    assert_eq!(slots, [0, 1]);
+    edge.sessions(|sessions| sessions.len() == 2).await;
+    // As long as there is a slot that nobody holds, whoever does not name the others gets that.
+    let mut third = connect(&edge).await;
+    let three = Registration { slots: 3, ..two };
+    assert_eq!(registration::register(&mut third, "localhost", &three).await.expect("registered").slot, 2);
+    edge.sessions(|sessions| sessions.len() == 3).await;
+    drop((streams, third));
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ use super::{
 use crate::tunnel::{
     Role,
     registration::{Carrier, Registration, Token, register_over},
+    target::authority,
     websocket::WebSocket,
 };
 
@@ -329,10 +330,8 @@ impl<'a> Destination<'a> {
         own.filter(|name| matches!(name, ServerName::DnsName(_))).or_else(|| self.edge.server_name())
     }
 
-    /// `host:port`, with brackets where they belong.
     fn authority(&self) -> String {
-        let Self { host, port, .. } = self;
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+        authority(self.host, self.port)
     }
 }
 

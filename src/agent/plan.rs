@@ -140,7 +140,7 @@ impl Plan {
         self.last_serial
     }
 
-    /// The dials under way that are good for nothing more, or may be given a slot twice: to one that has gone, and to any that
+    /// The dials under way that are good for nothing more, or may be given a slot twice: to one that has gone or moved, and to any that
     /// was met by another way, since when what they say is held is old. They are to be given up, and count as not being dialled
     /// from now on.
     pub(super) fn give_up(&mut self, now: Instant) -> Vec<Lane> {
@@ -150,7 +150,10 @@ impl Plan {
             let is_newer = |held: &BTreeMap<u32, Held>| held.values().any(|held| held.serial > serial);
             let is_needless = match lane {
                 Lane::Edge => self.met.values().any(is_newer),
-                Lane::Replica { id, .. } => self.replicas.get(id).is_none() || self.met.get(id).is_some_and(is_newer),
+                Lane::Replica { id, .. } => {
+                    self.replicas.get(id).is_none_or(|known| Lane::of(known) != *lane)
+                        || self.met.get(id).is_some_and(is_newer)
+                }
             };
             if is_needless {
                 if state.is_in_doubt(now) {

@@ -29,6 +29,7 @@ use super::{
     registration::{Accepted, Denied, Registrar},
     registry::NewSession,
     session::{AgentSession, Cause},
+    slots::{Promise, Slots},
     throttle::Throttle,
     waiting::{Place, WaitingRoom},
 };
@@ -45,6 +46,7 @@ use crate::{
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) registrar: Registrar,
+    pub(super) slots: Slots,
     pub(super) registry: Registry,
     pub(super) metrics: Metrics,
     pub(super) throttle: Throttle,
@@ -77,6 +79,7 @@ struct Registered<T> {
     /// What was read behind the registration.
     early: Bytes,
     accepted: Accepted,
+    promise: Promise,
 }
 
 /// How long a connection may take to register, its TLS handshake included.
@@ -171,9 +174,15 @@ impl Shared {
             } else {
                 self.registrar.decide(&request, source.ip(), &agents, others)
             };
+            let decision = decision.and_then(|accepted| {
+                let Accepted { agent, registration, .. } = &accepted;
+                let sessions = || self.registry.sessions_of(agent);
+                let promise = self.slots.promise(agent, registration, &self.config.replica, sessions);
+                promise.map(|promise| (accepted, promise)).ok_or(Denied::AlreadyMet)
+            });
             Ok::<_, Infallible>(match decision {
                 Ok(registration) => {
-                    let answer = self.registrar.welcome(&registration);
+                    let answer = self.registrar.welcome(&registration.0.carrier, registration.1.slot());
                     let _ = accepted.set(registration);
                     answer
                 }
@@ -193,8 +202,8 @@ impl Shared {
         // hyper returns the connection once the answer is written, and what it read behind the request.
         let parts = connection.without_shutdown().await.map_err(|_| Rejected::Http)?;
         let (mut io, early) = (parts.io.into_inner(), parts.read_buf);
-        if let Some(accepted) = accepted.into_inner() {
-            return Ok(Registered { io, early, accepted });
+        if let Some((accepted, promise)) = accepted.into_inner() {
+            return Ok(Registered { io, early, accepted, promise });
         }
         let _ = io.shutdown().await;
         Err(Rejected::Answered)
@@ -227,16 +236,16 @@ impl Shared {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Registered { io, early, accepted } = match registered {
+        let Registered { io, early, accepted, promise } = match registered {
             Ok(Ok(registered)) => registered,
             Ok(Err(rejected)) => return Some(rejected),
             Err(_) => return Some(Rejected::Timeout),
         };
         match accepted.carrier {
-            Carrier::Direct => self.start(Registered { io, early, accepted }, direct, source),
+            Carrier::Direct => self.start(Registered { io, early, accepted, promise }, direct, source),
             Carrier::WebSocket { .. } => {
                 let io = WebSocket::start(Role::Edge, io, early).await;
-                self.start(Registered { io, early: Bytes::new(), accepted }, websocket, source);
+                self.start(Registered { io, early: Bytes::new(), accepted, promise }, websocket, source);
             }
         }
         None
@@ -247,12 +256,14 @@ impl Shared {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Registered { io, early, accepted } = registered;
-        let Accepted { agent, credential, registration, slot, .. } = accepted;
+        let Registered { io, early, accepted, promise } = registered;
+        let Accepted { agent, credential, registration, .. } = accepted;
         let (session, incoming, driver) = Session::start(Role::Edge, io, early, tunnel::Config::default());
         let remote_address = source;
+        let slot = promise.slot();
         let new = NewSession { agent, credential, registration, slot, transport, remote_address, session };
         let session = self.registry.insert(new);
+        drop(promise);
         self.metrics.connect("accepted");
         self.metrics.session_started(&session.agent);
         self.welcome(&session);

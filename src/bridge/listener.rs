@@ -23,6 +23,7 @@ use super::{
     connection::Shared,
     metrics::Metrics,
     registration::Registrar,
+    slots::Slots,
     source::Source,
     throttle::Throttle,
     waiting::{Place, WaitingRoom},
@@ -85,6 +86,7 @@ impl Bridge {
         Ok(Self(Arc::new(Shared {
             config,
             registrar,
+            slots: Slots::default(),
             registry,
             metrics,
             throttle: Throttle::default(),

@@ -15,8 +15,6 @@ pub(super) struct Accepted {
     pub(super) agent: ObjectName,
     pub(super) credential: Credential,
     pub(super) registration: Registration,
-    /// Which of the process's sessions with this replica it becomes.
-    pub(super) slot: u32,
     pub(super) carrier: Carrier,
 }
 
@@ -92,13 +90,15 @@ impl Registrar {
         if !entry.admits(source) {
             return Err(Denied::Source(agent, source.to_canonical()));
         }
-        let Some(slot) = registration.free_slot(&self.replica) else { return Err(Denied::AlreadyMet) };
+        if registration.free_slots(&self.replica).next().is_none() {
+            return Err(Denied::AlreadyMet);
+        }
         if let Some(most) = entry.max_instances
             && others(&agent, &registration.instance) >= usize::try_from(most).unwrap_or(usize::MAX)
         {
             return Err(Denied::Surplus(agent, most));
         }
-        Ok(Accepted { agent, credential, registration, slot, carrier })
+        Ok(Accepted { agent, credential, registration, carrier })
     }
 
     /// The credential whose token was presented. All are compared, so that the time does not tell which it was.
@@ -116,15 +116,15 @@ impl Registrar {
         })
     }
 
-    /// The answer to a registration that is accepted: what comes after it are frames.
-    pub(super) fn welcome(&self, Accepted { carrier, slot, .. }: &Accepted) -> Response<Full<Bytes>> {
+    /// The answer to a registration that is accepted, in that slot: what comes after it are frames.
+    pub(super) fn welcome(&self, carrier: &Carrier, slot: u32) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.extend(carrier.answer());
         headers.insert(registration::header::REPLICA, self.replica_header.clone());
-        headers.insert(registration::header::SLOT, HeaderValue::from(*slot));
+        headers.insert(registration::header::SLOT, HeaderValue::from(slot));
         response
     }
 
@@ -229,7 +229,7 @@ impl Denied {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::AgentEntry;
+    use crate::{bridge::slots::Slots, routing::AgentEntry};
 
     const TOKEN: &str = "0123456789abcdef";
 
@@ -320,7 +320,9 @@ mod tests {
         let registrar = Registrar::new("r1").expect("an id");
         for (met, slot) in [("r0,r10", "0"), ("r0,r1=0", "1"), ("r1=1,r0", "0"), ("R1", "0")] {
             let accepted = decide(|r| set(r, "culvert-met", met)).expect("accepted");
-            assert_eq!(registrar.welcome(&accepted).headers()["culvert-slot"], slot, "{met}");
+            let Accepted { agent, registration, carrier, .. } = &accepted;
+            let promise = Slots::default().promise(agent, registration, "r1", Vec::new).expect("a slot");
+            assert_eq!(registrar.welcome(carrier, promise.slot()).headers()["culvert-slot"], slot, "{met}");
         }
     }
 

@@ -245,8 +245,8 @@ impl Registry {
         }
     }
 
-    /// Lists a new session. One that the same process had in the same slot is closed: no agent is given a slot that it says
-    /// it holds, so that one is dead and only this side does not know it yet.
+    /// Lists a new session. One that the same process had in the same slot is closed: a slot that is held here is given again
+    /// only where the process says of all that are left that it holds them or nothing in them, so that one is dead.
     pub(super) fn insert(&self, new: NewSession) -> Arc<AgentSession> {
         let mut agents = self.write();
         let group = agents.entry(new.agent.clone()).or_default();

@@ -65,7 +65,7 @@ pub(super) enum Cause {
     Source,
     /// More processes run as the agent than may.
     Surplus,
-    /// The same agent process was given the same slot again, since it no longer holds the old connection.
+    /// The same agent process was given the same slot again, since by what it says it no longer holds the old connection.
     Replaced,
     /// This replica or the agent stops.
     Drained,

@@ -60,6 +60,8 @@ impl Registration {
 
     /// The longest value of a header that is taken, in bytes.
     const MAX_VALUE: usize = 1024;
+    /// That of `Culvert-Met`, in bytes: some hundreds of replicas.
+    const MAX_MET: usize = 8 * 1024;
 
     /// The request's bytes; `host` is the bridge's authority, as in `bridge.example.com:7443`.
     #[must_use]
@@ -83,7 +85,7 @@ impl Registration {
         text.into_bytes()
     }
 
-    /// As many of the replicas that are met as the header may hold. Who meets more than these is led to some of them once more.
+    /// As many of the replicas that are met as the header may hold. Of more, one that is left out may give a slot again that is held.
     fn met_value(&self) -> String {
         let mut value = String::new();
         for (replica, held) in self.met.iter().filter(|(_, held)| !held.is_empty()) {
@@ -92,24 +94,22 @@ impl Registration {
                 value.push(',');
             }
             value.push_str(replica);
-            if self.free_slot(replica).is_some() {
+            if self.free_slots(replica).next().is_some() {
                 for (index, slot) in held.iter().enumerate() {
                     // Writing to a String cannot fail.
                     let _ = write!(value, "{}{slot}", if index == 0 { '=' } else { '+' });
                 }
             }
-            if value.len() > Self::MAX_VALUE {
+            if value.len() > Self::MAX_MET {
                 value.truncate(before);
             }
         }
         value
     }
 
-    /// The slot of the next session with this replica: the lowest that is free; `None` where the process holds one in each. The
-    /// replica goes by what the process says, since of a session that was lost the process knows first.
-    #[must_use]
-    pub fn free_slot(&self, replica: &str) -> Option<u32> {
-        (0..self.slots).find(|slot| self.is_free(replica, *slot))
+    /// The slots for the next session with this replica, the lowest first; none where the process holds one in each.
+    pub fn free_slots<'a>(&'a self, replica: &'a str) -> impl Iterator<Item = u32> + Clone + 'a {
+        (0..self.slots).filter(move |slot| self.is_free(replica, *slot))
     }
 
     /// Whether that slot is one in which the process wants a session with this replica and does not hold one.
@@ -140,7 +140,7 @@ impl Registration {
         let slots = slots.filter(|slots| (1..=Self::MAX_SLOTS).contains(slots));
         let slots = slots.ok_or(RegistrationError::Malformed(own::SLOTS, SLOTS_FORM))?;
         let met = match headers.get(own::MET) {
-            Some(_) => required(headers, own::MET, MET_FORM)?,
+            Some(_) => value(headers, own::MET, MET_FORM, Self::MAX_MET)?,
             None => String::new(),
         };
         let met = read_met(&met, slots).ok_or(RegistrationError::Malformed(own::MET, MET_FORM))?;
@@ -175,12 +175,15 @@ fn bearer(value: &str) -> Option<&str> {
 
 /// The header's one value, in printable ASCII and not too long.
 fn required(headers: &HeaderMap, name: HeaderName, form: &'static str) -> Result<String, RegistrationError> {
+    value(headers, name, form, Registration::MAX_VALUE)
+}
+
+/// The same, of at most so many bytes.
+fn value(headers: &HeaderMap, name: HeaderName, form: &'static str, most: usize) -> Result<String, RegistrationError> {
     let mut values = headers.get_all(&name).iter();
     let Some(value) = values.next() else { return Err(RegistrationError::Missing(name)) };
     match value.to_str() {
-        Ok(text) if values.next().is_none() && !text.is_empty() && text.len() <= Registration::MAX_VALUE => {
-            Ok(text.to_owned())
-        }
+        Ok(text) if values.next().is_none() && !text.is_empty() && text.len() <= most => Ok(text.to_owned()),
         _ => Err(RegistrationError::Malformed(name, form)),
     }
 }
@@ -294,7 +297,7 @@ mod tests {
     #[test]
     fn the_lowest_slot_that_is_free_is_the_next() {
         let registration = registration();
-        let next = ["edge-0", "edge-1", "edge-2", "edge-3"].map(|replica| registration.free_slot(replica));
+        let next = ["edge-0", "edge-1", "edge-2", "edge-3"].map(|replica| registration.free_slots(replica).next());
         assert_eq!(next, [None, Some(0), Some(1), Some(0)]);
     }
 
@@ -303,7 +306,7 @@ mod tests {
         let held = (0..1_000).map(|number| (format!("edge-{number:03}"), BTreeSet::from([0])));
         let many = Registration { met: held.collect(), ..registration() };
         let read = Registration::from_headers(&headers(&many.encode("bridge", &Carrier::Direct))).expect("it is taken");
-        assert_eq!(read.met.len(), (Registration::MAX_VALUE + 1) / "edge-000=0,".len());
+        assert_eq!(read.met.len(), (Registration::MAX_MET + 1) / "edge-000=0,".len());
     }
 
     #[test]
