@@ -442,7 +442,7 @@ async fn two_dials_that_know_nothing_of_each_other_get_two_slots() {
 #[tokio::test]
 async fn no_more_processes_than_may_run_as_one_agent() {
     let edge = Edge::start("r1").await;
-    let most = |most: u32| lab_with(|entry| entry.max_instances = Some(most));
+    let most = |most: u32| lab_with(|entry| entry.max_instances = most);
     edge.agents.send_replace(most(2));
     let first = Peer::register(&edge, &registration("01", &[])).await.expect("registered");
     let second = registration("02", &[]);

@@ -104,10 +104,10 @@ impl Relay {
         Self { link, backend, request: Request::default(), response: Response::default() }
     }
 
-    /// Ends both sides in the middle.
+    /// Ends both sides in the middle, as the agent wants. Not as its failure, which would count as that of its session.
     pub(super) fn end(mut self) {
         self.backend.end_abruptly();
-        self.link.reset(ResetCode::Internal);
+        self.link.reset(ResetCode::Cancelled);
     }
 
     /// Passes a failure on to the side that did not fail.

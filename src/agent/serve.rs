@@ -2,7 +2,7 @@ use std::{future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::mpsc,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -12,7 +12,7 @@ use super::{
     backend::{self, Refusal},
     dial::{Dialled, Io},
     health::Checker,
-    links::{CONNECTING, Links, Listed},
+    links::{Links, Listed, Waiting},
     relay::Relay,
     status::{About, Status},
 };
@@ -113,14 +113,11 @@ impl Serve {
         self.leave(session, incoming).await;
     }
 
-    /// Serves a link by a task of its own, unless too many wait for their targets already.
+    /// Serves a link by a task of its own, unless too many wait for their targets already, or for this one.
     fn open(self: &Arc<Self>, opening: Opening) {
-        match self.links.connecting() {
-            Some(place) => drop(tokio::spawn(link(opening, self.clone(), place))),
-            None => opening.refuse(
-                RefuseCode::Overloaded,
-                &format!("the agent waits for {CONNECTING} connections to its targets already"),
-            ),
+        match self.links.connecting(&opening.request.target) {
+            Ok(place) => drop(tokio::spawn(link(opening, self.clone(), place))),
+            Err(text) => opening.refuse(RefuseCode::Overloaded, &text),
         }
     }
 
@@ -150,7 +147,7 @@ impl Serve {
 }
 
 /// Connects a link to its target and copies until it is over.
-async fn link(opening: Opening, serve: Arc<Serve>, place: OwnedSemaphorePermit) {
+async fn link(opening: Opening, serve: Arc<Serve>, place: Waiting) {
     // Boxed, so that what is needed for connecting is freed before the link's long life begins.
     let connected = Box::pin(connect(&opening, &serve)).await;
     drop(place);

@@ -336,7 +336,7 @@ impl Shared {
 
     /// Ends the sessions of the processes that are too many; those that came first stay.
     fn end_surplus(&self, agent: &ObjectName, agents: &Agents) {
-        let Some(most) = agents.get(agent).and_then(|entry| entry.max_instances) else { return };
+        let Some(most) = agents.get(agent).map(|entry| entry.max_instances) else { return };
         for session in instances::surplus(&self.registry.sessions_of(agent), most) {
             session.close(Cause::Surplus);
         }

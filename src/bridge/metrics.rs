@@ -109,7 +109,7 @@ mod tests {
             name: (*name).clone(),
             credentials: vec![],
             max_connections: None,
-            max_instances: None,
+            max_instances: 256,
             allowed_sources: None,
         };
         names.iter().map(entry).collect()

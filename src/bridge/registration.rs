@@ -93,9 +93,8 @@ impl Registrar {
         if registration.free_slots(&self.replica).next().is_none() {
             return Err(Denied::AlreadyMet);
         }
-        if let Some(most) = entry.max_instances
-            && others(&agent, &registration.instance) >= usize::try_from(most).unwrap_or(usize::MAX)
-        {
+        let most = entry.max_instances;
+        if others(&agent, &registration.instance) >= usize::try_from(most).unwrap_or(usize::MAX) {
             return Err(Denied::Surplus(agent, most));
         }
         Ok(Accepted { agent, credential, registration, carrier })
@@ -241,7 +240,7 @@ mod tests {
         let name = ObjectName::new("web", "lab");
         let credentials = vec![credential("old", "ffffffffffffffff"), credential("new", TOKEN)];
         let allowed_sources = Some(vec!["192.0.2.0/24".parse().expect("a network")]);
-        let entry = AgentEntry { name, credentials, max_connections: None, max_instances: Some(2), allowed_sources };
+        let entry = AgentEntry { name, credentials, max_connections: None, max_instances: 2, allowed_sources };
         [entry].into_iter().collect()
     }
 

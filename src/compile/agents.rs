@@ -83,5 +83,5 @@ pub(super) fn compile(agent: &TunnelAgent, secrets: &Secrets<'_>, namespaces_unr
         routes: 0,
         agents: vec![name.clone()],
     };
-    (AgentEntry { name, credentials, max_connections, max_instances: Some(max_instances), allowed_sources }, verdict)
+    (AgentEntry { name, credentials, max_connections, max_instances, allowed_sources }, verdict)
 }

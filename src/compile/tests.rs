@@ -457,10 +457,10 @@ fn where_agents_may_come_from_and_how_many_is_kept_and_what_is_wrong_admits_nobo
         (entry, judged_of(&compiled, ObjectKind::TunnelAgent, "web/home", Accepted))
     };
     let (unset, _) = compiled_with(json!({}));
-    assert_eq!((&unset.allowed_sources, unset.max_instances), (&None, Some(256)));
+    assert_eq!((&unset.allowed_sources, unset.max_instances), (&None, 256));
     assert!(unset.admits([203, 0, 113, 7].into()));
     let (set, _) = compiled_with(json!({"allowedSources": ["203.0.113.0/24", "2001:db8::1"], "maxInstances": 2}));
-    assert_eq!(set.max_instances, Some(2));
+    assert_eq!(set.max_instances, 2);
     for (source, admitted) in [
         ("203.0.113.7", true),
         ("::ffff:203.0.113.7", true),
@@ -472,7 +472,7 @@ fn where_agents_may_come_from_and_how_many_is_kept_and_what_is_wrong_admits_nobo
     }
     let (wrong, judged) = compiled_with(json!({"allowedSources": ["203.0.113/24"], "maxInstances": 0}));
     assert!(!wrong.admits([203, 0, 113, 7].into()));
-    assert_eq!((wrong.max_instances, judged.0), (Some(0), Reason::UnsupportedValue));
+    assert_eq!((wrong.max_instances, judged.0), (0, Reason::UnsupportedValue));
     assert!(judged.1.contains("spec.allowedSources[0]: \"203.0.113/24\" is no network"), "{}", judged.1);
 }
 

@@ -19,8 +19,8 @@ pub struct AgentEntry {
     pub credentials: Vec<Credential>,
     /// Most connections (requests in progress and joins) at a time over all replicas; `None` is no limit.
     pub max_connections: Option<u32>,
-    /// Most processes that may have sessions with a replica at a time; `None` is no limit.
-    pub max_instances: Option<u32>,
+    /// Most processes that may have sessions with a replica at a time.
+    pub max_instances: u32,
     /// The networks that it may register from, with their own family's addresses; `None` is any, an empty list is none.
     pub allowed_sources: Option<Vec<IpNet>>,
 }

@@ -24,7 +24,7 @@ pub enum RefuseCode {
 /// Why a link was ended at once, in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ResetCode {
-    /// The one who used the link does not need it any more, as when a visitor went away.
+    /// The sender does not want it any more, as when a visitor went away or the target is not allowed any more.
     Cancelled,
     /// The backend reset its connection.
     BackendReset,
@@ -164,9 +164,28 @@ impl From<LinkError> for io::Error {
         let kind = match &error {
             LinkError::Refused { .. } => io::ErrorKind::ConnectionRefused,
             // Where the target had no part in it, so that who keeps only the kind of an error can tell.
-            LinkError::SessionLost | LinkError::Reset(ResetCode::Internal) => io::ErrorKind::ConnectionAborted,
+            LinkError::SessionLost | LinkError::Reset(ResetCode::Internal | ResetCode::Other(_)) => {
+                io::ErrorKind::ConnectionAborted
+            }
             LinkError::Reset(_) => io::ErrorKind::ConnectionReset,
         };
         Self::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kind_of_an_error_tells_whether_the_target_had_a_part_in_it() {
+        let kind = |code| io::Error::from(LinkError::Reset(code)).kind();
+        for code in [ResetCode::Internal, ResetCode::Other(99)] {
+            assert_eq!(kind(code), io::ErrorKind::ConnectionAborted);
+        }
+        for code in [ResetCode::Cancelled, ResetCode::BackendReset, ResetCode::Timeout, ResetCode::Overloaded] {
+            assert_eq!(kind(code), io::ErrorKind::ConnectionReset);
+        }
+        assert_eq!(io::Error::from(LinkError::SessionLost).kind(), io::ErrorKind::ConnectionAborted);
     }
 }

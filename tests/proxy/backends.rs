@@ -223,6 +223,37 @@ async fn what_a_backend_refuses_unseen_is_asked_again() {
 }
 
 #[tokio::test]
+async fn what_may_be_repeated_is_asked_again_where_a_used_connection_ends_without_goodbye() {
+    for reset in [false, true] {
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = connections.clone();
+        let target = backend(move |stream| {
+            let first = counted.fetch_add(1, Ordering::Relaxed) == 0;
+            async move {
+                if reset {
+                    stream.set_zero_linger().expect("an option");
+                }
+                let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+                let mut answered = 0;
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    if first && answered == 1 {
+                        return;
+                    }
+                    answered += 1;
+                    respond.send_response(Response::new(()), true).expect("answered");
+                }
+            }
+        })
+        .await;
+        let stage = Stage::start().await;
+        stage.serve_rules(vec![speaks(&target, Protocol::H2c)], None);
+        assert_eq!(stage.get("/").await.status, 200);
+        assert_eq!(stage.get("/").await.status, 200, "reset: {reset}");
+        assert_eq!(connections.load(Ordering::Relaxed), 2);
+    }
+}
+
+#[tokio::test]
 async fn interim_responses_without_end_over_http2_end_the_connection() {
     const HEADERS: u8 = 1;
     let (tell, mut heard) = mpsc::unbounded_channel();

@@ -250,7 +250,7 @@ pub(crate) fn agents(entries: &[(&str, &str, &str)]) -> Agents {
                 name,
                 credentials: vec![credential],
                 max_connections: None,
-                max_instances: None,
+                max_instances: 256,
                 allowed_sources: None,
             }),
         }

@@ -85,7 +85,13 @@ pub(in crate::proxy) fn of_backend(error: &hyper::Error) -> ProxyError {
 /// Whether the connection was closed where a response was due, as it happens when the backend gives up an idle
 /// connection in the moment that it is used.
 pub(in crate::proxy) fn is_close(error: &hyper::Error) -> bool {
-    error.is_incomplete_message() || error.is_closed() || error.is_canceled() || link_error(error).is_some()
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    error.is_incomplete_message()
+        || error.is_closed()
+        || error.is_canceled()
+        || link_error(error).is_some()
+        // Of the errors of a connection of HTTP/2, and of the link below it, h2 keeps the kind.
+        || io_error(error).is_some_and(|io| matches!(io.kind(), ConnectionReset | BrokenPipe | UnexpectedEof))
 }
 
 /// Whether the backend had no part in it: the session was lost, that of the agent or the one behind another replica, or the agent

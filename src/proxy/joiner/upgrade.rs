@@ -1,6 +1,12 @@
 //! Requests to switch protocols, as WebSockets begin (RFC 9110, 7.8), also over HTTP/2 (RFC 8441).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -11,7 +17,7 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{JoinError, JoinOutcome, Terms, relay};
 use crate::{
@@ -42,6 +48,12 @@ pub(in crate::proxy) struct Upgrade {
 struct Stream {
     /// What the backend must answer to the key that the edge made.
     expected: String,
+    joined: Arc<Joined>,
+}
+
+/// A visitor's stream over HTTP/2 that tells its connection of each piece it takes: a client may ping once for each.
+struct Counted {
+    io: TokioIo<Upgraded>,
     joined: Arc<Joined>,
 }
 
@@ -150,8 +162,8 @@ pub(in crate::proxy) fn accept(
         let joined = match stream {
             None => join_connection(upgraded, backend, to_visitor, &terms).await,
             Some(Stream { joined, .. }) => {
-                let _joined = joined;
-                Some(join(&mut TokioIo::new(upgraded), Bytes::new(), backend, to_visitor, &terms).await)
+                let mut visitor = Counted { io: TokioIo::new(upgraded), joined };
+                Some(join(&mut visitor, Bytes::new(), backend, to_visitor, &terms).await)
             }
         };
         let Some(joined) = joined else { return };
@@ -192,5 +204,29 @@ async fn join<V: AsyncRead + AsyncWrite + Unpin>(
     match backend {
         BackendStream::Plain(link) => joiner::join(visitor, to_backend, link, to_visitor, terms).await,
         BackendStream::Tls(mut tls) => relay::relay(visitor, &to_backend, &mut *tls, &to_visitor, terms).await,
+    }
+}
+
+// === impl Counted ===
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        self.joined.handed();
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

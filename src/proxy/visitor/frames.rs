@@ -34,7 +34,7 @@ pub(super) struct Arriving {
     idle: u32,
     used: u64,
     since: Instant,
-    /// How many pieces of responses there had been at that moment.
+    /// How many pieces of responses and joins there had been at that moment.
     pieces: u64,
 }
 

@@ -68,7 +68,7 @@ pub(super) struct Phase {
     leaving: AtomicU64,
     /// Since when the rest of a head over HTTP/2 is to come, in milliseconds from `start`; [`NONE`] where there is none.
     head: AtomicU64,
-    /// Pieces of responses over HTTP/2 so far.
+    /// Pieces of responses and joins over HTTP/2 so far.
     pieces: AtomicU64,
 }
 
@@ -206,7 +206,7 @@ impl Phase {
         self.head_deadline().is_some_and(|due| due <= Instant::now())
     }
 
-    /// How many pieces of responses over HTTP/2 there have been.
+    /// How many pieces of responses and joins over HTTP/2 there have been.
     pub(super) fn pieces(&self) -> u64 {
         self.pieces.load(Ordering::Relaxed)
     }
@@ -426,6 +426,13 @@ impl Uploading {
 }
 
 // === impl Joined ===
+
+impl Joined {
+    /// The connection was given a piece of what the backend sent.
+    pub(in crate::proxy) fn handed(&self) {
+        self.0.pieces.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 impl Drop for Joined {
     fn drop(&mut self) {

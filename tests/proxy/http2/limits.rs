@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use culvert::proxy;
+use futures::SinkExt;
 use http::Request;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::{Instant, timeout},
 };
+use tokio_tungstenite::tungstenite::Message;
 
 use super::{large_answer, visit, visit_with};
 use crate::{
@@ -101,6 +103,41 @@ async fn a_visitor_who_pings_now_and_then_is_served() {
     let request = Request::get(format!("http://{HOST}/")).body(()).expect("a request");
     let (response, _) = sender.send_request(request, true).expect("sent");
     assert_eq!(timeout(PATIENCE, response).await.expect("in time").expect("an answer").status(), 200);
+    connection.abort();
+}
+
+#[tokio::test]
+async fn a_visitor_who_pings_for_each_piece_of_a_websocket_is_served() {
+    let target = backend(|stream| async move {
+        let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { return };
+        while socket.send(Message::text("news")).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    let stage = Stage::start().await;
+    stage.serve(&[&target]);
+    let stream = TcpStream::connect(stage.http).await.expect("a connection");
+    let (sender, mut connection) = h2::client::handshake(stream).await.expect("a connection");
+    let mut pings = connection.ping_pong().expect("a way to ping");
+    let connection = tokio::spawn(connection);
+    // Behind its answer the edge's settings are known.
+    pings.ping(h2::Ping::opaque()).await.expect("an answer");
+    let mut sender = sender.ready().await.expect("ready");
+    let request = Request::connect(format!("http://{HOST}/"))
+        .header("sec-websocket-version", "13")
+        .extension(h2::ext::Protocol::from_static("websocket"))
+        .body(())
+        .expect("a request");
+    let (response, _open) = sender.send_request(request, false).expect("sent");
+    let mut news = timeout(PATIENCE, response).await.expect("in time").expect("an answer").into_body();
+    for _ in 0..500 {
+        let piece = timeout(PATIENCE, news.data()).await.expect("in time").expect("more").expect("a piece");
+        news.flow_control().release_capacity(piece.len()).expect("released");
+        for _ in 0..3 {
+            timeout(PATIENCE, pings.ping(h2::Ping::opaque())).await.expect("in time").expect("an answer");
+        }
+    }
     connection.abort();
 }
 
