@@ -1,4 +1,4 @@
-//! The least that hyper can be: HTTP/2, with TLS and without, and "ok" to every request. The HTTP/2 suites are run against
+//! The least that hyper can be: HTTP/2, with TLS and without, and "all well" to every request. The HTTP/2 suites are run against
 //! it beside Culvert, so that what is hyper's own is told apart from what a proxy adds. Its answer takes a moment, as one
 //! that comes from elsewhere: some cases meet a stream that is still open only then.
 //!
@@ -69,5 +69,5 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let _ = request.into_body().collect().await;
     sleep(MOMENT).await;
-    Ok(Response::new(Full::new(Bytes::from_static(b"ok"))))
+    Ok(Response::new(Full::new(Bytes::from_static(b"all well"))))
 }
