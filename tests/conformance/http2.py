@@ -37,6 +37,7 @@ class Ok(http.server.BaseHTTPRequestHandler):
 
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 1024  # a suite that runs all its cases at once makes so many connections
 
     def handle_error(self, *_):
         """A connection that a suite broke off is no news."""

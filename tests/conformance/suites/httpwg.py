@@ -13,11 +13,14 @@ import install
 SIZE = "h2 answers a frame of a wrong length by PROTOCOL_ERROR, not FRAME_SIZE_ERROR"
 CLOSED = "h2 answers a frame on a stream that is closed by PROTOCOL_ERROR, not STREAM_CLOSED"
 WINDOW = "h2 answers a window that is too large by PROTOCOL_ERROR, not FLOW_CONTROL_ERROR"
+SPACE = "h2 takes white space at the ends of a field's value"
 REFUSED = "the request is answered 400, which is no stream error"
 KNOWN = {
     "invalid header block fragment": "h2 answers a head that it cannot decode by PROTOCOL_ERROR, not COMPRESSION_ERROR",
     "closed sends headers frame after rst stream": CLOSED,
     "half closed remote sends headers frame": CLOSED,
+    "closed sends headers frame": CLOSED,
+    "half closed remote sends data frame": CLOSED,
     "sends data frame on invalid stream state": CLOSED,
     "sends ping frame with invalid length": SIZE,
     "sends priority frame with invalid length": SIZE,
@@ -28,6 +31,8 @@ KNOWN = {
     "sends settings initial window size with exceeded max window size value": WINDOW,
     "sends settings initial window size with invalid value": WINDOW,
     "sends goaway frame with unknown error code": "h2 ends a connection by a goodbye with an error; whether a PING behind it is answered before is luck",
+    "sends headers frame with leading space in field value": SPACE,
+    "sends headers frame with trailing tab in field value": SPACE,
     "sends headers frame with pseudo header in trailer": "h2 leaves it out, and the request is answered",
     "sends connect without authority": REFUSED,
     "sends headers frame with mismatched host authority": REFUSED,
