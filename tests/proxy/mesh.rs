@@ -317,22 +317,8 @@ async fn cut_behind_the_second_hop(cut: usize) -> usize {
     let _agent = RunningAgent::start_in_slots(&address, &one.edge.certificate, &["127.0.0.1:*"], 2);
     one.edge.sessions(|sessions| sessions.len() == 2).await;
     becomes("the agent is known", || two.edge.bridge.registry().choose(&lab()).is_some()).await;
-    let waiting = async {
-        // Over a link of its own: no earlier request has left a connection.
-        let answer = stage::get(two.http, "/held").await;
-        assert_eq!((answer.status, &*answer.body), (200, "ok"), "{cut} was cut: {answer:?}");
-    };
-    let cutting = async {
-        becomes("it is held", || backend.held() == 1).await;
-        let gone = balancer.local(cut);
-        balancer.cut(cut);
-        one.edge.sessions(|sessions| sessions.iter().all(|session| session.remote_address != gone)).await;
-        // Time for what is repeated, where something is.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        backend.go.send_replace(true);
-    };
-    timeout(PATIENCE, async { tokio::join!(waiting, cutting) }).await.expect("in time");
-    backend.held()
+    // Over a link of its own: no earlier request has left a connection.
+    backend.held_while_cut(two.http, &one.edge, &balancer, cut, "two hops").await
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Agents with several sessions, of which one is lost.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -13,15 +14,15 @@ use tokio::{io::AsyncWriteExt, sync::watch, time::timeout};
 
 use crate::{
     balancer::Balancer,
-    stage::{Options, Stage, backend, becomes, read_head, rule},
-    support::{PATIENCE, RunningAgent},
+    stage::{self, Options, Stage, backend, becomes, read_head, rule},
+    support::{Edge, PATIENCE, RunningAgent},
 };
 
 /// A backend that keeps its connections, counts the requests for `/held`, and holds the first of them until it is told.
 pub(crate) struct Holding {
     pub(crate) target: String,
     held: Arc<AtomicUsize>,
-    pub(crate) go: watch::Sender<bool>,
+    go: watch::Sender<bool>,
 }
 
 impl Holding {
@@ -51,13 +52,40 @@ impl Holding {
     }
 
     /// How many requests have come to be held, the one that was held among them.
-    pub(crate) fn held(&self) -> usize {
+    fn held(&self) -> usize {
         self.held.load(Ordering::SeqCst)
+    }
+
+    /// A visitor is held, and that one of the agent's connections through the balancer is cut: it gets its answer all the same.
+    /// Returns how often the request came here.
+    pub(crate) async fn held_while_cut(
+        &self,
+        visitors: SocketAddr,
+        edge: &Edge,
+        balancer: &Balancer,
+        cut: usize,
+        what: &str,
+    ) -> usize {
+        let waiting = async {
+            let answer = stage::get(visitors, "/held").await;
+            assert_eq!((answer.status, &*answer.body), (200, "ok"), "{what}, {cut} was cut: {answer:?}");
+        };
+        let cutting = async {
+            becomes("it is held", || self.held() == 1).await;
+            let gone = balancer.local(cut);
+            balancer.cut(cut);
+            edge.sessions(|sessions| sessions.iter().all(|session| session.remote_address != gone)).await;
+            // Time for what is repeated, where something is.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            self.go.send_replace(true);
+        };
+        timeout(PATIENCE, async { tokio::join!(waiting, cutting) }).await.expect("in time");
+        self.held()
     }
 }
 
 /// A stage whose agent holds two sessions, both of them through the balancer.
-async fn stage(rules: Vec<Rule>) -> (Stage, Balancer) {
+async fn staged(rules: Vec<Rule>) -> (Stage, Balancer) {
     let mut stage = Stage::start().await;
     stage.agent.take().expect("an agent").stop().await;
     stage.edge.sessions(|sessions| sessions.is_empty()).await;
@@ -74,26 +102,12 @@ async fn stage(rules: Vec<Rule>) -> (Stage, Balancer) {
 /// A GET is on its way over a connection of the pool, and one of the two sessions dies. Returns how often the backend got it.
 async fn cut_while_held(earlier: usize, cut: usize) -> usize {
     let backend = Holding::start().await;
-    let (stage, balancer) = stage(vec![rule(&[&backend.target], Vec::new())]).await;
+    let (stage, balancer) = staged(vec![rule(&[&backend.target], Vec::new())]).await;
     // So the turn of the sessions is another one's, and the connection is always that of the first request.
     for _ in 0..earlier {
         assert_eq!(stage.get("/").await.body, "ok");
     }
-    let waiting = async {
-        let answer = stage.get("/held").await;
-        assert_eq!((answer.status, &*answer.body), (200, "ok"), "{earlier} before, {cut} was cut: {answer:?}");
-    };
-    let cutting = async {
-        becomes("it is held", || backend.held() == 1).await;
-        let gone = balancer.local(cut);
-        balancer.cut(cut);
-        stage.edge.sessions(|sessions| sessions.iter().all(|session| session.remote_address != gone)).await;
-        // Time for what is repeated, where something is.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        backend.go.send_replace(true);
-    };
-    timeout(PATIENCE, async { tokio::join!(waiting, cutting) }).await.expect("in time");
-    backend.held()
+    backend.held_while_cut(stage.http, &stage.edge, &balancer, cut, &format!("{earlier} before")).await
 }
 
 #[tokio::test]
