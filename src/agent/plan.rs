@@ -76,8 +76,10 @@ impl Plan {
     /// So is it while a dial takes longer than this: packets to an address of another network vanish without a word. One that
     /// starts lets its agents wait until it has read all objects.
     const SLOW: Duration = Duration::from_secs(3);
-    /// A replica that said that it stops is not back sooner, and is likely to leave the set. Others serve meanwhile.
-    const RESTART: Duration = Duration::from_secs(1);
+    /// A replica that said that it stops is likely to leave the set, of which the others may hear seconds after its end; one that
+    /// is to be back under its name takes a while, too. So long it is not looked for, and up to half as long again, so that not
+    /// all agents come together. Others serve meanwhile.
+    const RESTART: Duration = Duration::from_secs(5);
 
     /// A plan with so many slots, at least one.
     pub(super) fn new(slots: u32) -> Self {
@@ -117,8 +119,8 @@ impl Plan {
             None => Some(now),
         };
         let dials = self.wanted(now).into_iter().filter_map(at);
-        let balanced = self.missing().filter_map(|known| self.waits_for_balancer(known, now));
-        dials.chain(balanced).min()
+        let waits = self.missing().filter_map(|known| self.waits(known, now));
+        dials.chain(waits).min()
     }
 
     /// A dial led to a session with this replica in that slot. Returns the session's number for [`Plan::lost`].
@@ -135,6 +137,7 @@ impl Plan {
                 state.at = now;
             }
         }
+        self.replicas.stopped(replica, None);
         let held = Held { serial: self.last_serial, since: now, leaving: false };
         self.met.entry(replica.to_owned()).or_default().insert(slot, held);
         self.last_serial
@@ -215,14 +218,16 @@ impl Plan {
             self.no_longer_says(&replica, now);
         }
         let is_connected = self.is_connected();
+        if held.leaving && is_connected {
+            self.replicas.stopped(&replica, Some(now + Self::RESTART.mul_f64(1.0 + random / 2.0)));
+        }
         let known = self.replicas.get(&replica).filter(|_| is_connected);
-        let balanced = known.and_then(|known| self.waits_for_balancer(known, now));
+        let waits = known.and_then(|known| self.waits(known, now));
         let ways: Vec<Lane> = if is_connected {
             known.into_iter().flat_map(|known| self.ways(known, now)).collect()
         } else {
             vec![Lane::Edge]
         };
-        let least = if held.leaving && is_connected { Self::RESTART } else { Duration::ZERO };
         let delays = ways.iter().map(|lane| {
             let state = self.lane(lane, now);
             let is_stable = now.saturating_duration_since(held.since) >= Self::STABLE;
@@ -235,12 +240,11 @@ impl Plan {
             } else {
                 state.backoff.after(Failure::Transient, random)
             };
-            let delay = delay.max(least);
             state.waits_for = Some(Failure::Transient);
             state.at = now + delay;
             delay
         });
-        delays.chain(balanced.map(|at| at - now)).min()
+        delays.chain(waits.map(|at| at - now)).min()
     }
 
     /// The replica of this session named those that it knows of. `random` is from 0 to 1.
@@ -322,16 +326,18 @@ impl Plan {
         self.replicas.iter().filter(move |known| held(&known.replica.id) < self.slots as usize)
     }
 
-    /// A replica's own address; the edge's where it has none or that is in doubt, once a balancer may lead there.
+    /// A replica's own address; the edge's where it has none or that is in doubt, once a balancer may lead there. None while it
+    /// is not looked for.
     fn ways(&self, known: &Known, now: Instant) -> impl Iterator<Item = Lane> {
         let own = Some(Lane::of(known)).filter(|lane| *lane != Lane::Edge);
         let edge = (self.needs_balancer(known, now) && !known.is_early(now)).then_some(Lane::Edge);
-        [own, edge].into_iter().flatten()
+        [own, edge].into_iter().flatten().filter(move |_| known.rests(now).is_none())
     }
 
-    /// Until when the edge's address does not count among the [`Plan::ways`] only because it would be too early.
-    fn waits_for_balancer(&self, known: &Known, now: Instant) -> Option<Instant> {
-        (self.needs_balancer(known, now) && known.is_early(now)).then_some(known.balanced)
+    /// When there will be more [`Plan::ways`], by time alone.
+    fn waits(&self, known: &Known, now: Instant) -> Option<Instant> {
+        let balanced = || (self.needs_balancer(known, now) && known.is_early(now)).then_some(known.balanced);
+        known.rests(now).or_else(balanced)
     }
 
     fn needs_balancer(&self, known: &Known, now: Instant) -> bool {

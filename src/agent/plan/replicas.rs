@@ -26,6 +26,8 @@ pub(super) struct Known {
     pub(super) replica: Replica,
     /// From when on a balancer may lead there.
     pub(super) balanced: Instant,
+    /// Not looked for before: it said that it stops.
+    pub(super) back: Option<Instant>,
 }
 
 // === impl Replicas ===
@@ -53,6 +55,13 @@ impl Replicas {
         }
     }
 
+    /// A replica stopped: it is likely to leave the set, and else not looked for before `back`; `None` if it is back already.
+    pub(super) fn stopped(&mut self, id: &str, back: Option<Instant>) {
+        if let Some(known) = self.known.iter_mut().find(|known| known.replica.id == id) {
+            known.back = back;
+        }
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Known> {
         self.known.iter()
     }
@@ -74,8 +83,8 @@ impl Replicas {
             return false;
         }
         let known = named.into_iter().map(|(id, address)| {
-            let balanced = self.get(id).map_or(balanced, |known| known.balanced);
-            Known { replica: Replica { id: id.to_owned(), address: address.map(str::to_owned) }, balanced }
+            let (balanced, back) = self.get(id).map_or((balanced, None), |known| (known.balanced, known.back));
+            Known { replica: Replica { id: id.to_owned(), address: address.map(str::to_owned) }, balanced, back }
         });
         self.known = known.collect();
         true
@@ -88,5 +97,10 @@ impl Known {
     /// Whether a balancer does not lead there yet.
     pub(super) fn is_early(&self, now: Instant) -> bool {
         now < self.balanced
+    }
+
+    /// Until when it is not looked for, if that is not over.
+    pub(super) fn rests(&self, now: Instant) -> Option<Instant> {
+        self.back.filter(|back| now < *back)
     }
 }

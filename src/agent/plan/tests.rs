@@ -256,15 +256,43 @@ fn a_replica_that_left_is_not_dialled_when_its_session_ends() {
 }
 
 #[test]
-fn a_replica_that_stops_is_not_dialled_before_its_session_ends() {
-    let (mut plan, now, r1) = connected(1);
+fn a_replica_that_stops_is_not_dialled_before_its_session_ends_nor_soon_after() {
+    for address in [None, Some("b:1")] {
+        let (mut plan, now, r1) = connected(1);
+        let r2 = plan.registered(&EDGE, "r2", 0, now);
+        plan.learned(r1, replicas(&[("r1", None), ("r2", address)]), 0.0, now);
+        assert_eq!(plan.leaving(r2, now).as_deref(), Some("r2"));
+        assert_eq!(plan.next_due(now), None, "it would refuse");
+        assert_eq!(
+            plan.lost(r2, 1.0, now),
+            Some(Plan::RESTART.mul_f64(1.5)),
+            "it may be back, until it is gone from the set"
+        );
+        let back = now + Plan::RESTART.mul_f64(1.5);
+        assert_eq!((plan.start_due(now), plan.next_due(now)), (vec![], Some(back)));
+        // Others are looked for meanwhile.
+        plan.learned(r1, replicas(&[("r1", None), ("r2", address), ("r3", None)]), 0.0, now);
+        let balanced = now + Replicas::BALANCED;
+        assert_eq!(plan.next_due(now), Some(balanced));
+        assert_eq!(plan.start_due(balanced), [EDGE]);
+        plan.registered(&EDGE, "r3", 0, balanced);
+        assert_eq!((plan.start_due(balanced), plan.next_due(balanced)), (vec![], Some(back)));
+        let way = address.map_or(EDGE, |address| at("r2", address));
+        assert_eq!(plan.start_due(back), std::slice::from_ref(&way));
+    }
+}
+
+#[test]
+fn a_replica_that_stopped_and_was_met_again_is_looked_for_at_once() {
+    let (mut plan, now, r1) = connected(2);
     let r2 = plan.registered(&EDGE, "r2", 0, now);
-    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("b:1"))]), 0.0, now);
-    assert_eq!(plan.leaving(r2, now).as_deref(), Some("r2"));
-    assert_eq!(plan.next_due(now), None, "it would refuse");
-    let delay = plan.lost(r2, 1.0, now).expect("it may be back, until it is gone from the set");
-    assert_eq!(delay, Plan::RESTART);
-    assert_eq!(plan.start_due(now + delay), [at("r2", "b:1")]);
+    plan.registered(&EDGE, "r1", 1, now);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("b:1")), ("r3", None)]), 0.0, now);
+    plan.leaving(r2, now);
+    plan.lost(r2, 0.0, now);
+    assert_eq!(plan.start_due(now), [EDGE], "for r3");
+    plan.registered(&EDGE, "r2", 0, now);
+    assert_eq!(plan.start_due(now), [EDGE, at("r2", "b:1")], "for its other slot");
 }
 
 #[test]
