@@ -16,7 +16,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     task::JoinHandle,
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, server::StartHandshake};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -218,12 +218,8 @@ impl Shared {
         if failed.log {
             denied.log(source);
         }
-        place.refused(failed.answer.is_some());
-        match failed.answer {
-            Some(at) => sleep_until(at).await,
-            // It is closed without one, when its time is up or others have to wait.
-            None => std::future::pending().await,
-        }
+        place.refused();
+        failed.turn().await;
     }
 
     /// Starts the session of a connection that registered, in what its registration asks for.

@@ -1,10 +1,10 @@
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::source::Source;
 
@@ -28,19 +28,23 @@ struct State {
 }
 
 /// What a source may have next.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Pace {
-    answer: Instant,
+    answers: Answers,
     line: Instant,
     /// How long the log says nothing after the next line.
     quiet: Duration,
 }
 
+/// When the next answer may go out, held by the one that waits for it. Those behind it are let in as they came, and whoever
+/// leaves takes nobody's turn.
+type Answers = Arc<tokio::sync::Mutex<Instant>>;
+
 /// What becomes of a failed registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Failed {
-    /// When it is answered; `None` where so many wait already that its time would not come before it is closed.
-    pub(super) answer: Option<Instant>,
+    /// `None` where there are too many sources to remember this one.
+    answers: Option<Answers>,
     /// Whether it is worth a line in the log.
     pub(super) log: bool,
 }
@@ -49,8 +53,6 @@ pub(super) struct Failed {
 
 impl Throttle {
     const INTERVAL: Duration = Duration::from_secs(1);
-    /// How far ahead answers are promised: connections are closed after 10 s.
-    const AHEAD: Duration = Duration::from_secs(8);
     const LINES: usize = 100;
     /// The longest that the log says nothing of a source that goes on, and how long it has to pause to be news again.
     const QUIET: Duration = Duration::from_mins(1);
@@ -59,16 +61,11 @@ impl Throttle {
     /// A registration of `source` has failed `now`.
     pub(super) fn failed(&self, source: Source, now: Instant) -> Failed {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = state.sources.get(&source).copied();
+        let known = state.sources.get(&source).cloned();
         if known.is_none() && !state.has_room(now) {
-            return Failed { answer: Some(now + Self::INTERVAL), log: false };
+            return Failed { answers: None, log: false };
         }
-        let mut pace = known.unwrap_or(Pace { answer: now, line: now, quiet: Self::INTERVAL });
-        let at = pace.answer.max(now);
-        let answer = (at <= now + Self::AHEAD).then_some(at);
-        if answer.is_some() {
-            pace.answer = at + Self::INTERVAL;
-        }
+        let mut pace = known.unwrap_or_else(|| Pace::new(now));
         let log = pace.line <= now && state.has_line(now);
         if log {
             if now.saturating_duration_since(pace.line) >= Self::QUIET {
@@ -77,8 +74,9 @@ impl Throttle {
             pace.line = now + pace.quiet;
             pace.quiet = (2 * pace.quiet).min(Self::QUIET);
         }
+        let answers = Some(Arc::clone(&pace.answers));
         state.sources.insert(source, pace);
-        Failed { answer, log }
+        Failed { answers, log }
     }
 }
 
@@ -91,7 +89,7 @@ impl State {
         let due = self.tidied.is_none_or(|last| now.saturating_duration_since(last) >= Throttle::INTERVAL);
         if self.sources.len() >= Throttle::SOURCES && due {
             self.tidied = Some(now);
-            self.sources.retain(|_, pace| pace.answer > now || pace.line > now);
+            self.sources.retain(|_, pace| pace.matters(now));
         }
         self.sources.len() < Throttle::SOURCES
     }
@@ -105,9 +103,36 @@ impl State {
     }
 }
 
+// === impl Pace ===
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { answers: Arc::new(tokio::sync::Mutex::new(now)), line: now, quiet: Throttle::INTERVAL }
+    }
+
+    /// Whether one that fails again would not be treated like a new one, or one still waits.
+    fn matters(&self, now: Instant) -> bool {
+        self.line > now || self.answers.try_lock().is_ok_and(|next| *next > now) || Arc::strong_count(&self.answers) > 1
+    }
+}
+
+// === impl Failed ===
+
+impl Failed {
+    /// Waits until the source may have its next answer, behind those that wait already, and takes it.
+    pub(super) async fn turn(self) {
+        let Some(answers) = self.answers else { return sleep(Throttle::INTERVAL).await };
+        let mut next = answers.lock().await;
+        sleep_until(*next).await;
+        *next = Instant::now() + Throttle::INTERVAL;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+
+    use tokio::{task::JoinSet, time::timeout};
 
     use super::*;
 
@@ -115,17 +140,41 @@ mod tests {
         Source::of(Ipv4Addr::from_bits(n).into())
     }
 
-    #[test]
-    fn each_source_has_one_answer_and_one_line_a_second() {
-        let (throttle, start) = (Throttle::default(), Instant::now());
-        let at = |millis| start + Duration::from_millis(millis);
-        let failed = |n, millis| throttle.failed(source(n), at(millis));
-        assert_eq!(failed(1, 0), Failed { answer: Some(at(0)), log: true });
-        assert_eq!(failed(1, 10), Failed { answer: Some(at(1000)), log: false });
-        assert_eq!(failed(1, 999), Failed { answer: Some(at(2000)), log: false });
-        assert_eq!(failed(2, 999), Failed { answer: Some(at(999)), log: true });
-        assert_eq!(failed(1, 1000), Failed { answer: Some(at(3000)), log: true });
-        assert_eq!(failed(1, 10_000), Failed { answer: Some(at(10_000)), log: true });
+    /// When those that fail now are answered, in the order in which they failed; in seconds from now.
+    async fn answers(throttle: &Throttle, sources: impl IntoIterator<Item = u32>) -> Vec<(usize, u64)> {
+        let start = Instant::now();
+        let mut waiting = JoinSet::new();
+        for (index, n) in sources.into_iter().enumerate() {
+            let failed = throttle.failed(source(n), start);
+            waiting.spawn(async move {
+                failed.turn().await;
+                (index, start.elapsed().as_secs())
+            });
+        }
+        let mut answered = waiting.join_all().await;
+        answered.sort_unstable();
+        answered
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_source_has_one_answer_a_second_in_turn() {
+        let throttle = Throttle::default();
+        assert_eq!(answers(&throttle, [1, 1, 2, 1]).await, [(0, 0), (1, 1), (2, 0), (3, 2)]);
+        assert_eq!(answers(&throttle, [1, 2]).await, [(0, 1), (1, 0)], "the last one of the first was just answered");
+        sleep(Duration::from_secs(100)).await;
+        assert_eq!(answers(&throttle, [1, 1]).await, [(0, 0), (1, 1)], "what nobody asked for is not saved");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_takes_nobodys_turn() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        throttle.failed(source(1), now).turn().await;
+        for _ in 0..50 {
+            let gone = throttle.failed(source(1), now).turn();
+            assert!(timeout(Duration::from_millis(1), gone).await.is_err());
+        }
+        throttle.failed(source(1), now).turn().await;
+        assert_eq!(now.elapsed().as_secs(), 1);
     }
 
     #[test]
@@ -139,22 +188,16 @@ mod tests {
         assert_eq!(lines(400, 403), [400, 401], "after a pause it is news again");
     }
 
-    #[test]
-    fn no_answer_is_promised_that_would_come_too_late() {
+    #[tokio::test(start_paused = true)]
+    async fn many_sources_fill_neither_the_log_nor_the_table() {
         let (throttle, start) = (Throttle::default(), Instant::now());
-        let promised = (0..100).filter(|_| throttle.failed(source(1), start).answer.is_some()).count();
-        assert_eq!(promised, 9);
-        let later = start + Duration::from_secs(9);
-        assert_eq!(throttle.failed(source(1), later).answer, Some(later), "what was not promised takes no turn");
-    }
-
-    #[test]
-    fn many_sources_fill_neither_the_log_nor_the_table() {
-        let (throttle, start) = (Throttle::default(), Instant::now());
-        let failed: Vec<Failed> = (0..20_000).map(|n| throttle.failed(source(n), start)).collect();
+        let mut failed: Vec<Failed> = (0..20_000).map(|n| throttle.failed(source(n), start)).collect();
         assert_eq!(failed.iter().filter(|failed| failed.log).count(), Throttle::LINES);
         assert_eq!(throttle.0.lock().expect("no panic").sources.len(), Throttle::SOURCES);
-        assert_eq!(failed[19_999].answer, Some(start + Throttle::INTERVAL));
-        assert!(throttle.failed(source(30_000), start + Duration::from_secs(2)).log);
+        failed.remove(19_999).turn().await;
+        assert_eq!(start.elapsed(), Throttle::INTERVAL, "who is not remembered is held as well");
+        assert!(!throttle.failed(source(30_000), start + Duration::from_secs(2)).log, "all of them wait still");
+        drop(failed);
+        assert!(throttle.failed(source(30_000), start + Duration::from_secs(4)).log);
     }
 }

@@ -29,8 +29,6 @@ pub(super) struct Place {
 /// How far a connection has come; the first ones go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
-    /// Its registration failed, and no answer is promised to it.
-    Ignored,
     /// Its registration failed, and it waits for the answer.
     Refused,
     /// Nothing has come from it.
@@ -78,7 +76,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// some work on both sides.
 const LONG: Duration = Duration::from_secs(2);
 
-/// Those of one source whose registration failed: some more than are promised an answer.
+/// Those of one source whose registration failed: some more than are answered, one a second, before their time is up.
 const REFUSED_OF_SOURCE: usize = 16;
 
 // === impl WaitingRoom ===
@@ -191,15 +189,15 @@ impl Place {
         self.room.lock().advance(self.id, Stage::Speaking);
     }
 
-    /// Its registration failed, and only the answer is to come, if it is promised.
-    pub(super) fn refused(&self, promised: bool) {
+    /// Its registration failed, and only the answer is to come. Where enough of its source wait for theirs, it has to go: they
+    /// came before it, and would be answered before.
+    pub(super) fn refused(&self) {
         let mut room = self.room.lock();
-        room.advance(self.id, if promised { Stage::Refused } else { Stage::Ignored });
-        let Some(of_source) = room.of_source.get(&self.source) else { return };
-        let refused = of_source.iter().take_while(|rank| rank.stage <= Stage::Refused);
-        if refused.count() > REFUSED_OF_SOURCE {
-            let first = of_source.first().map(|rank| rank.id);
-            room.send_away(first);
+        room.advance(self.id, Stage::Refused);
+        let refused = |rank: &&Rank| rank.stage == Stage::Refused;
+        let of_source = room.of_source.get(&self.source);
+        if of_source.is_some_and(|of_source| of_source.iter().take_while(refused).count() > REFUSED_OF_SOURCE) {
+            room.send_away(Some(self.id));
         }
     }
 }
@@ -232,7 +230,7 @@ mod tests {
         places.push(room.enter(source(1)));
         places.push(room.enter(source(1)));
         assert_eq!(gone(&places), [1, 2]);
-        places[9].refused(true);
+        places[9].refused();
         places.push(room.enter(source(1)));
         assert_eq!(gone(&places), [1, 2, 9]);
         assert!(!other.sent_away.is_cancelled());
@@ -290,8 +288,7 @@ mod tests {
     fn few_of_one_source_wait_for_their_refusal() {
         let room = WaitingRoom::default();
         let places: Vec<Place> = (0..100).map(|_| room.enter(source(1))).collect();
-        // The first ones have a promise, and keep it.
-        places.iter().enumerate().for_each(|(index, place)| place.refused(index < 9));
-        assert_eq!(gone(&places), (9..100 - REFUSED_OF_SOURCE + 9).collect::<Vec<_>>());
+        places.iter().for_each(Place::refused);
+        assert_eq!(gone(&places), (REFUSED_OF_SOURCE..100).collect::<Vec<_>>(), "the first ones are answered first");
     }
 }
