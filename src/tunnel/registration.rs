@@ -3,6 +3,8 @@
 //! Here are its words. The bridge answers with an HTTP server and reads a [`Registration`] from a request's headers;
 //! the agent calls [`register`].
 
+use std::cmp::Ordering;
+
 mod answer;
 mod carrier;
 mod request;
@@ -20,6 +22,9 @@ pub const PATH: &str = "/v1/tunnel";
 
 /// The protocol's name and version, as `Upgrade` has it.
 pub const PROTOCOL: &str = "culvert/1";
+
+/// The version in [`PROTOCOL`] and [`SUBPROTOCOL`].
+const VERSION: u32 = 1;
 
 /// The headers of the registration that are Culvert's own.
 pub mod header {
@@ -53,4 +58,26 @@ pub fn is_replica_id(id: &str) -> bool {
 /// A number as it is written in headers: digits, without the sign that Rust would take too.
 fn decimal(text: &str) -> Option<u32> {
     text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// How the version that the other side of a connection speaks, in names such as `culvert/2, culvert/1`, compares with ours: that of
+/// the newest one. `None` where it names none.
+pub(crate) fn version_of_other_side(names: &str) -> Option<Ordering> {
+    let version = |name: &str| decimal(name.trim().strip_prefix("culvert")?.strip_prefix(['/', '.'])?);
+    names.split(',').filter_map(version).max().map(|newest| newest.cmp(&VERSION))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_version_that_is_named_counts() {
+        assert_eq!([PROTOCOL, SUBPROTOCOL].map(version_of_other_side), [Some(Ordering::Equal); 2]);
+        assert_eq!(version_of_other_side("h2c, culvert/0"), Some(Ordering::Less));
+        assert_eq!(version_of_other_side("websocket, culvert.3, culvert.2"), Some(Ordering::Greater));
+        for none in ["", "websocket", "culvert", "culvert/", "culvert/+1", "culvert/x"] {
+            assert_eq!(version_of_other_side(none), None, "{none:?}");
+        }
+    }
 }

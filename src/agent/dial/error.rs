@@ -1,4 +1,4 @@
-use std::{fmt, io, time::Duration};
+use std::{cmp::Ordering, fmt, io, time::Duration};
 
 use http::StatusCode;
 
@@ -125,8 +125,12 @@ impl fmt::Display for DialError {
                     StatusCode::NOT_FOUND => f.write_str("; check --edge: the bridge's port is meant"),
                     StatusCode::UPGRADE_REQUIRED => {
                         let spoken = rejection.spoken.as_deref().unwrap_or("something else");
-                        let own = registration::PROTOCOL;
-                        write!(f, "; this agent speaks {own}, the edge {spoken}: install the version that fits")
+                        write!(f, "; this agent speaks {}, the edge {spoken}", registration::PROTOCOL)?;
+                        match registration::version_of_other_side(spoken) {
+                            Some(Ordering::Greater) => f.write_str(": upgrade the agent"),
+                            Some(Ordering::Less) => f.write_str(": upgrade the edge"),
+                            Some(Ordering::Equal) | None => Ok(()),
+                        }
                     }
                     _ => Ok(()),
                 }
@@ -171,6 +175,13 @@ mod tests {
         assert_eq!(rejected(426, true, Some("culvert/1")).doubt(), Doubt::Strong, "the wish was lost on the way");
         assert_eq!(rejected(403, false, None).doubt(), Doubt::Strong);
         assert_eq!(rejected(502, false, None).doubt(), Doubt::Weak);
+    }
+
+    #[test]
+    fn who_speaks_another_version_is_told_which_side_is_old() {
+        let told = |spoken| rejected(426, true, Some(spoken)).to_string();
+        assert!(told("culvert/2").ends_with("; this agent speaks culvert/1, the edge culvert/2: upgrade the agent"));
+        assert!(told("culvert/0").ends_with("the edge culvert/0: upgrade the edge"));
     }
 
     #[test]

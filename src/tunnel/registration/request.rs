@@ -1,11 +1,15 @@
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
 };
 
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
-use super::{Carrier, PATH, PROTOCOL, SUBPROTOCOL, Token, TokenError, decimal, header as own, is_replica_id};
+use super::{
+    Carrier, PATH, PROTOCOL, SUBPROTOCOL, Token, TokenError, decimal, header as own, is_replica_id,
+    version_of_other_side,
+};
 
 /// Who registers, and with what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +34,8 @@ pub enum RegistrationError {
     /// It asks for another protocol, or none.
     #[error(
         "this is a bridge for culvert agents: it speaks {PROTOCOL}, or {SUBPROTOCOL} in a WebSocket; the request asks \
-         for {0:?} in \"Upgrade\""
+         for {0:?}{remedy}",
+        remedy = remedy(.0)
     )]
     Protocol(String),
     /// There is no bearer token.
@@ -120,8 +125,10 @@ impl Registration {
     /// Reads a registration from a request's headers; method and path are the caller's to check.
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, RegistrationError> {
         if Carrier::from_headers(headers).is_none() {
-            let upgrade = headers.get(header::UPGRADE).map_or(&b""[..], |value| value.as_bytes());
-            return Err(RegistrationError::Protocol(String::from_utf8_lossy(upgrade).into_owned()));
+            let asked =
+                [header::UPGRADE, header::SEC_WEBSOCKET_PROTOCOL].into_iter().flat_map(|name| headers.get_all(name));
+            let asked: Vec<_> = asked.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+            return Err(RegistrationError::Protocol(asked.join(", ")));
         }
         let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = Token::new(token.and_then(bearer).ok_or(RegistrationError::NoToken)?)?;
@@ -185,6 +192,15 @@ fn value(headers: &HeaderMap, name: HeaderName, form: &'static str, most: usize)
     match value.to_str() {
         Ok(text) if values.next().is_none() && !text.is_empty() && text.len() <= most => Ok(text.to_owned()),
         _ => Err(RegistrationError::Malformed(name, form)),
+    }
+}
+
+/// Which side is too old to speak a protocol that the agent asks for.
+fn remedy(asked: &str) -> &'static str {
+    match version_of_other_side(asked) {
+        Some(Ordering::Greater) => "; upgrade the edge",
+        Some(Ordering::Less) => "; upgrade the agent",
+        Some(Ordering::Equal) | None => "",
     }
 }
 
@@ -313,6 +329,9 @@ mod tests {
     fn errors_say_what_is_wrong_and_never_the_token() {
         let with = |name, value| with(&[(name, value)]).expect_err("no registration");
         assert_eq!(with("upgrade", "h2c").status(), StatusCode::UPGRADE_REQUIRED);
+        assert!(with("upgrade", "h2c").to_string().ends_with(r#"asks for "h2c""#));
+        assert!(with("upgrade", "culvert/3, culvert/2").to_string().ends_with("; upgrade the edge"));
+        assert!(with("upgrade", "culvert/0").to_string().ends_with("; upgrade the agent"));
         assert_eq!(with("authorization", "Basic Zm9vOmJhcg==").status(), StatusCode::UNAUTHORIZED);
         assert_eq!(with("authorization", "Basic Zm9vOmJhcg=="), RegistrationError::NoToken);
         assert_eq!(with("authorization", "Bearer a-short-one").status(), StatusCode::UNAUTHORIZED);

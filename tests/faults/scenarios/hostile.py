@@ -338,7 +338,7 @@ def answer(status, *headers, body="no"):
 OURS = "Culvert-Protocol: culvert/1"
 ANSWERS = {
     "a wrong token": (answer("401 Unauthorized", OURS), "401"),
-    "a newer edge": (answer("426 Upgrade Required", OURS, "Upgrade: culvert/9"), "culvert/9"),
+    "a newer edge": (answer("426 Upgrade Required", OURS, "Upgrade: culvert/9"), "upgrade the agent"),
     "too many processes": (answer("429 Too Many Requests", OURS, "Retry-After: 1"), "429"),
     "a page": (answer("200 OK", body="<html>" * 100_000), ""),
     "a 101 to something else": (b"HTTP/1.1 101 OK\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\n", ""),
