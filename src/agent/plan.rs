@@ -78,8 +78,8 @@ impl Plan {
     const SLOW: Duration = Duration::from_secs(3);
     /// A replica that said that it stops is likely to leave the set, of which the others may hear seconds after its end; one that
     /// is to be back under its name takes a while, too. So long it is not looked for, and up to half as long again, so that not
-    /// all agents come together. Others serve meanwhile.
-    const RESTART: Duration = Duration::from_secs(5);
+    /// all agents come together: within the 5 s for which one that starts waits for its agents. Others serve meanwhile.
+    const RESTART: Duration = Duration::from_secs(3);
 
     /// A plan with so many slots, at least one.
     pub(super) fn new(slots: u32) -> Self {
@@ -208,6 +208,8 @@ impl Plan {
         let of_replica = self.met.get_mut(&replica)?;
         let held = of_replica.remove(&slot)?;
         let was_last = of_replica.is_empty();
+        // Its successor may be there under its id before it is gone.
+        let stopped = held.leaving && of_replica.values().all(|other| other.leaving);
         if was_last {
             self.met.remove(&replica);
         }
@@ -217,10 +219,10 @@ impl Plan {
         } else if was_last {
             self.no_longer_says(&replica, now);
         }
-        let is_connected = self.is_connected();
-        if held.leaving && is_connected {
+        if stopped {
             self.replicas.stopped(&replica, Some(now + Self::RESTART.mul_f64(1.0 + random / 2.0)));
         }
+        let is_connected = self.is_connected();
         let known = self.replicas.get(&replica).filter(|_| is_connected);
         let waits = known.and_then(|known| self.waits(known, now));
         let ways: Vec<Lane> = if is_connected {
@@ -228,9 +230,12 @@ impl Plan {
         } else {
             vec![Lane::Edge]
         };
+        let is_stable = now.saturating_duration_since(held.since) >= Self::STABLE;
+        if let Some(own) = known.map(Lane::of).filter(|_| is_stable) {
+            self.lane(&own, now).backoff.stable();
+        }
         let delays = ways.iter().map(|lane| {
             let state = self.lane(lane, now);
-            let is_stable = now.saturating_duration_since(held.since) >= Self::STABLE;
             if is_stable {
                 state.backoff.stable();
             }
@@ -319,11 +324,12 @@ impl Plan {
         self.lanes.entry(lane.clone()).or_insert_with(|| LaneState::new(now))
     }
 
-    /// The replicas without a session in each slot. One that stops has its sessions still: its successor is another one, or
-    /// comes after that.
+    /// The replicas without a session in each slot, but those that stop: their successors are others, or come after them.
     fn missing(&self) -> impl Iterator<Item = &Known> {
-        let held = |id: &str| self.met.get(id).map_or(0, BTreeMap::len);
-        self.replicas.iter().filter(move |known| held(&known.replica.id) < self.slots as usize)
+        let lacks = |sessions: &BTreeMap<u32, Held>| {
+            sessions.len() < self.slots as usize && sessions.values().any(|held| !held.leaving)
+        };
+        self.replicas.iter().filter(move |known| self.met.get(&known.replica.id).is_none_or(lacks))
     }
 
     /// A replica's own address; the edge's where it has none or that is in doubt, once a balancer may lead there. None while it

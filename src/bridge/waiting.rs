@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::source::Source;
 
 /// The connections that have not registered yet. There is room for so many of one source and so many of all; beyond it, one
-/// has to go for each that comes: of those that are least likely to become a session, the one that has waited longest. Nobody is
+/// has to go for each that comes: of those that wait for their refusal the last one, else of those that are least likely to become
+/// a session the one that has waited longest. Nobody is
 /// judged by its first moment: an agent that has just come is silent for as long as its first message is on its way, and would
 /// else go before all those who sent a byte once and nothing since.
 /// Cheap to clone, all clones are one room.
@@ -76,8 +77,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// some work on both sides.
 const LONG: Duration = Duration::from_secs(2);
 
-/// Those of one source whose registration failed: some more than are answered, one a second, before their time is up.
-const REFUSED_OF_SOURCE: usize = 16;
+/// Those of one source whose registration failed: as many as are answered, one a second, before they or their peers give up.
+const REFUSED_OF_SOURCE: usize = 8;
 
 // === impl WaitingRoom ===
 
@@ -142,6 +143,10 @@ impl Room {
     /// Which of these is sent away for one that comes `now`.
     fn first_to_go(&self, of: &BTreeSet<Rank>, now: Instant) -> Option<u64> {
         let first = of.first()?;
+        if first.stage == Stage::Refused {
+            // They are answered in turn.
+            return of.range(..Rank { stage: Stage::Silent, turn: 0, id: 0 }).next_back().map(|last| last.id);
+        }
         let stays = |rank: &Rank, time: Duration| {
             self.waiting.get(&rank.id).is_some_and(|waiting| now.saturating_duration_since(waiting.since) < time)
         };
@@ -230,9 +235,10 @@ mod tests {
         places.push(room.enter(source(1)));
         places.push(room.enter(source(1)));
         assert_eq!(gone(&places), [1, 2]);
+        places[8].refused();
         places[9].refused();
         places.push(room.enter(source(1)));
-        assert_eq!(gone(&places), [1, 2, 9]);
+        assert_eq!(gone(&places), [1, 2, 9], "the other one is answered before it");
         assert!(!other.sent_away.is_cancelled());
         // Who leaves makes room.
         places.truncate(OF_SOURCE / 2);

@@ -60,11 +60,17 @@ fn decimal(text: &str) -> Option<u32> {
     text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// How the version that the other side of a connection speaks, in names such as `culvert/2, culvert/1`, compares with ours: that of
-/// the newest one. `None` where it names none.
+/// How the versions that the other side of a connection speaks, in names such as `culvert/2, culvert/1`, compare with ours: equal
+/// where that is among them, else as the newest one does. `None` where it names none.
 pub(crate) fn version_of_other_side(names: &str) -> Option<Ordering> {
+    let names = names.to_ascii_lowercase();
     let version = |name: &str| decimal(name.trim().strip_prefix("culvert")?.strip_prefix(['/', '.'])?);
-    names.split(',').filter_map(version).max().map(|newest| newest.cmp(&VERSION))
+    let versions: Vec<u32> = names.split(',').filter_map(version).collect();
+    if versions.contains(&VERSION) {
+        Some(Ordering::Equal)
+    } else {
+        versions.iter().max().map(|newest| newest.cmp(&VERSION))
+    }
 }
 
 #[cfg(test)]
@@ -72,8 +78,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_version_that_is_named_counts() {
+    fn the_newest_version_that_is_named_counts_unless_ours_is_there() {
         assert_eq!([PROTOCOL, SUBPROTOCOL].map(version_of_other_side), [Some(Ordering::Equal); 2]);
+        assert_eq!(version_of_other_side("culvert/2, Culvert/1"), Some(Ordering::Equal));
         assert_eq!(version_of_other_side("h2c, culvert/0"), Some(Ordering::Less));
         assert_eq!(version_of_other_side("websocket, culvert.3, culvert.2"), Some(Ordering::Greater));
         for none in ["", "websocket", "culvert", "culvert/", "culvert/+1", "culvert/x"] {

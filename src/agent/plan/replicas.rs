@@ -83,8 +83,11 @@ impl Replicas {
             return false;
         }
         let known = named.into_iter().map(|(id, address)| {
-            let (balanced, back) = self.get(id).map_or((balanced, None), |known| (known.balanced, known.back));
-            Known { replica: Replica { id: id.to_owned(), address: address.map(str::to_owned) }, balanced, back }
+            let (known, replica) = (self.get(id), Replica { id: id.to_owned(), address: address.map(str::to_owned) });
+            let balanced = known.map_or(balanced, |known| known.balanced);
+            // At another address it is the successor.
+            let back = known.filter(|known| known.replica == replica).and_then(|known| known.back);
+            Known { replica, balanced, back }
         });
         self.known = known.collect();
         true

@@ -296,6 +296,58 @@ fn a_replica_that_stopped_and_was_met_again_is_looked_for_at_once() {
 }
 
 #[test]
+fn who_is_there_already_under_the_id_of_one_that_stopped_is_looked_for_at_once() {
+    let (mut plan, now, r1) = connected(2);
+    plan.registered(&EDGE, "r1", 1, now);
+    let old = [0, 1].map(|slot| plan.registered(&EDGE, "r2", slot, now));
+    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("b:1"))]), 0.0, now);
+    for serial in old {
+        plan.leaving(serial, now);
+    }
+    plan.registered(&EDGE, "r2", 0, now);
+    assert!(plan.lost(old[1], 1.0, now).is_some_and(|delay| delay < Duration::from_secs(1)));
+    // So is one that comes back at another address.
+    let (mut plan, now, r1) = connected(1);
+    let r2 = plan.registered(&EDGE, "r2", 0, now);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("b:1"))]), 0.0, now);
+    plan.leaving(r2, now);
+    plan.lost(r2, 1.0, now);
+    assert_eq!(plan.start_due(now), []);
+    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("b:2"))]), 0.0, now);
+    assert_eq!(plan.start_due(now), [at("r2", "b:2")]);
+}
+
+#[test]
+fn a_replica_that_stops_rests_from_its_last_session_on_whoever_else_is_there() {
+    let (mut plan, start, r1) = connected(2);
+    plan.registered(&EDGE, "r1", 1, start);
+    let old = [0, 1].map(|slot| plan.registered(&EDGE, "r2", slot, start));
+    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("b:1"))]), 0.0, start);
+    for serial in old {
+        plan.leaving(serial, start);
+    }
+    plan.lost(old[0], 0.0, start);
+    let now = start + Plan::RESTART;
+    assert_eq!((plan.start_due(now), plan.next_due(now)), (vec![], None), "the other one drains still");
+    plan.lost(old[1], 0.0, now);
+    assert_eq!((plan.start_due(now), plan.next_due(now)), (vec![], Some(now + Plan::RESTART)));
+    // Of two that stop together, the second one drains when a third is met.
+    let (mut plan, now, r1) = connected(1);
+    let r2 = plan.registered(&EDGE, "r2", 0, now);
+    let all = [("r1", None), ("r2", Some("b:1")), ("r3", None)];
+    plan.learned(r1, replicas(&all[..2]), 0.0, now);
+    for serial in [r1, r2] {
+        plan.leaving(serial, now);
+    }
+    plan.lost(r2, 0.0, now);
+    let now = now + Duration::from_millis(100);
+    assert_eq!(plan.start_due(now), [EDGE]);
+    let r3 = plan.registered(&EDGE, "r3", 0, now);
+    plan.learned(r3, replicas(&all), 0.0, now);
+    assert_eq!(plan.start_due(now), []);
+}
+
+#[test]
 fn when_the_only_replica_stops_another_is_dialled_at_once() {
     let (mut plan, now, r1) = connected(1);
     plan.learned(r1, replicas(&[("r1", None)]), 0.0, now);

@@ -4,7 +4,7 @@ use std::{
     fmt::Write as _,
 };
 
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::{
     Carrier, PATH, PROTOCOL, SUBPROTOCOL, Token, TokenError, decimal, header as own, is_replica_id,
@@ -34,10 +34,15 @@ pub enum RegistrationError {
     /// It asks for another protocol, or none.
     #[error(
         "this is a bridge for culvert agents: it speaks {PROTOCOL}, or {SUBPROTOCOL} in a WebSocket; the request asks \
-         for {0:?}{remedy}",
-        remedy = remedy(.0)
+         for {upgrade:?} in \"Upgrade\"{}",
+        remedy(.upgrade, .subprotocol)
     )]
-    Protocol(String),
+    Protocol {
+        /// What it has in `Upgrade`.
+        upgrade: String,
+        /// What it has in `Sec-WebSocket-Protocol`.
+        subprotocol: String,
+    },
     /// There is no bearer token.
     #[error("no token: send it as \"Authorization: Bearer TOKEN\"")]
     NoToken,
@@ -125,10 +130,10 @@ impl Registration {
     /// Reads a registration from a request's headers; method and path are the caller's to check.
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, RegistrationError> {
         if Carrier::from_headers(headers).is_none() {
-            let asked =
-                [header::UPGRADE, header::SEC_WEBSOCKET_PROTOCOL].into_iter().flat_map(|name| headers.get_all(name));
-            let asked: Vec<_> = asked.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
-            return Err(RegistrationError::Protocol(asked.join(", ")));
+            let value = |name| headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
+            let text = |name| String::from_utf8_lossy(value(name)).into_owned();
+            let (upgrade, subprotocol) = (text(header::UPGRADE), text(header::SEC_WEBSOCKET_PROTOCOL));
+            return Err(RegistrationError::Protocol { upgrade, subprotocol });
         }
         let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = Token::new(token.and_then(bearer).ok_or(RegistrationError::NoToken)?)?;
@@ -196,8 +201,8 @@ fn value(headers: &HeaderMap, name: HeaderName, form: &'static str, most: usize)
 }
 
 /// Which side is too old to speak a protocol that the agent asks for.
-fn remedy(asked: &str) -> &'static str {
-    match version_of_other_side(asked) {
+fn remedy(upgrade: &str, subprotocol: &str) -> &'static str {
+    match version_of_other_side(&format!("{upgrade},{subprotocol}")) {
         Some(Ordering::Greater) => "; upgrade the edge",
         Some(Ordering::Less) => "; upgrade the agent",
         Some(Ordering::Equal) | None => "",
@@ -211,7 +216,7 @@ impl RegistrationError {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Protocol(_) => StatusCode::UPGRADE_REQUIRED,
+            Self::Protocol { .. } => StatusCode::UPGRADE_REQUIRED,
             Self::NoToken | Self::Token(_) => StatusCode::UNAUTHORIZED,
             Self::Missing(_) | Self::Malformed(..) => StatusCode::BAD_REQUEST,
         }
@@ -220,8 +225,6 @@ impl RegistrationError {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn registration() -> Registration {
@@ -329,7 +332,7 @@ mod tests {
     fn errors_say_what_is_wrong_and_never_the_token() {
         let with = |name, value| with(&[(name, value)]).expect_err("no registration");
         assert_eq!(with("upgrade", "h2c").status(), StatusCode::UPGRADE_REQUIRED);
-        assert!(with("upgrade", "h2c").to_string().ends_with(r#"asks for "h2c""#));
+        assert!(with("upgrade", "h2c").to_string().ends_with(r#"asks for "h2c" in "Upgrade""#));
         assert!(with("upgrade", "culvert/3, culvert/2").to_string().ends_with("; upgrade the edge"));
         assert!(with("upgrade", "culvert/0").to_string().ends_with("; upgrade the agent"));
         assert_eq!(with("authorization", "Basic Zm9vOmJhcg==").status(), StatusCode::UNAUTHORIZED);
