@@ -335,6 +335,16 @@ async fn finishing_a_session_sends_what_was_written_before() {
 }
 
 #[tokio::test]
+async fn the_last_word_of_a_session_is_heard_although_it_is_over() {
+    let (edge, mut agent) = sides();
+    edge.session.note(&Note::Drain { seconds: None }).expect("a session");
+    edge.session.finish();
+    assert_eq!(agent.driver.await.expect("a reason"), CloseReason::PeerClosed);
+    assert!(matches!(agent.incoming.next().await, Some(IncomingEvent::Note(Note::Drain { .. }))));
+    assert!(agent.incoming.next().await.is_none());
+}
+
+#[tokio::test]
 async fn finishing_a_session_loses_the_links_that_want_to_write_more() {
     let (edge, mut agent) = sides();
     let (mut near, mut far) = linked(&edge, &mut agent).await;

@@ -42,8 +42,9 @@ pub(super) enum Lane {
 struct Held {
     serial: u64,
     since: Instant,
-    /// Whether the replica stops, so that the session is good for no more links.
-    leaving: bool,
+    /// Set where the replica stops, so that the session is good for no more links: the last session that was there when it said so.
+    /// Later ones under its id are with a successor.
+    leaving: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -138,7 +139,7 @@ impl Plan {
             }
         }
         self.replicas.stopped(replica, None);
-        let held = Held { serial: self.last_serial, since: now, leaving: false };
+        let held = Held { serial: self.last_serial, since: now, leaving: None };
         self.met.entry(replica.to_owned()).or_default().insert(slot, held);
         self.last_serial
     }
@@ -193,7 +194,7 @@ impl Plan {
     pub(super) fn leaving(&mut self, serial: u64, now: Instant) -> Option<String> {
         let (replica, slot) = self.find(serial)?;
         let held = self.met.get_mut(&replica)?.get_mut(&slot)?;
-        held.leaving = true;
+        held.leaving.get_or_insert(self.last_serial);
         self.no_longer_says(&replica, now);
         if !self.is_connected() {
             self.look_again(now);
@@ -208,8 +209,7 @@ impl Plan {
         let of_replica = self.met.get_mut(&replica)?;
         let held = of_replica.remove(&slot)?;
         let was_last = of_replica.is_empty();
-        // Its successor may be there under its id before it is gone.
-        let stopped = held.leaving && of_replica.values().all(|other| other.leaving);
+        let stopped = held.leaving.is_some_and(|last| of_replica.values().all(|other| other.serial <= last));
         if was_last {
             self.met.remove(&replica);
         }
@@ -254,7 +254,7 @@ impl Plan {
 
     /// The replica of this session named those that it knows of. `random` is from 0 to 1.
     pub(super) fn learned(&mut self, serial: u64, named: Vec<Replica>, random: f64, now: Instant) {
-        let held = |held: &BTreeMap<u32, Held>| held.values().any(|held| held.serial == serial && !held.leaving);
+        let held = |held: &BTreeMap<u32, Held>| held.values().any(|held| held.serial == serial && !held.is_leaving());
         // One that stops may not hear any more of who comes and goes.
         let Some((from, _)) = self.met.iter().find(|(_, sessions)| held(sessions)) else { return };
         if self.replicas.says(from, named, random, now) {
@@ -297,7 +297,7 @@ impl Plan {
     pub(super) fn met(&self) -> BTreeMap<String, BTreeSet<u32>> {
         let mut met = BTreeMap::<_, BTreeSet<_>>::new();
         for (replica, sessions) in &self.met {
-            for (slot, _) in sessions.iter().filter(|(_, held)| !held.leaving) {
+            for (slot, _) in sessions.iter().filter(|(_, held)| !held.is_leaving()) {
                 met.entry(replica.clone()).or_default().insert(*slot);
             }
         }
@@ -306,7 +306,7 @@ impl Plan {
 
     /// Whether any session takes links.
     fn is_connected(&self) -> bool {
-        self.met.values().flat_map(BTreeMap::values).any(|held| !held.leaving)
+        self.met.values().flat_map(BTreeMap::values).any(|held| !held.is_leaving())
     }
 
     fn wanted(&self, now: Instant) -> Vec<Lane> {
@@ -327,7 +327,7 @@ impl Plan {
     /// The replicas without a session in each slot, but those that stop: their successors are others, or come after them.
     fn missing(&self) -> impl Iterator<Item = &Known> {
         let lacks = |sessions: &BTreeMap<u32, Held>| {
-            sessions.len() < self.slots as usize && sessions.values().any(|held| !held.leaving)
+            sessions.len() < self.slots as usize && sessions.values().any(|held| !held.is_leaving())
         };
         self.replicas.iter().filter(move |known| self.met.get(&known.replica.id).is_none_or(lacks))
     }
@@ -349,6 +349,14 @@ impl Plan {
     fn needs_balancer(&self, known: &Known, now: Instant) -> bool {
         let own = Lane::of(known);
         own == Lane::Edge || self.lanes.get(&own).is_some_and(|state| state.is_in_doubt(now))
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
     }
 }
 

@@ -468,7 +468,8 @@ impl Machine {
         }
     }
 
-    /// The session is over: all links that have not ended are lost. What was received can still be read.
+    /// The session is over: all links that have not ended are lost. What was received can still be read, notes as well: the other
+    /// side's last word is often one.
     pub fn lose(&mut self) {
         for link in self.links.values_mut().filter(|link| !link.closed) {
             link.fail(LinkError::SessionLost);
@@ -476,8 +477,7 @@ impl Machine {
         }
         self.links.retain(|_, link| !link.released);
         self.outbox.lose();
-        self.arrivals.clear();
-        self.notes = 0;
+        self.arrivals.retain(|arrival| matches!(arrival, Arrival::Note(_)));
     }
 
     fn remove(&mut self, id: u32) {

@@ -331,6 +331,16 @@ fn a_replica_that_stops_rests_from_its_last_session_on_whoever_else_is_there() {
     assert_eq!((plan.start_due(now), plan.next_due(now)), (vec![], None), "the other one drains still");
     plan.lost(old[1], 0.0, now);
     assert_eq!((plan.start_due(now), plan.next_due(now)), (vec![], Some(now + Plan::RESTART)));
+    // The word of its stop comes on one connection before the other.
+    let (mut plan, now, r1) = connected(2);
+    plan.registered(&EDGE, "r1", 1, now);
+    let old = [0, 1].map(|slot| plan.registered(&EDGE, "r2", slot, now));
+    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("b:1"))]), 0.0, now);
+    for serial in old {
+        plan.leaving(serial, now);
+        plan.lost(serial, 0.0, now);
+        assert_eq!((plan.start_due(now), plan.next_due(now)), (vec![], Some(now + Plan::RESTART)));
+    }
     // Of two that stop together, the second one drains when a third is met.
     let (mut plan, now, r1) = connected(1);
     let r2 = plan.registered(&EDGE, "r2", 0, now);
