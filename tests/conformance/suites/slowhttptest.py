@@ -1,9 +1,9 @@
 """slowhttptest: visitors who send or read as slowly as they can, beside wrk's; those must hardly notice.
 
 Each attack opens 1,000 connections to the listener that wrk loads. The service must stay available to slowhttptest's own
-probe all along, no request of wrk may fail, and the 99th percentile of its latency may move by less than half: its median
-over rounds with the attack against the median over rounds without it, one after the other in turn, since it drifts with the
-machine's load. wrk's visitors pause between their requests, so that the percentile is the service's and not that of a queue
+probe all along, no request of wrk may fail, and the 99th percentile of its latency may move by less than half. It drifts with the
+machine's load by more than that within a minute, so each attack is compared with what was right before and right after
+it, and the median of these ratios counts. wrk's visitors pause between their requests, so that the percentile is the service's and not that of a queue
 for the processors; the attacker, who would have processors of its own, gets what the others leave (SCHED_IDLE). An nginx in
 the same place is attacked in the same way, to tell what of the rest is the machine's.
 """
@@ -21,8 +21,8 @@ from nginx import nginx
 from processes import free_port
 
 CONNECTIONS, A_SECOND, SECONDS = 1000, 200, 17
-ROUNDS = {"nginx": 1, "Culvert": 5}
-# How often and how long wrk measures during one attack, and before it.
+ROUNDS = {"nginx": 1, "Culvert": 7}
+# How often and how long wrk measures during one attack, and between two.
 LOADS, LOAD_SECONDS = 2, 5
 # What is asked for, and how.
 ATTACKS = {
@@ -60,24 +60,27 @@ def attacked(folder, who, address):
     """Attacks a listener in each way, and says what went wrong."""
     problems = []
     for name, (page, flags) in ATTACKS.items():
-        alone, beside, closed = [], [], 0
+        alone, beside, closed = [loads(folder, address)], [], 0
         for number in range(ROUNDS[who]):
             report = f"{who}, {name} {number}"
-            alone += loads(folder, address)
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 attack = pool.submit(slow, folder, f"{address}/{page}", report, flags)
                 time.sleep(CONNECTIONS / A_SECOND)
-                beside += loads(folder, address)
+                beside.append(loads(folder, address))
             attack.result()
             closed += unavailable(folder, report)
-        calm, p99 = (statistics.median(each["p99"] for each in seen) for seen in (alone, beside))
-        moved = f"p99 {calm:.2f} ms alone, {p99:.2f} ms attacked ({p99 / calm - 1:+.0%})"
-        print(f"   {who}, {name}: {moved}; unavailable in {closed} of the attack's seconds")
-        problems += [f"{name}: wrk: {each['failed']}" for each in alone + beside if each["failed"]]
+            alone.append(loads(folder, address))
+        calm, high = ([statistics.mean(each["p99"] for each in seen) for seen in group] for group in (alone, beside))
+        ratios = [2 * during / (before + after) for before, during, after in zip(calm, high, calm[1:])]
+        moved = statistics.median(ratios) - 1
+        p99 = f"p99 {statistics.median(calm):.2f} ms alone, {statistics.median(high):.2f} ms attacked"
+        told = f"{p99}; moved by {moved:+.0%} ({min(ratios) - 1:+.0%} to {max(ratios) - 1:+.0%})"
+        print(f"   {who}, {name}: {told}; unavailable in {closed} of the attack's seconds", flush=True)
+        problems += [f"{name}: wrk: {each['failed']}" for seen in alone + beside for each in seen if each["failed"]]
         if closed:
             problems.append(f"{name}: the probe got no answer in {closed} seconds")
-        if p99 > 1.5 * calm:
-            problems.append(f"{name}: p99 moved from {calm:.2f} to {p99:.2f} ms")
+        if moved > 0.5:
+            problems.append(f"{name}: p99 moved by {moved:+.0%}")
     return problems
 
 
