@@ -131,12 +131,13 @@ impl TokenSource {
 impl Dialler {
     /// Dials, and names the slots of the replicas that are `met`. Whatever the lane's address is, it has to prove that it is the
     /// edge: all replicas show one certificate. Where something in between seems to let no registration through, the same is
-    /// tried in a WebSocket.
+    /// tried in a WebSocket. Tells `reached` once the address has taken the connection.
     pub(super) async fn dial(
         &self,
         lane: &Lane,
         edge: &EdgeUrl,
         met: BTreeMap<String, BTreeSet<u32>>,
+        reached: impl Fn(),
     ) -> Result<Dialled, DialError> {
         let registration = Registration {
             agent: self.agent.clone(),
@@ -151,7 +152,7 @@ impl Dialler {
             Lane::Replica { address, .. } => Destination::parse(address, edge)?,
         };
         let first = self.choice.first(Instant::now());
-        let error = match self.try_way(first, &destination, &registration).await {
+        let error = match self.try_way(first, &destination, &registration, &reached).await {
             Err(error) if !error.is_of_edge() || first == Way::Direct => error,
             result => return result,
         };
@@ -164,7 +165,7 @@ impl Dialler {
             return Err(error);
         }
         tracing::debug!(edge = %edge, "trying a WebSocket, since something in between may be in the way: {error}");
-        match self.try_way(Way::WebSocket, &destination, &registration).await {
+        match self.try_way(Way::WebSocket, &destination, &registration, &reached).await {
             Err(websocket) if !websocket.is_of_edge() => {
                 Err(DialError::Neither { direct: error.into(), websocket: websocket.into() })
             }
@@ -182,8 +183,9 @@ impl Dialler {
         way: Way,
         destination: &Destination<'_>,
         registration: &Registration,
+        reached: &impl Fn(),
     ) -> Result<Dialled, DialError> {
-        let result = self.dial_once(way, destination, registration).await;
+        let result = self.dial_once(way, destination, registration, reached).await;
         let is_reached =
             result.as_ref().map_or_else(|error| error.is_of_edge() && error.doubt() == Doubt::None, |_| true);
         if is_reached {
@@ -197,9 +199,10 @@ impl Dialler {
         way: Way,
         destination: &Destination<'_>,
         registration: &Registration,
+        reached: &impl Fn(),
     ) -> Result<Dialled, DialError> {
         let deadline = Instant::now() + TIMEOUT;
-        let connected = timeout_at(deadline, self.connect(destination)).await;
+        let connected = timeout_at(deadline, self.connect(destination, reached)).await;
         let Connected { mut io, address, proxy } = connected.unwrap_or(Err(DialError::Timeout))?;
         let (carrier, transport) = match (way, &self.security) {
             (Way::Direct, Security::Tls(_)) => (Carrier::Direct, "tls"),
@@ -227,15 +230,17 @@ impl Dialler {
     }
 
     /// Connects, through a proxy where one leads there, and makes TLS with the edge.
-    async fn connect(&self, destination: &Destination<'_>) -> Result<Connected, DialError> {
+    async fn connect(&self, destination: &Destination<'_>, reached: &impl Fn()) -> Result<Connected, DialError> {
         let &Destination { host, port, .. } = destination;
         let Some(proxy) = self.proxies.leading_to(host, port) else {
             let tcp = connect::connect(host, port).await?;
+            reached();
             let address = tcp.peer_addr().map_err(DialError::Connect)?;
             return Ok(Connected { io: self.secure(tcp, destination).await?, address, proxy: None });
         };
         let dial = async |host: String, port| connect::connect(&host, port).await.map_err(connect::Error::into_io);
         let through = http_proxy::connect(proxy, &destination.authority(), dial).await.map_err(DialError::Proxy)?;
+        reached();
         let proxy = Some(proxy.to_string());
         Ok(match through {
             http_proxy::Connected::Plain(tcp) => {

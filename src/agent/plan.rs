@@ -64,6 +64,8 @@ struct Dialling {
     since: Instant,
     /// The last session that was there when it began; it knows nothing of later ones.
     serial: u64,
+    /// Whether somebody is there.
+    reached: bool,
 }
 
 // === impl Plan ===
@@ -74,8 +76,8 @@ impl Plan {
     /// After so many failures in a row at a replica's own address the edge's is tried beside it: from where this agent
     /// is, the replica may be there for the balancer only.
     const DOUBT: u32 = 2;
-    /// So is it while a dial takes longer than this: packets to an address of another network vanish without a word. One that
-    /// starts lets its agents wait until it has read all objects.
+    /// So is it while a dial that has reached nobody takes longer than this: packets to an address of another network vanish without a
+    /// word. One that is reached may let its agents wait, until it has read all objects.
     const SLOW: Duration = Duration::from_secs(3);
     /// A replica that said that it stops is likely to leave the set, of which the others may hear seconds after its end; one that
     /// is to be back under its name takes a while, too. So long it is not looked for, and up to half as long again, so that not
@@ -101,7 +103,7 @@ impl Plan {
             let state = self.lane(lane, now);
             let start = state.dialling.is_none() && state.at <= now;
             if start {
-                state.dialling = Some(Dialling { since: now, serial });
+                state.dialling = Some(Dialling { since: now, serial, reached: false });
             }
             start
         });
@@ -113,7 +115,7 @@ impl Plan {
         let at = |lane: Lane| match self.lanes.get(&lane) {
             // What is slow is soon in doubt.
             Some(LaneState { dialling: Some(under_way), .. }) if lane != Lane::Edge => {
-                Some(under_way.since + Self::SLOW).filter(|at| *at > now)
+                under_way.doubted().filter(|at| *at > now)
             }
             Some(state) if state.dialling.is_some() => None,
             Some(state) => Some(state.at),
@@ -122,6 +124,14 @@ impl Plan {
         let dials = self.wanted(now).into_iter().filter_map(at);
         let waits = self.missing().filter_map(|known| self.waits(known, now));
         dials.chain(waits).min()
+    }
+
+    /// A dial has reached somebody, who has yet to answer. Where nothing came of that once, it counts no more: something in between
+    /// may take connections for every address.
+    pub(super) fn reached(&mut self, lane: &Lane) {
+        if let Some(LaneState { dialling: Some(under_way), failures: 0, .. }) = self.lanes.get_mut(lane) {
+            under_way.reached = true;
+        }
     }
 
     /// A dial led to a session with this replica in that slot. Returns the session's number for [`Plan::lost`].
@@ -138,7 +148,7 @@ impl Plan {
                 state.at = now;
             }
         }
-        self.replicas.stopped(replica, None);
+        self.replicas.returned(replica);
         let held = Held { serial: self.last_serial, since: now, leaving: None };
         self.met.entry(replica.to_owned()).or_default().insert(slot, held);
         self.last_serial
@@ -220,7 +230,7 @@ impl Plan {
             self.no_longer_says(&replica, now);
         }
         if stopped {
-            self.replicas.stopped(&replica, Some(now + Self::RESTART.mul_f64(1.0 + random / 2.0)));
+            self.replicas.rest(&replica, now + Self::RESTART.mul_f64(1.0 + random / 2.0), now);
         }
         let is_connected = self.is_connected();
         let known = self.replicas.get(&replica).filter(|_| is_connected);
@@ -360,6 +370,15 @@ impl Held {
     }
 }
 
+// === impl Dialling ===
+
+impl Dialling {
+    /// From when on the address is in doubt, unless it comes to something.
+    fn doubted(self) -> Option<Instant> {
+        (!self.reached).then_some(self.since + Plan::SLOW)
+    }
+}
+
 // === impl Lane ===
 
 impl Lane {
@@ -384,7 +403,8 @@ impl LaneState {
     }
 
     fn is_in_doubt(&self, now: Instant) -> bool {
-        self.failures >= Plan::DOUBT || self.dialling.is_some_and(|under_way| now >= under_way.since + Plan::SLOW)
+        let is_slow = || self.dialling.and_then(Dialling::doubted).is_some_and(|at| now >= at);
+        self.failures >= Plan::DOUBT || is_slow()
     }
 }
 

@@ -67,6 +67,8 @@ struct Running {
     serve: Arc<Serve>,
     plan: Plan,
     dials: JoinSet<(Lane, EdgeUrl, Result<Dialled, DialError>)>,
+    /// Takes those lanes whose dial has reached somebody; one at a time each.
+    reached: mpsc::UnboundedSender<Lane>,
     /// To end those of `dials` that have become needless.
     under_way: HashMap<Lane, AbortHandle>,
     sessions: JoinSet<Ended>,
@@ -115,6 +117,7 @@ impl Agent {
         let Config { edges, agent, token, allow, security, proxies, transport, connect_timeout, grace, connections } =
             self.config;
         let (said, mut news) = mpsc::channel(16);
+        let (reached, mut there) = mpsc::unbounded_channel();
         let (instance, status) = (self.instance, self.status);
         let slots = connections.clamp(1, Registration::MAX_SLOTS);
         let links = Links::default();
@@ -145,6 +148,7 @@ impl Agent {
             serve: Arc::new(serve),
             plan: Plan::new(slots),
             dials: JoinSet::new(),
+            reached,
             under_way: HashMap::new(),
             sessions: JoinSet::new(),
             logged: BTreeMap::new(),
@@ -173,6 +177,7 @@ impl Agent {
                     }
                     running.lost(&ended);
                 }
+                Some(lane) = there.recv() => running.plan.reached(&lane),
                 Some(news) = news.recv() => running.heard(news),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             }
@@ -199,9 +204,11 @@ impl Running {
         for lane in self.plan.start_due(now) {
             let Some(edge) = self.edges.get(self.edge % self.edges.len().max(1)).cloned() else { return };
             let dialler = self.dialler.clone();
-            let (met, key) = (self.plan.met(), lane.clone());
+            let (met, key, reached) = (self.plan.met(), lane.clone(), self.reached.clone());
             let task = self.dials.spawn(async move {
-                let result = dialler.dial(&lane, &edge, met).await;
+                // Nobody hears it once the agent stops.
+                let reached = || drop(reached.send(lane.clone()));
+                let result = dialler.dial(&lane, &edge, met, reached).await;
                 (lane, edge, result)
             });
             self.under_way.insert(key, task);

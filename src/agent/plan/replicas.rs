@@ -55,10 +55,17 @@ impl Replicas {
         }
     }
 
-    /// A replica stopped: it is likely to leave the set, and else not looked for before `back`; `None` if it is back already.
-    pub(super) fn stopped(&mut self, id: &str, back: Option<Instant>) {
-        if let Some(known) = self.known.iter_mut().find(|known| known.replica.id == id) {
-            known.back = back;
+    /// A replica stopped: it is likely to leave the set, and else not looked for until then, if it does not rest already.
+    pub(super) fn rest(&mut self, id: &str, until: Instant, now: Instant) {
+        if let Some(known) = self.get_mut(id).filter(|known| known.rests(now).is_none()) {
+            known.back = Some(until);
+        }
+    }
+
+    /// A replica is there, whatever it said before.
+    pub(super) fn returned(&mut self, id: &str) {
+        if let Some(known) = self.get_mut(id) {
+            known.back = None;
         }
     }
 
@@ -68,6 +75,10 @@ impl Replicas {
 
     pub(super) fn get(&self, id: &str) -> Option<&Known> {
         self.known.iter().find(|known| known.replica.id == id)
+    }
+
+    fn get_mut(&mut self, id: &str) -> Option<&mut Known> {
+        self.known.iter_mut().find(|known| known.replica.id == id)
     }
 
     /// Knows who is named by any of the words, with the address that was said last; balancers lead to new ones from `balanced`

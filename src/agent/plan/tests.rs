@@ -229,6 +229,24 @@ fn an_address_that_says_nothing_is_doubted_soon() {
 }
 
 #[test]
+fn an_address_at_which_somebody_is_may_take_its_time() {
+    let (mut plan, now, r1) = connected(1);
+    let to_r2 = at("r2", "10.0.0.2:7443");
+    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("10.0.0.2:7443"))]), 0.0, now);
+    assert_eq!(plan.start_due(now), std::slice::from_ref(&to_r2));
+    plan.reached(&to_r2);
+    assert_eq!(plan.next_due(now), None);
+    let mut now = now + 3 * Plan::SLOW;
+    assert_eq!(plan.start_due(now), [], "it starts, and answers once it has read what there is");
+    // Where no answer comes, it is soon in doubt like any other.
+    now += plan.failed(&to_r2, Failure::Transient, NONE, 1.0, now);
+    assert_eq!(plan.start_due(now), std::slice::from_ref(&to_r2));
+    plan.reached(&to_r2);
+    now += Plan::SLOW;
+    assert_eq!(plan.start_due(now), [EDGE]);
+}
+
+#[test]
 fn after_the_last_session_is_lost_the_edge_itself_is_dialled() {
     let (mut plan, now, r1) = connected(1);
     plan.learned(r1, replicas(&[("r1", Some("a:1"))]), 0.0, now);

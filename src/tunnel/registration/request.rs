@@ -4,7 +4,7 @@ use std::{
     fmt::Write as _,
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use super::{
     Carrier, PATH, PROTOCOL, SUBPROTOCOL, Token, TokenError, decimal, header as own, is_replica_id,
@@ -34,8 +34,8 @@ pub enum RegistrationError {
     /// It asks for another protocol, or none.
     #[error(
         "this is a bridge for culvert agents: it speaks {PROTOCOL}, or {SUBPROTOCOL} in a WebSocket; the request asks \
-         for {upgrade:?} in \"Upgrade\"{}",
-        remedy(.upgrade, .subprotocol)
+         for {}{}",
+        asked(.upgrade, .subprotocol), remedy(.upgrade, .subprotocol)
     )]
     Protocol {
         /// What it has in `Upgrade`.
@@ -130,8 +130,8 @@ impl Registration {
     /// Reads a registration from a request's headers; method and path are the caller's to check.
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, RegistrationError> {
         if Carrier::from_headers(headers).is_none() {
-            let value = |name| headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
-            let text = |name| String::from_utf8_lossy(value(name)).into_owned();
+            let values = |name| headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+            let text = |name| values(name).collect::<Vec<_>>().join(", ");
             let (upgrade, subprotocol) = (text(header::UPGRADE), text(header::SEC_WEBSOCKET_PROTOCOL));
             return Err(RegistrationError::Protocol { upgrade, subprotocol });
         }
@@ -200,6 +200,14 @@ fn value(headers: &HeaderMap, name: HeaderName, form: &'static str, most: usize)
     }
 }
 
+/// What an agent asks for, and where.
+fn asked(upgrade: &str, subprotocol: &str) -> String {
+    if subprotocol.is_empty() {
+        return format!("{upgrade:?} in \"Upgrade\"");
+    }
+    format!("{upgrade:?} in \"Upgrade\", and {subprotocol:?} in \"Sec-WebSocket-Protocol\"")
+}
+
 /// Which side is too old to speak a protocol that the agent asks for.
 fn remedy(upgrade: &str, subprotocol: &str) -> &'static str {
     match version_of_other_side(&format!("{upgrade},{subprotocol}")) {
@@ -225,6 +233,8 @@ impl RegistrationError {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn registration() -> Registration {

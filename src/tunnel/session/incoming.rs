@@ -35,7 +35,7 @@ impl Incoming {
         Self(shared)
     }
 
-    /// What comes next; `None` when the session is over.
+    /// What comes next; `None` when the session is over, and what was said in it read.
     pub async fn next(&mut self) -> Option<IncomingEvent> {
         poll_fn(|cx| {
             let mut state = self.0.lock();
