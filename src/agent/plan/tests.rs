@@ -29,6 +29,15 @@ fn connected(slots: u32) -> (Plan, Instant, u64) {
     (plan, now, serial)
 }
 
+/// A plan with two slots that has met `r1` and `r2` in both, and the sessions with the latter, which has an address.
+fn whole_mesh_of_two() -> (Plan, Instant, [u64; 2]) {
+    let (mut plan, now, r1) = connected(2);
+    plan.registered(&EDGE, "r1", 1, now);
+    let sessions = [0, 1].map(|slot| plan.registered(&EDGE, "r2", slot, now));
+    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("b:1"))]), 0.0, now);
+    (plan, now, sessions)
+}
+
 #[test]
 fn one_balancer_is_dialled_until_all_replicas_are_met() {
     let (mut plan, now) = (Plan::new(1), Instant::now());
@@ -315,10 +324,7 @@ fn a_replica_that_stopped_and_was_met_again_is_looked_for_at_once() {
 
 #[test]
 fn who_is_there_already_under_the_id_of_one_that_stopped_is_looked_for_at_once() {
-    let (mut plan, now, r1) = connected(2);
-    plan.registered(&EDGE, "r1", 1, now);
-    let old = [0, 1].map(|slot| plan.registered(&EDGE, "r2", slot, now));
-    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("b:1"))]), 0.0, now);
+    let (mut plan, now, old) = whole_mesh_of_two();
     for serial in old {
         plan.leaving(serial, now);
     }
@@ -337,10 +343,7 @@ fn who_is_there_already_under_the_id_of_one_that_stopped_is_looked_for_at_once()
 
 #[test]
 fn a_replica_that_stops_rests_from_its_last_session_on_whoever_else_is_there() {
-    let (mut plan, start, r1) = connected(2);
-    plan.registered(&EDGE, "r1", 1, start);
-    let old = [0, 1].map(|slot| plan.registered(&EDGE, "r2", slot, start));
-    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("b:1"))]), 0.0, start);
+    let (mut plan, start, old) = whole_mesh_of_two();
     for serial in old {
         plan.leaving(serial, start);
     }
@@ -350,10 +353,7 @@ fn a_replica_that_stops_rests_from_its_last_session_on_whoever_else_is_there() {
     plan.lost(old[1], 0.0, now);
     assert_eq!((plan.start_due(now), plan.next_due(now)), (vec![], Some(now + Plan::RESTART)));
     // The word of its stop comes on one connection before the other.
-    let (mut plan, now, r1) = connected(2);
-    plan.registered(&EDGE, "r1", 1, now);
-    let old = [0, 1].map(|slot| plan.registered(&EDGE, "r2", slot, now));
-    plan.learned(r1, replicas(&[("r1", None), ("r2", Some("b:1"))]), 0.0, now);
+    let (mut plan, now, old) = whole_mesh_of_two();
     for serial in old {
         plan.leaving(serial, now);
         plan.lost(serial, 0.0, now);
