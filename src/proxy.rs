@@ -46,7 +46,7 @@ use self::{
     live::{Live, Makers, places::PlaceStates},
     metrics::{HostMetrics, Metrics},
     reachability::Gauge,
-    visitor::{connection::Accepted, socket},
+    visitor::{connection::Accepted, pacer::Pacer, socket},
 };
 pub use self::{
     config::Config,
@@ -85,6 +85,8 @@ struct Shared {
     passwords: Passwords,
     backend_configs: BackendConfigs,
     config: Config,
+    /// Of requests that trickle in.
+    pacer: Arc<Pacer>,
     /// How many replicas share the limits.
     replicas: AtomicU32,
     gauge: Gauge,
@@ -115,6 +117,7 @@ impl Proxy {
             passwords: Passwords::new(),
             backend_configs: BackendConfigs::default(),
             config,
+            pacer: Arc::new(Pacer::new()),
             replicas: AtomicU32::new(1),
             gauge: Gauge::new(metrics)?,
             reachability: watch::Sender::default(),

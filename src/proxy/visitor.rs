@@ -4,6 +4,7 @@ pub(super) mod connection;
 mod frames;
 mod http2;
 pub(super) mod identity;
+pub(super) mod pacer;
 pub(super) mod phase;
 pub(super) mod proxy_protocol;
 pub(super) mod socket;

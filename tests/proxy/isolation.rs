@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use culvert::routing::{ObjectName, Rule, RuleId, Timeouts};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{
-    stage::{Stage, mirror, rule},
+    stage::{HOST, Stage, backend, mirror, read_head, rule},
     support::PATIENCE,
 };
 
@@ -51,4 +52,40 @@ async fn a_host_whose_target_takes_no_connection_does_not_stand_before_the_other
     waiting.shutdown().await;
     stage.edge.metric_becomes(active, 0).await;
     crate::stage::becomes("their links end", || session.links() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_requests_that_trickle_in_at_once_arrive_whole() {
+    const VISITORS: u32 = 400;
+    let stage = Stage::start().await;
+    let echo = backend(|mut stream| async move {
+        while !read_head(&mut stream).await.is_empty() {
+            let mut body = [0; 8];
+            stream.read_exact(&mut body).await.expect("a body");
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n").await.expect("answered");
+            stream.write_all(&body).await.expect("answered");
+        }
+    });
+    stage.serve(&[&echo.await]);
+    let head = format!("POST /slow HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 8\r\n\r\n");
+    let body = |number: u32| format!("{number:08}");
+    let (mut slow_bodies, mut slow_heads) = (Vec::new(), Vec::new());
+    for number in 0..VISITORS / 2 {
+        let mut visitor = stage.visit().await;
+        visitor.send(format!("{head}{}", &body(number)[..3]).as_bytes()).await;
+        slow_bodies.push(visitor);
+        let mut visitor = stage.visit().await;
+        visitor.send(&head.as_bytes()[..20]).await;
+        slow_heads.push(visitor);
+    }
+    // So long that they have to take turns.
+    sleep(Duration::from_millis(600)).await;
+    for (number, (with_body, with_head)) in (0..).zip(slow_bodies.iter_mut().zip(&mut slow_heads)) {
+        with_body.send(&body(number).as_bytes()[3..]).await;
+        with_head.send(format!("{}{}", &head[20..], body(number)).as_bytes()).await;
+    }
+    for (number, (mut with_body, mut with_head)) in (0..).zip(slow_bodies.into_iter().zip(slow_heads)) {
+        assert_eq!(with_body.answer().await.body, body(number));
+        assert_eq!(with_head.answer().await.body, body(number));
+    }
 }

@@ -186,6 +186,7 @@ async fn join_connection(
 ) -> Option<JoinOutcome> {
     let parts = upgraded.downcast::<TokioIo<VisitorStream>>().ok()?;
     let mut visitor = parts.io.into_inner();
+    visitor.set_joined();
     let joined = join(&mut visitor, parts.read_buf, backend, to_visitor, terms).await;
     if joined.error.as_ref().is_some_and(JoinError::cuts) {
         visitor.abort();

@@ -205,6 +205,14 @@ impl Upload {
     }
 }
 
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(uploading) = &self.terms.uploading {
+            uploading.end();
+        }
+    }
+}
+
 // === impl Progress ===
 
 impl Progress {

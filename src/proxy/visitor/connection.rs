@@ -129,7 +129,7 @@ impl Accepted {
             Transport::Plain(socket)
         };
         let (phase, visitor) = (Arc::new(phase), Arc::new(visitor));
-        let io = TokioIo::new(VisitorStream::new(stream, phase.clone()));
+        let io = TokioIo::new(VisitorStream::new(stream, phase.clone(), shared.pacer.clone()));
         if phase.is_multiplexed() {
             let connection = http2::serve(&shared, io, &visitor, &phase);
             Box::pin(watch(&shared, &phase, connection, peer, shutdown, token)).await;

@@ -30,6 +30,9 @@ const LINGER: Duration = Duration::from_secs(5);
 /// meets the end of its connection has failed.
 pub(super) const LAST_CHANCE: Duration = Duration::from_secs(1);
 
+/// The rest of a request of which nothing has come for so long trickles in.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// What the connection waits for, and since when.
 #[derive(Debug)]
 pub(super) struct Phase {
@@ -37,6 +40,10 @@ pub(super) struct Phase {
     header_timeout: Duration,
     idle_timeout: Duration,
     stall_timeout: StallTimeout,
+    /// More of the last request's body may come, for somebody who reads it.
+    uploads: AtomicBool,
+    /// When the last piece of a request came, where it was not the first, in milliseconds from `start`.
+    piece: AtomicU64,
     /// Several requests may be in progress at once, as over HTTP/2.
     multiplexed: bool,
     /// Milliseconds from `start` above the two bits of the [`Stage`].
@@ -130,6 +137,8 @@ impl Phase {
             state: AtomicU64::new(0),
             stalled: AtomicU64::new(FLOWS),
             half_closed: AtomicU64::new(OPEN),
+            uploads: AtomicBool::new(false),
+            piece: AtomicU64::new(0),
             uploading: AtomicWaker::new(),
             cut: AtomicBool::new(false),
             too_slow: AtomicBool::new(false),
@@ -165,6 +174,7 @@ impl Phase {
     /// A request begins. `has_body` is for those that come in turn: of theirs, something may be left on the connection.
     pub(super) fn begin(self: &Arc<Self>, has_body: bool) -> InProgress {
         self.has_body.store(has_body, Ordering::Relaxed);
+        self.uploads.store(has_body, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
         self.set(Stage::Busy);
         InProgress { phase: self.clone(), handed: false, stall_timeout: None }
@@ -179,8 +189,32 @@ impl Phase {
 
     /// Something came of the visitor.
     pub(super) fn read(&self) {
-        if !self.multiplexed && self.stage() == Stage::Idle {
+        if self.waits_for_rest() {
+            self.flows();
+        } else if !self.multiplexed && self.stage() == Stage::Idle {
             self.set(Stage::Head);
+        }
+    }
+
+    /// Whether the rest of a request is to come, of a visitor who has one at a time.
+    fn waits_for_rest(&self) -> bool {
+        match self.stage() {
+            Stage::Head => true,
+            Stage::Busy => self.uploads.load(Ordering::Relaxed),
+            Stage::Idle | Stage::Closing => false,
+        }
+    }
+
+    /// A piece of a request has come, or is about to be read.
+    pub(super) fn flows(&self) {
+        self.piece.store(self.millis(), Ordering::Relaxed);
+    }
+
+    /// Whether the rest of a request, if it comes now, comes after a pause.
+    pub(super) fn trickles(&self) -> bool {
+        self.waits_for_rest() && !self.is_half_closed() && {
+            let since = self.piece.load(Ordering::Relaxed).max(self.state.load(Ordering::Relaxed) >> 2);
+            self.millis().saturating_sub(since) >= millis(PAUSE)
         }
     }
 
@@ -417,6 +451,11 @@ impl Drop for InProgress {
 // === impl Uploading ===
 
 impl Uploading {
+    /// Nobody reads more of it.
+    pub(in crate::proxy) fn end(&self) {
+        self.0.uploads.store(false, Ordering::Relaxed);
+    }
+
     /// Whether the visitor has ended its side. What it sent before can be read from the body then; who asks is woken when
     /// it happens later.
     pub(in crate::proxy) fn is_over(&self, cx: &Context<'_>) -> bool {
@@ -438,5 +477,50 @@ impl Drop for Joined {
     fn drop(&mut self) {
         self.0.joins.fetch_sub(1, Ordering::Relaxed);
         self.0.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_rest_of_a_request_trickles_and_only_after_a_pause() {
+        let phase = Arc::new(Phase::new(&Config::default()));
+        let after = |millis| tokio::time::advance(Duration::from_millis(millis));
+        after(10_000).await;
+        assert!(!phase.trickles(), "an idle connection begins a request");
+        phase.read();
+        after(499).await;
+        assert!(!phase.trickles());
+        after(1).await;
+        assert!(phase.trickles(), "a head");
+        phase.read();
+        assert!(!phase.trickles());
+
+        let request = phase.begin(true);
+        after(400).await;
+        phase.read();
+        after(400).await;
+        assert!(!phase.trickles(), "a body flows");
+        after(100).await;
+        assert!(phase.trickles(), "a body");
+        phase.flows();
+        assert!(!phase.trickles(), "it was waited with already");
+        after(10_000).await;
+        request.upload().end();
+        assert!(!phase.trickles(), "a body has ended");
+        drop(request);
+
+        let request = phase.begin(true);
+        after(10_000).await;
+        assert!(phase.trickles(), "the next one");
+        assert!(phase.ended());
+        assert!(!phase.trickles(), "nothing more can come");
+        drop(request);
+
+        let _request = phase.begin(false);
+        after(10_000).await;
+        assert!(!phase.trickles(), "a request without a body");
     }
 }

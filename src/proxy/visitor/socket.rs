@@ -50,6 +50,11 @@ impl Socket {
         &self.early
     }
 
+    /// Waits until there is something to read, or the end.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.early.is_empty() { self.tcp.poll_read_ready(cx) } else { Poll::Ready(Ok(())) }
+    }
+
     /// Reads some more ahead. 0 is the end.
     pub(super) async fn read_ahead(&mut self) -> io::Result<usize> {
         self.early.reserve(READ_AHEAD);
