@@ -72,6 +72,11 @@ impl Paced {
         Self { pacer, wait: None }
     }
 
+    /// The read need not wait any more.
+    pub(super) fn forget(&mut self) {
+        self.wait = None;
+    }
+
     /// Whether a read waits for its place.
     pub(super) fn waits(&self) -> bool {
         self.wait.is_some()

@@ -40,8 +40,10 @@ pub(super) struct Phase {
     header_timeout: Duration,
     idle_timeout: Duration,
     stall_timeout: StallTimeout,
-    /// More of the last request's body may come, for somebody who reads it.
-    uploads: AtomicBool,
+    /// The body of which more may come, for somebody who reads it, by its number on this connection; or [`NO_BODY`].
+    uploads: AtomicU64,
+    /// How many requests have had a body.
+    bodies: AtomicU64,
     /// When the last piece of a request came, where it was not the first, in milliseconds from `start`.
     piece: AtomicU64,
     /// Several requests may be in progress at once, as over HTTP/2.
@@ -85,6 +87,8 @@ const NONE: u64 = u64::MAX;
 const FLOWS: u64 = u64::MAX;
 /// The visitor has not ended its side.
 const OPEN: u64 = u64::MAX;
+/// There is no body that somebody reads.
+const NO_BODY: u64 = 0;
 /// The connection goes on.
 const STAYS: u64 = u64::MAX;
 
@@ -116,7 +120,11 @@ pub(in crate::proxy) struct Joined(Arc<Phase>);
 
 /// The body of a request that comes in turn, which nothing more can come of once the visitor has ended its side.
 #[derive(Clone, Debug)]
-pub(in crate::proxy) struct Uploading(Arc<Phase>);
+pub(in crate::proxy) struct Uploading {
+    phase: Arc<Phase>,
+    /// Which of its bodies this is.
+    body: u64,
+}
 
 /// Milliseconds, few enough to be added to any moment.
 fn millis(duration: Duration) -> u64 {
@@ -137,7 +145,8 @@ impl Phase {
             state: AtomicU64::new(0),
             stalled: AtomicU64::new(FLOWS),
             half_closed: AtomicU64::new(OPEN),
-            uploads: AtomicBool::new(false),
+            uploads: AtomicU64::new(NO_BODY),
+            bodies: AtomicU64::new(NO_BODY),
             piece: AtomicU64::new(0),
             uploading: AtomicWaker::new(),
             cut: AtomicBool::new(false),
@@ -174,7 +183,8 @@ impl Phase {
     /// A request begins. `has_body` is for those that come in turn: of theirs, something may be left on the connection.
     pub(super) fn begin(self: &Arc<Self>, has_body: bool) -> InProgress {
         self.has_body.store(has_body, Ordering::Relaxed);
-        self.uploads.store(has_body, Ordering::Relaxed);
+        let body = if has_body { self.bodies.fetch_add(1, Ordering::Relaxed) + 1 } else { NO_BODY };
+        self.uploads.store(body, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
         self.set(Stage::Busy);
         InProgress { phase: self.clone(), handed: false, stall_timeout: None }
@@ -197,10 +207,10 @@ impl Phase {
     }
 
     /// Whether the rest of a request is to come, of a visitor who has one at a time.
-    fn waits_for_rest(&self) -> bool {
+    pub(super) fn waits_for_rest(&self) -> bool {
         match self.stage() {
             Stage::Head => true,
-            Stage::Busy => self.uploads.load(Ordering::Relaxed),
+            Stage::Busy => self.uploads.load(Ordering::Relaxed) != NO_BODY,
             Stage::Idle | Stage::Closing => false,
         }
     }
@@ -427,7 +437,7 @@ impl InProgress {
 
     /// For who reads the request's body.
     pub(super) fn upload(&self) -> Uploading {
-        Uploading(self.phase.clone())
+        Uploading { phase: self.phase.clone(), body: self.phase.uploads.load(Ordering::Relaxed) }
     }
 
     /// A join begins that goes on beside the request.
@@ -451,16 +461,16 @@ impl Drop for InProgress {
 // === impl Uploading ===
 
 impl Uploading {
-    /// Nobody reads more of it.
+    /// Nobody reads more of it. It may be told late, when the next request has begun.
     pub(in crate::proxy) fn end(&self) {
-        self.0.uploads.store(false, Ordering::Relaxed);
+        let _ = self.phase.uploads.compare_exchange(self.body, NO_BODY, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Whether the visitor has ended its side. What it sent before can be read from the body then; who asks is woken when
     /// it happens later.
     pub(in crate::proxy) fn is_over(&self, cx: &Context<'_>) -> bool {
-        self.0.uploading.register(cx.waker());
-        self.0.is_half_closed()
+        self.phase.uploading.register(cx.waker());
+        self.phase.is_half_closed()
     }
 }
 
@@ -508,19 +518,22 @@ mod tests {
         phase.flows();
         assert!(!phase.trickles(), "it was waited with already");
         after(10_000).await;
-        request.upload().end();
+        let upload = request.upload();
+        upload.end();
         assert!(!phase.trickles(), "a body has ended");
+        drop(request);
+
+        let request = phase.begin(false);
+        after(10_000).await;
+        assert!(!phase.trickles(), "a request without a body");
         drop(request);
 
         let request = phase.begin(true);
         after(10_000).await;
-        assert!(phase.trickles(), "the next one");
+        upload.end();
+        assert!(phase.trickles(), "it is another one that has ended");
         assert!(phase.ended());
         assert!(!phase.trickles(), "nothing more can come");
         drop(request);
-
-        let _request = phase.begin(false);
-        after(10_000).await;
-        assert!(!phase.trickles(), "a request without a body");
     }
 }

@@ -61,6 +61,11 @@ impl VisitorStream {
     /// Waits with the rest of a request that comes after a pause, until it may be read.
     fn poll_pace(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(reads) = &mut self.reads else { return Poll::Ready(Ok(())) };
+        if !self.phase.waits_for_rest() {
+            // Nor does the connection wait for a body that nobody reads.
+            reads.forget();
+            return Poll::Ready(Ok(()));
+        }
         if !reads.waits() {
             if !self.phase.trickles() {
                 return Poll::Ready(Ok(()));

@@ -157,7 +157,7 @@ CHANGES = {"rollout of the edge": restart_edge, "rollout of the agents": restart
 def killed(run, release):
     """SIGKILL for the process in one pod: kube-proxy and the restart back-off are the cluster's, so there is no goal."""
     failed, ended, ready = [], [], []
-    for number in range(run.rounds(3, 1)):
+    for number in range(run.rounds(5, 1)):
         pod = release.pods()[number % REPLICAS]
         restarts = pod["status"]["containerStatuses"][0]["restartCount"]
         process = kube.process_of(pod["metadata"]["name"])
