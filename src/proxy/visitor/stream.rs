@@ -276,7 +276,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_piece_that_comes_after_a_pause_waits_and_those_right_behind_it_do_not() {
-        let pacer = Arc::new(Pacer::new());
+        let pacer = Arc::new(Pacer::of(1));
         let (mut visitor, mut stream) = begun(&pacer).await;
         sleep(PAUSE).await;
         visitor.write_all(b"slow").await.expect("sent");
@@ -304,7 +304,7 @@ mod tests {
         );
         let transport = Transport::Tls(Box::new(stream.expect("a handshake")));
         let phase = Arc::new(Phase::new(&Config::default()));
-        let mut stream = VisitorStream::new(transport, phase, Arc::new(Pacer::new()));
+        let mut stream = VisitorStream::new(transport, phase, Arc::new(Pacer::of(1)));
         let mut visitor = visitor.expect("a handshake");
         visitor.write_all(b"GET / HTTP/1.1").await.expect("sent");
         assert_eq!(stream.read(&mut [0; 5]).await.expect("read"), 5);
@@ -315,7 +315,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_comes_on_a_joined_connection_never_waits() {
-        let pacer = Arc::new(Pacer::new());
+        let pacer = Arc::new(Pacer::of(1));
         let (mut visitor, mut stream) = begun(&pacer).await;
         stream.set_joined();
         sleep(PAUSE).await;
