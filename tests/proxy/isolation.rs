@@ -78,7 +78,7 @@ async fn many_requests_that_trickle_in_at_once_arrive_whole() {
         visitor.send(&head.as_bytes()[..20]).await;
         slow_heads.push(visitor);
     }
-    // So long that they have to take turns.
+    // So long that they are read at a pace.
     sleep(Duration::from_millis(600)).await;
     for (number, (with_body, with_head)) in (0..).zip(slow_bodies.iter_mut().zip(&mut slow_heads)) {
         with_body.send(&body(number).as_bytes()[3..]).await;

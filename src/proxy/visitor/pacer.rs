@@ -50,7 +50,7 @@ impl Pacer {
         Self::of(available_parallelism().map_or(1, |processors| processors.get() as u64))
     }
 
-    /// Of a machine with so many.
+    /// Of a machine with so many processors.
     pub(super) fn of(processors: u64) -> Self {
         Self { start: Instant::now(), apart: (APART / processors).max(1), next: AtomicU64::new(0) }
     }

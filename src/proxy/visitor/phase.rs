@@ -40,12 +40,6 @@ pub(super) struct Phase {
     header_timeout: Duration,
     idle_timeout: Duration,
     stall_timeout: StallTimeout,
-    /// The body of which more may come, for somebody who reads it, by its number on this connection; or [`NO_BODY`].
-    uploads: AtomicU64,
-    /// How many requests have had a body.
-    bodies: AtomicU64,
-    /// When the last piece of a request came, where it was not the first, in milliseconds from `start`.
-    piece: AtomicU64,
     /// Several requests may be in progress at once, as over HTTP/2.
     multiplexed: bool,
     /// Milliseconds from `start` above the two bits of the [`Stage`].
@@ -65,6 +59,12 @@ pub(super) struct Phase {
     given_up: AtomicBool,
     /// The last request has a body, of which something may come that nobody reads.
     has_body: AtomicBool,
+    /// How many requests have had a body.
+    bodies: AtomicU64,
+    /// The body of which more may come, for somebody who reads it, by its number among these; or [`NO_BODY`].
+    uploads: AtomicU64,
+    /// When the last piece of a request came, where it was not the first, in milliseconds from `start`.
+    piece: AtomicU64,
     /// Requests in progress, and joins over HTTP/2.
     active: AtomicUsize,
     /// Joins over HTTP/2.
@@ -145,14 +145,14 @@ impl Phase {
             state: AtomicU64::new(0),
             stalled: AtomicU64::new(FLOWS),
             half_closed: AtomicU64::new(OPEN),
-            uploads: AtomicU64::new(NO_BODY),
-            bodies: AtomicU64::new(NO_BODY),
-            piece: AtomicU64::new(0),
             uploading: AtomicWaker::new(),
             cut: AtomicBool::new(false),
             too_slow: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             has_body: AtomicBool::new(false),
+            bodies: AtomicU64::new(0),
+            uploads: AtomicU64::new(NO_BODY),
+            piece: AtomicU64::new(0),
             active: AtomicUsize::new(0),
             joins: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),

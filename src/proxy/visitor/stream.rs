@@ -38,6 +38,17 @@ pub(super) enum Transport {
     Tls(Box<TlsStream<Socket>>),
 }
 
+// === impl Transport ===
+
+impl Transport {
+    fn socket(&self) -> &Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => tls.get_ref().0,
+        }
+    }
+}
+
 // === impl VisitorStream ===
 
 impl VisitorStream {
@@ -61,23 +72,15 @@ impl VisitorStream {
     /// Waits with the rest of a request that comes after a pause, until it may be read.
     fn poll_pace(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(reads) = &mut self.reads else { return Poll::Ready(Ok(())) };
-        if !self.phase.waits_for_rest() {
-            // Nor does the connection wait for a body that nobody reads.
-            reads.forget();
+        if reads.waits() {
+            if !self.phase.waits_for_rest() {
+                // Nobody reads the body any more, so that the connection need not wait for it either.
+                reads.forget();
+                return Poll::Ready(Ok(()));
+            }
+        } else if !self.phase.trickles() || self.transport.socket().poll_readable(cx)?.is_pending() {
+            // Where the socket has nothing, TLS may have something left of what it has read before.
             return Poll::Ready(Ok(()));
-        }
-        if !reads.waits() {
-            if !self.phase.trickles() {
-                return Poll::Ready(Ok(()));
-            }
-            let socket = match &self.transport {
-                Transport::Plain(socket) => socket,
-                Transport::Tls(tls) => tls.get_ref().0,
-            };
-            // TLS may have something left of what it has read before.
-            if socket.poll_readable(cx)?.is_pending() {
-                return Poll::Ready(Ok(()));
-            }
         }
         ready!(reads.poll(cx));
         self.phase.flows();
@@ -101,10 +104,7 @@ impl VisitorStream {
     }
 
     fn reset_at_end(&self) {
-        match &self.transport {
-            Transport::Plain(socket) => socket.reset_at_end(),
-            Transport::Tls(tls) => tls.get_ref().0.reset_at_end(),
-        }
+        self.transport.socket().reset_at_end();
     }
 }
 
